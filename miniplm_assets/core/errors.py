@@ -1,0 +1,56 @@
+"""Everything that this project raises for the person who runs it.
+
+    MiniplmError
+    ├── ExperimentError       the experiment file is wrong: which key, what was expected
+    ├── CorpusError           a source file cannot be read, or holds nothing to work with
+    ├── ModelError            a model or tokenizer cannot be found, built or used as asked
+    ├── ScoringError          a score is not finite, or a sequence cannot be scored
+    ├── TrainingError         a model cannot be trained, or resumed, as asked
+    ├── SqlError              a model or test of dbt_like_sql is wrong
+    └── StoreError            the warehouse cannot be written or read
+        ├── MissingResultError    what is needed has not been materialised yet
+        └── DamagedResultError    a stored file is not what its manifest says
+
+All are ValueErrors: the input, not the program, has to change. Each message names the file, shard,
+row or key, what was expected, what was found, and what to do.
+"""
+
+
+class MiniplmError(ValueError):
+    """Base of all errors of this project."""
+
+
+class ExperimentError(MiniplmError):
+    """The experiment file is wrong."""
+
+
+class CorpusError(MiniplmError):
+    """A source file cannot be read, or holds nothing to work with."""
+
+
+class ModelError(MiniplmError):
+    """A model or tokenizer cannot be found, built or used as asked."""
+
+
+class ScoringError(MiniplmError):
+    """A score is not finite, or a sequence cannot be scored."""
+
+
+class TrainingError(MiniplmError):
+    """A model cannot be trained, or resumed, as asked."""
+
+
+class SqlError(MiniplmError):
+    """A model or test of dbt_like_sql is wrong."""
+
+
+class StoreError(MiniplmError):
+    """The warehouse cannot be written or read."""
+
+
+class MissingResultError(StoreError):
+    """What is needed has not been materialised yet."""
+
+
+class DamagedResultError(StoreError):
+    """A stored file is not what its manifest says."""

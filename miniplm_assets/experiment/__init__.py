@@ -1,0 +1,55 @@
+"""The experiment file: one YAML that names the corpus, the models, the selections and the students."""
+
+from miniplm_assets.experiment.load import load_experiment
+from miniplm_assets.experiment.schema import (
+    CANDIDATES,
+    Experiment,
+    FolderModel,
+    FolderTokenizer,
+    HubModel,
+    HubTokenizer,
+    ModelSource,
+    Scored,
+    Scoring,
+    Selection,
+    Student,
+    TokenizerSource,
+    TrainedModel,
+    TrainedTokenizer,
+    Training,
+)
+from miniplm_assets.experiment.sources import (
+    DemoSource,
+    DocumentFields,
+    HuggingFaceSource,
+    JsonlSource,
+    ParquetSource,
+    Source,
+    TextSource,
+)
+
+__all__ = [
+    "CANDIDATES",
+    "DemoSource",
+    "DocumentFields",
+    "Experiment",
+    "FolderModel",
+    "FolderTokenizer",
+    "HubModel",
+    "HubTokenizer",
+    "HuggingFaceSource",
+    "JsonlSource",
+    "ModelSource",
+    "ParquetSource",
+    "Scored",
+    "Scoring",
+    "Selection",
+    "Source",
+    "Student",
+    "TextSource",
+    "TokenizerSource",
+    "TrainedModel",
+    "TrainedTokenizer",
+    "Training",
+    "load_experiment",
+]

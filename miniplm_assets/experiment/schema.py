@@ -1,0 +1,309 @@
+"""What an experiment may say. Every teacher, reference, selection and student is a node of the graph.
+
+Relative paths are relative to the experiment file. Keys at the top level that begin with ``x-`` are
+left alone, so that YAML anchors have a place to stand.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+from pydantic import Field, JsonValue, model_validator
+
+from miniplm_assets.core.splits import HELD_APART, REFERENCE, TEACHER, VALIDATION
+from miniplm_assets.experiment.settings import Name, Settings, Share, nearest
+from miniplm_assets.experiment.sources import CommitHash, DocumentFields, Source
+
+CANDIDATES: Final = "candidates"
+REFINED: Final = "refined_corpus/"
+
+
+class Splits(Settings):
+    """Shares of the documents that are held apart from the candidates, by a seeded hash of the text."""
+
+    validation: Share = Field(0.01, gt=0, description="for held-out losses")
+    reference: Share = Field(0.05, gt=0, description="D_ref: trains the reference and is never selected from")
+    teacher: Share = Field(0.0, description="trains a teacher that is made here; 0 where none is")
+
+    @model_validator(mode="after")
+    def _leave_candidates(self) -> "Splits":
+        held_apart = sum(self.shares.values())
+        if held_apart >= 1:
+            raise ValueError(f"{' + '.join(HELD_APART)} = {held_apart:g} leaves no candidates; keep the sum under 1")
+        return self
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share by split."""
+        return {VALIDATION: self.validation, REFERENCE: self.reference, TEACHER: self.teacher}
+
+
+class Corpus(Settings):
+    """The raw corpus and how its documents are split."""
+
+    source: Source
+    fields: DocumentFields = DocumentFields()
+    splits: Splits = Splits()
+
+
+class Sequences(Settings):
+    """How documents are packed into token sequences."""
+
+    sequence_length: int = Field(1024, ge=8, description="tokens that are predicted in a full sequence")
+    trim_to_sentence_end: bool = Field(True, description="end a sequence at the last sentence end that fits")
+
+
+class HubTokenizer(Settings):
+    """A tokenizer on the Hugging Face hub."""
+
+    source: Literal["hub"]
+    id: str
+    revision: CommitHash
+
+
+class FolderTokenizer(Settings):
+    """A tokenizer in a folder, as `save_pretrained` writes it."""
+
+    source: Literal["folder"]
+    path: str
+
+
+ShardPatterns = Annotated[
+    tuple[str, ...],
+    Field(
+        min_length=1,
+        description="glob patterns of the corpus files to learn from; name some to keep what was learnt as the corpus "
+        "grows",
+    ),
+]
+
+
+class TrainedTokenizer(Settings):
+    """A byte-level BPE tokenizer, trained here on the reference split."""
+
+    source: Literal["trained"]
+    vocab_size: int = Field(ge=257, description="256 bytes, the end-of-document token, and merges")
+    shards: ShardPatterns = ("*",)
+
+
+TokenizerSource = Annotated[HubTokenizer | FolderTokenizer | TrainedTokenizer, Field(discriminator="source")]
+
+
+class Training(Settings):
+    """How a model is trained from scratch: AdamW, linear warm-up, cosine decay."""
+
+    runtime_only: ClassVar[frozenset[str]] = frozenset({"sequences_per_device", "checkpoint_minutes"})
+
+    token_budget: int = Field(ge=1, description="tokens to train on; the data is repeated where it holds fewer")
+    sequences_per_step: int = Field(512, ge=1)
+    peak_learning_rate: float = Field(6e-4, gt=0)
+    final_learning_rate_share: float = Field(0.1, ge=0, le=1, description="of the peak, at the last step")
+    warmup_share: float = Field(0.02, ge=0, lt=1, description="share of the steps that warm up")
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.98, ge=0, lt=1)
+    epsilon: float = Field(1e-6, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    gradient_clip: float = Field(1.0, gt=0)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    num_evaluations: int = Field(20, ge=1, description="held-out losses along the way, the last one at the end")
+    num_held_out_sequences: int = Field(512, ge=1, description="validation sequences for those, chosen by seed")
+    sequences_per_device: int | None = Field(None, ge=1, description="at once on a device; default: a whole step")
+    checkpoint_minutes: float = Field(10.0, gt=0, description="at most this much work is lost to a crash")
+
+
+class HubModel(Settings):
+    """A causal language model on the Hugging Face hub."""
+
+    source: Literal["hub"]
+    id: str
+    revision: CommitHash
+
+
+class FolderModel(Settings):
+    """A causal language model in a folder, as `save_pretrained` writes it."""
+
+    source: Literal["folder"]
+    path: str
+
+
+class TrainedModel(Settings):
+    """A causal language model, trained here from scratch."""
+
+    source: Literal["trained"]
+    architecture: str
+    training: Training
+    shards: ShardPatterns = ("*",)
+
+
+ModelSource = Annotated[HubModel | FolderModel | TrainedModel, Field(discriminator="source")]
+
+
+class Scoring(Settings):
+    """How the sequences are scored. The backend and the dtype are part of a score's fingerprint."""
+
+    runtime_only: ClassVar[frozenset[str]] = frozenset(
+        {"device", "tokens_per_batch", "sequences_per_part", "tensor_parallel_size"}
+    )
+
+    backend: Literal["torch", "vllm"] = "torch"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    score_after_end_of_document: bool = Field(False, description="as published, the token after one has no loss")
+    device: str = Field("auto", description="a torch device; auto takes the first accelerator, else the CPU")
+    tokens_per_batch: int = Field(16_384, ge=1)
+    sequences_per_part: int = Field(4_096, ge=1, description="a crash loses at most this many sequences")
+    tensor_parallel_size: int = Field(1, ge=1, description="devices for one model; vllm only")
+
+
+class Scored(Settings):
+    """A model that scores the corpus: a teacher or a reference."""
+
+    model: ModelSource
+    tokenizer: str
+    scoring: Scoring = Scoring()
+
+
+class Selection(Settings):
+    """Difference Sampling: which candidates are kept."""
+
+    teacher: str
+    reference: str
+    keep_fraction: float | None = Field(None, gt=0, le=1, description="alpha: share of the candidates")
+    token_budget: int | None = Field(None, ge=1, description="keep the best until they hold this many tokens")
+    rank_by: Literal["nats_per_token", "nats_per_sequence"] = Field(
+        "nats_per_token", description="nats_per_token as published, nats_per_sequence as in the paper's formula"
+    )
+
+    @model_validator(mode="after")
+    def _one_amount(self) -> "Selection":
+        if (self.keep_fraction is None) == (self.token_budget is None):
+            raise ValueError("give exactly one of keep_fraction and token_budget")
+        return self
+
+
+class Student(Settings):
+    """A model trained on the candidates (no KD) or on a refined corpus (MiniPLM)."""
+
+    architecture: str
+    tokenizer: str
+    corpus: str = Field(CANDIDATES, description="candidates, or refined_corpus/<selection>")
+    training: Training
+
+    @property
+    def selection(self) -> str | None:
+        """The selection that it learns from, or None for the candidates."""
+        return self.corpus.removeprefix(REFINED) if self.corpus.startswith(REFINED) else None
+
+
+class Comparison(Settings):
+    """Which student the others are held against."""
+
+    baseline: str
+
+
+class Experiment(Settings):
+    """The whole file."""
+
+    warehouse: str = Field(description="a folder or any fsspec URL")
+    seed: int = Field(0, ge=0, lt=2**63)
+    corpus: Corpus
+    sequences: Sequences = Sequences()
+    tokenizers: dict[Name, TokenizerSource] = Field(min_length=1)
+    architectures: dict[Name, dict[str, JsonValue]] = Field(
+        {}, description="transformers configurations: model_type and its settings; vocab_size is the tokenizer's"
+    )
+    teachers: dict[Name, Scored] = {}
+    references: dict[Name, Scored] = {}
+    selections: dict[Name, Selection] = {}
+    students: dict[Name, Student] = {}
+    comparison: Comparison | None = None
+
+    @model_validator(mode="after")
+    def _references_exist(self) -> "Experiment":
+        problems = list(self._problems())
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _problems(self) -> Iterator[str]:
+        for name, architecture in self.architectures.items():
+            if not isinstance(architecture.get("model_type"), str):
+                yield f"architectures.{name}: no model_type (for example qwen2, llama, mamba)"
+        for kind, models in (("teachers", self.teachers), ("references", self.references)):
+            for name, scored in models.items():
+                where = f"{kind}.{name}"
+                yield from _unknown(f"{where}.tokenizer", scored.tokenizer, self.tokenizers)
+                if isinstance(scored.model, TrainedModel):
+                    yield from _unknown(f"{where}.model.architecture", scored.model.architecture, self.architectures)
+                    if kind == "teachers" and self.corpus.splits.teacher == 0:
+                        yield (
+                            f"{where} is trained here, but corpus.splits.teacher is 0; a teacher that learns from the "
+                            "candidates would score its own memory: give the teacher split a share"
+                        )
+        for name, selection in self.selections.items():
+            yield from self._selection_problems(f"selections.{name}", selection)
+        for name, student in self.students.items():
+            yield from self._student_problems(f"students.{name}", student)
+        if self.comparison is not None:
+            yield from _unknown("comparison.baseline", self.comparison.baseline, self.students)
+
+    def _selection_problems(self, where: str, selection: Selection) -> Iterator[str]:
+        unknown = [
+            *_unknown(f"{where}.teacher", selection.teacher, self.teachers),
+            *_unknown(f"{where}.reference", selection.reference, self.references),
+        ]
+        yield from unknown
+        if unknown:
+            return
+        teacher, reference = self.teachers[selection.teacher], self.references[selection.reference]
+        if teacher.tokenizer != reference.tokenizer:
+            yield (
+                f"{where}: teacher {selection.teacher} uses tokenizer {teacher.tokenizer}, reference "
+                f"{selection.reference} uses {reference.tokenizer}; a difference of log-probabilities exists only over "
+                "the same tokens, so both need the same tokenizer"
+            )
+        if teacher.scoring.score_after_end_of_document != reference.scoring.score_after_end_of_document:
+            yield (
+                f"{where}: score_after_end_of_document differs between teacher and reference; their sums would cover "
+                "different tokens"
+            )
+
+    def _student_problems(self, where: str, student: Student) -> Iterator[str]:
+        yield from _unknown(f"{where}.architecture", student.architecture, self.architectures)
+        yield from _unknown(f"{where}.tokenizer", student.tokenizer, self.tokenizers)
+        if student.selection is None:
+            if student.corpus != CANDIDATES:
+                yield f"{where}.corpus: '{student.corpus}' is neither '{CANDIDATES}' nor '{REFINED}<selection>'"
+            return
+        unknown = list(_unknown(f"{where}.corpus: selection", student.selection, self.selections))
+        yield from unknown
+        if unknown:
+            return
+        scored_with = self.selection_tokenizer(student.selection)
+        if scored_with is not None and scored_with != student.tokenizer:
+            yield (
+                f"{where}: tokenizer {student.tokenizer} differs from {scored_with}, in whose tokens "
+                f"{student.corpus} is stored"
+            )
+
+    def selection_tokenizer(self, selection: str) -> str | None:
+        """Return the tokenizer that a selection's sequences are in, or None where its teacher is unknown."""
+        teacher = self.teachers.get(self.selections[selection].teacher)
+        return teacher.tokenizer if teacher else None
+
+    def resolve(self, folder: Path) -> "Experiment":
+        """Return the experiment with every local path made absolute, relative ones against `folder`."""
+        return Experiment.model_validate(_absolute(self.model_dump(exclude_unset=True), folder))
+
+
+def _unknown(where: str, name: str, known: dict[str, Any]) -> Iterator[str]:
+    if name not in known:
+        yield f"{where} '{name}' is not in this file; {nearest(name, list(known))}"
+
+
+def _absolute(value: Any, folder: Path, key: str = "") -> Any:
+    if isinstance(value, dict):
+        return {name: _absolute(inner, folder, name) for name, inner in value.items()}
+    if key in ("path", "warehouse") and isinstance(value, str) and "://" not in value:
+        return os.path.normpath(folder / Path(value).expanduser())
+    return value

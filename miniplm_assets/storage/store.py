@@ -1,0 +1,266 @@
+"""The artifact store: every result that was ever computed, by what went into it.
+
+    <warehouse>/<asset key>/<fingerprint>/...parquet | model files + manifest.json
+
+A result is complete or invisible. It is written into a folder beside its place, flushed, described by
+a manifest and renamed; a crash leaves a folder that nobody reads and the next writer removes. A lock
+for each result makes a second run wait and then find it stored. What a step needs to go on after a crash
+lies in a work folder of its own, which goes when the result is there.
+
+Reading verifies: sizes and checksums against the manifest, once for each result and process.
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from miniplm_assets.core.errors import DamagedResultError, MissingResultError, StoreError
+from miniplm_assets.core.recipe import Recipe
+from miniplm_assets.storage.files import flush_to_disk, sha256_of, write_json
+from miniplm_assets.storage.manifest import (
+    MANIFEST,
+    CheckOutcome,
+    Manifest,
+    StoredFile,
+    package_versions,
+    read_manifest,
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One stored result: its folder and what its manifest says."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What its step reported."""
+        return self.manifest.facts
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Column types of its first table, by name; empty where it has none."""
+        return next((file.columns for file in self.manifest.files if file.columns), {})
+
+    def file(self, name: str) -> Path:
+        """Return the path of one verified file."""
+        self._verify()
+        return self.folder / name
+
+    def files(self, suffix: str) -> list[Path]:
+        """Return the paths of its verified files with this ending, in the manifest's order."""
+        self._verify()
+        return [self.folder / file.name for file in self.manifest.files if file.name.endswith(suffix)]
+
+    def problems(self) -> Iterator[str]:
+        """Say what differs between the files and the manifest; re-reads every byte."""
+        for file in self.manifest.files:
+            path = self.folder / file.name
+            try:
+                found = path.stat().st_size
+            except FileNotFoundError:
+                yield f"{path}: missing"
+                continue
+            if found != file.num_bytes:
+                yield f"{path}: {found:,} bytes, the manifest says {file.num_bytes:,}"
+            elif sha256_of(path) != file.sha256:
+                yield f"{path}: the content does not fit the checksum of the manifest"
+            elif file.num_rows is not None and pq.read_metadata(path).num_rows != file.num_rows:
+                yield f"{path}: {pq.read_metadata(path).num_rows:,} rows, the manifest says {file.num_rows:,}"
+
+    def _verify(self) -> None:
+        if self.folder in _VERIFIED:
+            return
+        problem = next(self.problems(), None)
+        if problem is not None:
+            raise DamagedResultError(f"{problem}. Delete the folder {self.folder} and materialise {self.manifest.key}.")
+        _VERIFIED.add(self.folder)
+
+
+# Published folders never change, so that one look at each is enough for a process.
+_VERIFIED: set[Path] = set()
+
+
+@dataclass
+class Draft:
+    """A result in the making.
+
+    Attributes:
+        path: an empty folder for its files.
+        work: a folder that survives a crash, for parts and checkpoints; only the holder of the lock sees it.
+        facts: what the step reports: JSON values, kept in the manifest.
+        checks: outcomes of the asset checks.
+    """
+
+    path: Path
+    work: Path
+    facts: dict[str, Any] = field(default_factory=dict)
+    checks: list[CheckOutcome] = field(default_factory=list)
+
+
+class Store:
+    """All results of one warehouse.
+
+    Args:
+        root: the folder of the warehouse; made when the first result is written.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def find(self, recipe: Recipe) -> Result | None:
+        """Return the stored result of a recipe, or None."""
+        return self.lookup(recipe.key, recipe.fingerprint)
+
+    def lookup(self, key: str, fingerprint: str) -> Result | None:
+        """Return a stored result by its address, or None."""
+        folder = self.root / key / fingerprint
+        manifest = read_manifest(folder)
+        return None if manifest is None else Result(folder, manifest)
+
+    def require(self, recipe: Recipe) -> Result:
+        """Return the stored result of a recipe.
+
+        Raises:
+            MissingResultError: if it is not there; the message says what to materialise.
+        """
+        found = self.find(recipe)
+        if found is None:
+            raise MissingResultError(
+                f"{recipe.describe()} has no stored result {recipe.fingerprint} in {self.root}. Materialise it first: "
+                f"dagster asset materialize --select '+key:\"{recipe.key}\"' -m miniplm_assets.definitions"
+            )
+        return found
+
+    def make(self, recipe: Recipe, write: Callable[[Draft], None]) -> Result:
+        """Return the stored result of a recipe; where there is none, let `write` fill a draft and publish it.
+
+        Raises:
+            StoreError: if the warehouse cannot be written, or the disk is full.
+        """
+        found = self.find(recipe)
+        if found is not None:
+            return found
+        with self._locked(recipe) as place:
+            found = self.find(recipe)  # another run may have made it while this one waited
+            if found is not None:
+                return found
+            return self._write(recipe, place, write)
+
+    def results(self) -> Iterator[Result]:
+        """Go through everything that is stored."""
+        for path in sorted(self.root.glob(f"**/{MANIFEST}")):
+            manifest = read_manifest(path.parent)
+            if manifest is not None and not any(part.startswith(".") for part in path.relative_to(self.root).parts):
+                yield Result(path.parent, manifest)
+
+    def remove(self, result: Result) -> None:
+        """Delete a result. Its manifest goes first, so that what is left of it is never taken for a result."""
+        (result.folder / MANIFEST).unlink()
+        flush_to_disk(result.folder)
+        shutil.rmtree(result.folder)
+        _VERIFIED.discard(result.folder)
+
+    def _write(self, recipe: Recipe, place: Path, write: Callable[[Draft], None]) -> Result:
+        started = time.monotonic()
+        _remove_leftovers(place)
+        staging = place / f".writing-{recipe.fingerprint}-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        work = place / f".work-{recipe.fingerprint}"
+        draft = Draft(path=staging, work=work)
+        try:
+            staging.mkdir()
+            work.mkdir(exist_ok=True)
+            write(draft)
+            manifest = Manifest(
+                key=recipe.key,
+                fingerprint=recipe.fingerprint,
+                ingredients=recipe.ingredients,
+                files=tuple(_describe_files(staging)),
+                facts=draft.facts,
+                checks=tuple(draft.checks),
+                seconds=round(time.monotonic() - started, 3),
+                created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+                versions=package_versions(),
+            )
+            write_json(staging / MANIFEST, manifest.model_dump(mode="json"))
+            final = place / recipe.fingerprint
+            if final.exists():  # no manifest, else it would have been found: somebody deleted it, or copied half
+                shutil.rmtree(final)
+            staging.rename(final)
+            flush_to_disk(place)
+        except OSError as error:
+            raise _explained(error, recipe, self.root) from error
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(work, ignore_errors=True)
+        return Result(final, manifest)
+
+    @contextmanager
+    def _locked(self, recipe: Recipe) -> Iterator[Path]:
+        """Hold the lock of one result; the system lets go of it when the process ends, however it ends."""
+        place = self.root / recipe.key
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            lock = (place / f".lock-{recipe.fingerprint}").open("a")
+        except OSError as error:
+            raise _explained(error, recipe, self.root) from error
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield place
+
+
+def _describe_files(folder: Path) -> Iterator[StoredFile]:
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        flush_to_disk(path)
+        is_table = path.suffix == ".parquet"
+        yield StoredFile(
+            name=path.relative_to(folder).as_posix(),
+            num_bytes=path.stat().st_size,
+            sha256=sha256_of(path),
+            num_rows=pq.read_metadata(path).num_rows if is_table else None,
+            columns={field.name: str(field.type) for field in pq.read_schema(path)} if is_table else {},
+        )
+
+
+def _remove_leftovers(place: Path) -> None:
+    """Remove what killed processes of this machine left half written."""
+    for folder in place.glob(".writing-*"):
+        host, pid = folder.name.rsplit("-", 3)[1:3] if folder.name.count("-") >= 4 else ("", "")
+        if host == socket.gethostname() and pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _explained(error: OSError, recipe: Recipe, root: Path) -> StoreError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreError(
+            f"{recipe.describe()}: the disk of the warehouse {root} is full. Free some space (`prune` lists what no "
+            "experiment needs) and start again: what is stored stays, and the work goes on where it stopped."
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return StoreError(
+            f"{recipe.describe()}: the warehouse {root} cannot be written ({error.strerror}: {error.filename}). Give "
+            "this user write access, or set MINIPLM_WAREHOUSE to a folder that can be written."
+        )
+    return StoreError(f"{recipe.describe()}: {error}")
+
+
+def shard_facts(shards: Mapping[str, Result]) -> list[dict[str, Any]]:
+    """Describe the shard results that a whole asset consists of."""
+    return [
+        {"shard": shard, "fingerprint": result.manifest.fingerprint, "num_rows": result.manifest.num_rows}
+        for shard, result in shards.items()
+    ]

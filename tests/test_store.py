@@ -1,0 +1,202 @@
+"""The store: complete or invisible, found by what went in, refused when damaged."""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from miniplm_assets.core.errors import DamagedResultError, MissingResultError, StoreError
+from miniplm_assets.core.recipe import Recipe, canonical_json, fingerprint_of
+from miniplm_assets.storage import store as store_module
+from miniplm_assets.storage.store import Draft, Store
+
+RECIPE = Recipe(key="teacher_scores/large", code_version="1", settings={"dtype": "float32"}, inputs={"model": "ab"})
+
+
+def write_table(draft: Draft) -> None:
+    pl.DataFrame({"sequence_id": [3, 1, 2]}).write_parquet(draft.path / "scores.parquet")
+    draft.facts = {"num_sequences": 3}
+
+
+@pytest.fixture(autouse=True)
+def nothing_verified_yet():
+    store_module._VERIFIED.clear()
+
+
+def test_fingerprint_is_the_sha256_of_the_canonical_json():
+    import hashlib
+
+    assert canonical_json({"b": 1, "a": [1.5, None]}) == '{"a":[1.5,null],"b":1}'
+    assert fingerprint_of({"a": 1}) == hashlib.sha256(b'{"a":1}').hexdigest()[:32]
+
+
+def test_fingerprint_depends_on_what_goes_in_and_not_on_the_name():
+    def changed(**change):
+        content = {"key": RECIPE.key, "code_version": "1", "settings": RECIPE.settings, "inputs": RECIPE.inputs}
+        return Recipe(**{**content, **change}).fingerprint
+
+    assert changed(key="teacher_scores/other") == RECIPE.fingerprint
+    assert changed(key="reference_scores/large") != RECIPE.fingerprint
+    assert changed(code_version="2") != RECIPE.fingerprint
+    assert changed(settings={"dtype": "bfloat16"}) != RECIPE.fingerprint
+    assert changed(inputs={"model": "cd"}) != RECIPE.fingerprint
+    assert changed(shard="a.jsonl") != RECIPE.fingerprint
+
+
+def test_a_result_is_made_once_and_found_afterwards(tmp_path):
+    calls = []
+    store = Store(tmp_path)
+    for _ in range(2):
+        result = store.make(RECIPE, lambda draft: (calls.append(1), write_table(draft))[1])
+    assert calls == [1]
+    assert result.folder == tmp_path / "teacher_scores" / "large" / RECIPE.fingerprint
+    assert pl.read_parquet(result.file("scores.parquet"))["sequence_id"].to_list() == [3, 1, 2]
+    manifest = json.loads((result.folder / "manifest.json").read_text())
+    assert manifest["facts"] == {"num_sequences": 3}
+    assert [(file["name"], file["num_rows"]) for file in manifest["files"]] == [("scores.parquet", 3)]
+    assert sorted(path.name for path in result.folder.parent.iterdir() if not path.name.startswith(".lock")) == [
+        RECIPE.fingerprint
+    ]
+
+
+def test_a_failure_leaves_nothing_but_the_work(tmp_path):
+    store = Store(tmp_path)
+
+    def fail(draft):
+        write_table(draft)
+        (draft.work / "part").write_text("kept")
+        raise RuntimeError("interrupted")
+
+    with pytest.raises(RuntimeError, match="interrupted"):
+        store.make(RECIPE, fail)
+    assert store.find(RECIPE) is None
+
+    def go_on(draft):
+        assert (draft.work / "part").read_text() == "kept"
+        write_table(draft)
+
+    work = tmp_path / RECIPE.key / f".work-{RECIPE.fingerprint}"
+    assert work.exists()
+    store.make(RECIPE, go_on)
+    assert not work.exists()
+
+
+def test_a_missing_result_says_what_to_materialise(tmp_path):
+    with pytest.raises(
+        MissingResultError, match=r"dagster asset materialize --select '\+key:\"teacher_scores/large\"'"
+    ):
+        Store(tmp_path).require(RECIPE)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.unlink(), "missing"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "bytes, the manifest says"),
+        (lambda path: path.write_bytes(b"X" + path.read_bytes()[1:]), "does not fit the checksum"),
+    ],
+)
+def test_a_damaged_file_is_named_and_never_read(tmp_path, damage, message):
+    result = Store(tmp_path).make(RECIPE, write_table)
+    damage(result.folder / "scores.parquet")
+    with pytest.raises(DamagedResultError, match=message) as caught:
+        Store(tmp_path).require(RECIPE).file("scores.parquet")
+    assert str(result.folder / "scores.parquet") in str(caught.value)
+    assert "materialise teacher_scores/large" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"format": 99}', '{"format": 1, "key": "x"}'])
+def test_a_manifest_that_is_none_or_of_another_version_is_refused(tmp_path, content):
+    result = Store(tmp_path).make(RECIPE, write_table)
+    (result.folder / "manifest.json").write_text(content)
+    with pytest.raises(DamagedResultError, match=r"manifest\.json"):
+        Store(tmp_path).find(RECIPE)
+
+
+def test_a_folder_without_a_manifest_is_no_result(tmp_path):
+    result = Store(tmp_path).make(RECIPE, write_table)
+    (result.folder / "manifest.json").unlink()
+    assert Store(tmp_path).find(RECIPE) is None
+    assert Store(tmp_path).make(RECIPE, write_table).file("scores.parquet").exists()
+
+
+def test_two_writers_at_once_compute_once(tmp_path):
+    started, go_on, calls, results = threading.Event(), threading.Event(), [], []
+
+    def slow(draft):
+        calls.append(1)
+        started.set()
+        assert go_on.wait(10)
+        write_table(draft)
+
+    first = threading.Thread(target=lambda: results.append(Store(tmp_path).make(RECIPE, slow)))
+    first.start()
+    assert started.wait(10)
+    second = threading.Thread(target=lambda: results.append(Store(tmp_path).make(RECIPE, slow)))
+    second.start()
+    go_on.set()
+    first.join(10)
+    second.join(10)
+    assert calls == [1]
+    assert results[0].folder == results[1].folder
+
+
+def test_a_killed_writer_leaves_no_lock_and_its_leftovers_go(tmp_path):
+    script = f"""
+import os, signal
+from pathlib import Path
+from miniplm_assets.core.recipe import Recipe
+from miniplm_assets.storage.store import Store
+def die(draft):
+    (draft.path / "half").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+Store(Path({str(tmp_path)!r})).make(Recipe(key={RECIPE.key!r}, code_version="1", settings={dict(RECIPE.settings)!r},
+    inputs={dict(RECIPE.inputs)!r}), die)
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
+    place = tmp_path / RECIPE.key
+    assert len(list(place.glob(".writing-*"))) == 1
+    assert Store(tmp_path).find(RECIPE) is None
+    Store(tmp_path).make(RECIPE, write_table)
+    assert list(place.glob(".writing-*")) == []
+    with (place / f".lock-{RECIPE.fingerprint}").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_warehouse_is_named(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(StoreError, match="cannot be written"):
+        Store(tmp_path).make(RECIPE, write_table)
+
+
+def test_a_warehouse_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StoreError, match="file"):
+        Store(tmp_path / "file").make(RECIPE, write_table)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_said_to_be_full(tmp_path):
+    def fill(draft):
+        with Path("/dev/full").open("wb", buffering=0) as file:
+            file.write(b"x")
+
+    with pytest.raises(StoreError, match="disk of the warehouse .* is full"):
+        Store(tmp_path).make(RECIPE, fill)
+    assert Store(tmp_path).find(RECIPE) is None
+
+
+def test_removing_takes_the_manifest_first(tmp_path):
+    store = Store(tmp_path)
+    result = store.make(RECIPE, write_table)
+    assert [found.folder for found in store.results()] == [result.folder]
+    store.remove(result)
+    assert list(store.results()) == []
+    assert store.find(RECIPE) is None
