@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -169,17 +170,30 @@ Store(Path({str(tmp_path)!r})).make(Recipe(key={RECIPE.key!r}, code_version="1",
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_read_only_warehouse_is_named(tmp_path):
-    tmp_path.chmod(0o500)
-    with pytest.raises(StoreError, match="cannot be written"):
-        Store(tmp_path).make(RECIPE, write_table)
+@pytest.fixture
+def ordinary_user():
+    """Root may write everywhere, so the test of a read-only folder runs as nobody."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    yield
+    os.seteuid(0)
+
+
+def test_a_read_only_warehouse_is_named(ordinary_user):
+    with tempfile.TemporaryDirectory() as folder:
+        warehouse = Path(folder) / "warehouse"
+        warehouse.mkdir(mode=0o500)
+        with pytest.raises(StoreError, match="cannot be written .*MINIPLM_WAREHOUSE"):
+            Store(warehouse).make(RECIPE, write_table)
 
 
 def test_a_warehouse_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StoreError, match="file"):
+    with pytest.raises(NotADirectoryError, match="file") as caught:
         Store(tmp_path / "file").make(RECIPE, write_table)
+    assert "while making teacher_scores/large" in caught.value.__notes__[0]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")

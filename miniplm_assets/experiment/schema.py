@@ -42,9 +42,14 @@ class Splits(Settings):
 class Corpus(Settings):
     """The raw corpus and how its documents are split."""
 
+    runtime_only: ClassVar[frozenset[str]] = frozenset({"expected_tokens"})
+
     source: Source
     fields: DocumentFields = DocumentFields()
     splits: Splits = Splits()
+    expected_tokens: int | None = Field(
+        None, ge=1, description="for plans only, until the corpus has been packed and its tokens are counted"
+    )
 
 
 class Sequences(Settings):
@@ -115,9 +120,12 @@ class Training(Settings):
 class HubModel(Settings):
     """A causal language model on the Hugging Face hub."""
 
+    runtime_only: ClassVar[frozenset[str]] = frozenset({"num_parameters"})
+
     source: Literal["hub"]
     id: str
     revision: CommitHash
+    num_parameters: int | None = Field(None, ge=1, description="for plans only, until the model is here")
 
 
 class FolderModel(Settings):

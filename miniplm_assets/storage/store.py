@@ -66,6 +66,11 @@ class Result:
         self._verify()
         return [self.folder / file.name for file in self.manifest.files if file.name.endswith(suffix)]
 
+    def verified_folder(self) -> Path:
+        """Return its folder, all files verified: for a model or a tokenizer, which is read as a whole."""
+        self._verify()
+        return self.folder
+
     def problems(self) -> Iterator[str]:
         """Say what differs between the files and the manifest; re-reads every byte."""
         for file in self.manifest.files:
@@ -203,7 +208,7 @@ class Store:
             staging.rename(final)
             flush_to_disk(place)
         except OSError as error:
-            raise _explained(error, recipe, self.root) from error
+            raise _explained(error, recipe, self.root) from None
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         shutil.rmtree(work, ignore_errors=True)
@@ -217,7 +222,7 @@ class Store:
             place.mkdir(parents=True, exist_ok=True)
             lock = (place / f".lock-{recipe.fingerprint}").open("a")
         except OSError as error:
-            raise _explained(error, recipe, self.root) from error
+            raise _explained(error, recipe, self.root) from None
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield place
@@ -244,7 +249,7 @@ def _remove_leftovers(place: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _explained(error: OSError, recipe: Recipe, root: Path) -> StoreError:
+def _explained(error: OSError, recipe: Recipe, root: Path) -> OSError | StoreError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreError(
             f"{recipe.describe()}: the disk of the warehouse {root} is full. Free some space (`prune` lists what no "
@@ -255,7 +260,8 @@ def _explained(error: OSError, recipe: Recipe, root: Path) -> StoreError:
             f"{recipe.describe()}: the warehouse {root} cannot be written ({error.strerror}: {error.filename}). Give "
             "this user write access, or set MINIPLM_WAREHOUSE to a folder that can be written."
         )
-    return StoreError(f"{recipe.describe()}: {error}")
+    error.add_note(f"while making {recipe.describe()} in the warehouse {root}; what was stored before stays")
+    return error
 
 
 def shard_facts(shards: Mapping[str, Result]) -> list[dict[str, Any]]:

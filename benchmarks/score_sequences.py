@@ -1,0 +1,263 @@
+"""How fast sequences are scored, against the published way, vLLM and the machine's own limit.
+
+    python benchmarks/score_sequences.py                       # 104M parameters, float32, CPU: the full run
+    python benchmarks/score_sequences.py --num-sequences 8 --rounds 1 --ways torch published
+    python benchmarks/score_sequences.py --device cuda --dtype bfloat16 --shape 1.8B --ways torch published
+
+Every way scores the same sequences with the same random weights, in turn, round after round, each in a process
+of its own that loads, warms up, and reports its time and its peak memory. The published way is a plain
+re-implementation of its method: batches of 16 in the order given, padded to the sequence length, whole float32
+logits, cross-entropy. The limit is the rate of one large matrix product on the same device in the same dtype,
+measured between the rounds; work is 2 FLOPs a parameter used a token, the embedding table not counted, the
+output layer once, attention over the positions left out. Needs torch, transformers, numpy and pyarrow (and vLLM
+for `--ways vllm`).
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+VOCAB_SIZE = 151_936
+END_OF_DOCUMENT = 151_643
+SEQUENCE_LENGTH = 1_024
+PUBLISHED_BATCH = 16
+SHAPES = {
+    "104M": {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8, "num_attention_heads": 8},
+    "1.8B": {"hidden_size": 2048, "intermediate_size": 5504, "num_hidden_layers": 24, "num_attention_heads": 16},
+}
+WAYS = ("torch", "published", "vllm")
+
+
+def make_model(folder: Path, shape: str, dtype: str) -> None:
+    """Write a Qwen2 model with random weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        "qwen2",
+        vocab_size=VOCAB_SIZE,
+        max_position_embeddings=SEQUENCE_LENGTH,
+        num_key_value_heads=SHAPES[shape]["num_attention_heads"],
+        tie_word_embeddings=False,
+        **SHAPES[shape],
+    )
+    AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).save_pretrained(folder)
+
+
+def make_sequences(num_sequences: int) -> list[np.ndarray]:
+    """Return random sequences of 60 to 100 % of the full length, as trimming to a sentence's end leaves them."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(int(0.6 * SEQUENCE_LENGTH), SEQUENCE_LENGTH + 2, size=num_sequences)
+    return [rng.integers(0, END_OF_DOCUMENT, size=length, dtype=np.int32) for length in lengths]
+
+
+def flops_per_token(shape: str) -> float:
+    """Return 2 FLOPs a parameter that a token uses: the layers and the output layer, not the embedding table."""
+    sizes = SHAPES[shape]
+    hidden, inner = sizes["hidden_size"], sizes["intermediate_size"]
+    used = sizes["num_hidden_layers"] * (4 * hidden * hidden + 3 * hidden * inner) + VOCAB_SIZE * hidden
+    return 2.0 * used
+
+
+def matmul_flops(device: str, dtype: str) -> float:
+    """Return FLOPs a second of one large matrix product: the median of seven."""
+    import torch
+
+    size = 2_048 if device == "cpu" else 8_192
+    left, right = (torch.randn(size, size, device=device, dtype=getattr(torch, dtype)) for _ in range(2))
+    out, seconds = torch.empty_like(left), []
+    for _ in range(8):
+        started = time.perf_counter()
+        for _ in range(4):
+            torch.mm(left, right, out=out)
+        if device != "cpu":
+            torch.accelerator.synchronize()
+        seconds.append((time.perf_counter() - started) / 4)
+    return 2.0 * size**3 / statistics.median(seconds[1:])
+
+
+def score_published(folder: Path, sequences: list[np.ndarray], device: str, dtype: str) -> tuple[Any, Any]:
+    """Return functions that score the published way, and that tell the largest batch that fitted."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).to(device).eval()
+
+    def score(some: list[np.ndarray]) -> np.ndarray:
+        sums = []
+        for start in range(0, len(some), PUBLISHED_BATCH):
+            batch = some[start : start + PUBLISHED_BATCH]
+            padded = np.full((len(batch), SEQUENCE_LENGTH + 1), END_OF_DOCUMENT, dtype=np.int64)
+            for row, token_ids in enumerate(batch):
+                padded[row, : len(token_ids)] = token_ids
+            tokens = torch.from_numpy(padded).to(device)
+            inputs, labels = tokens[:, :-1], tokens[:, 1:]
+            with torch.no_grad():
+                mask = (inputs != END_OF_DOCUMENT).long()
+                logits = model(input_ids=inputs, attention_mask=mask, use_cache=False).logits.float()
+                losses = torch.nn.functional.cross_entropy(
+                    logits.view(-1, logits.shape[-1]), labels.reshape(-1), reduction="none"
+                ).view(labels.shape)
+            is_real = torch.tensor([len(token_ids) - 1 for token_ids in batch], device=device)
+            losses = losses * (torch.arange(SEQUENCE_LENGTH, device=device) < is_real.unsqueeze(1))
+            sums.append(-losses.sum(dim=1, dtype=torch.float64).cpu().numpy())
+        return np.concatenate(sums)
+
+    return score, lambda: None
+
+
+def score_ours(
+    backend: str, folder: Path, sequences: list[np.ndarray], device: str, dtype: str, tokens_per_batch: int
+) -> tuple[Any, Any]:
+    """Return functions that score with this project's scorer, and that close it."""
+    from miniplm_assets.experiment import Scoring
+    from miniplm_assets.lm.scorer import open_scorer
+
+    context = open_scorer(
+        folder,
+        scoring=Scoring(
+            backend=backend,
+            dtype=dtype,
+            device="auto" if backend == "vllm" else device,
+            score_after_end_of_document=True,
+            tokens_per_batch=tokens_per_batch,
+        ),
+        end_of_document_id=END_OF_DOCUMENT,
+        max_sequence_tokens=SEQUENCE_LENGTH + 1,
+        report=lambda line: print(line, file=sys.stderr),
+    )
+    scorer = context.__enter__()
+    return (
+        lambda some: scorer.score(some, np.arange(len(some))).logprob_nats,
+        lambda: context.__exit__(None, None, None),
+    )
+
+
+class PeakMemory(threading.Thread):
+    """Watches the memory of this process and of all that it started, in bytes."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peak_bytes = 0
+
+    def run(self) -> None:
+        """Sample ten times a second."""
+        import psutil
+
+        this = psutil.Process()
+        while True:
+            total = 0
+            for process in [this, *this.children(recursive=True)]:
+                try:
+                    total += process.memory_info().rss
+                except psutil.NoSuchProcess:
+                    continue
+            self.peak_bytes = max(self.peak_bytes, total)
+            time.sleep(0.1)
+
+
+def run_way(way: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Score in this process; return seconds, tokens, peak memory and the scores."""
+    sequences = make_sequences(arguments.num_sequences)
+    watcher = None
+    if way == "vllm":  # its memory lies in processes of its own
+        watcher = PeakMemory()
+        watcher.start()
+    if way == "published":
+        score, close = score_published(folder, sequences, arguments.device, arguments.dtype)
+    else:
+        score, close = score_ours(way, folder, sequences, arguments.device, arguments.dtype, arguments.tokens_per_batch)
+    score(sequences[:2])
+    loaded_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    started = time.perf_counter()
+    logprobs = score(sequences)
+    seconds = time.perf_counter() - started
+    peak_bytes = watcher.peak_bytes if watcher else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if arguments.device != "cpu" and way != "vllm":
+        import torch
+
+        peak_bytes = torch.cuda.max_memory_allocated()
+    close()
+    return {
+        "seconds": seconds,
+        "num_tokens": sum(len(token_ids) - 1 for token_ids in sequences),
+        "peak_bytes": peak_bytes,
+        "loaded_bytes": loaded_bytes,
+        "logprobs": logprobs.tolist(),
+    }
+
+
+def run_apart(way: str, folder: Path) -> dict[str, Any]:
+    """Run one way in a process of its own."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--way", way, "--folder", str(folder)]
+    finished = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603 - this script
+    answer: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
+    return answer
+
+
+def report(runs: dict[str, list[dict[str, Any]]], limits: list[float], arguments: argparse.Namespace) -> None:
+    """Print the medians, side by side."""
+    limit = statistics.median(limits)
+    print(f"\n{arguments.shape}, {arguments.dtype}, {arguments.device}, {arguments.num_sequences} sequences, ", end="")
+    print(f"median of {arguments.rounds}; matrix product: {limit / 1e9:,.0f} GFLOP/s")
+    print(f"{'way':<11}{'tokens/s':>12}{'of limit':>10}{'peak MB':>10}{'vs published':>14}{'largest difference':>22}")
+    rates = {way: statistics.median(run["num_tokens"] / run["seconds"] for run in done) for way, done in runs.items()}
+    reference = np.array(runs[next(iter(runs))][0]["logprobs"])
+    for way, done in runs.items():
+        share = rates[way] * flops_per_token(arguments.shape) / limit
+        peak = statistics.median(run["peak_bytes"] for run in done) / 1e6
+        ratio = f"{rates[way] / rates['published']:.2f} x" if "published" in rates else "-"
+        num_tokens = done[0]["num_tokens"] / arguments.num_sequences
+        difference = np.abs(np.array(done[0]["logprobs"]) - reference).max() / num_tokens
+        print(f"{way:<11}{rates[way]:>12,.0f}{share:>10.1%}{peak:>10,.0f}{ratio:>14}{difference:>13.1e} nats/token")
+
+
+def main() -> None:
+    """Run everything, or one way where a parent asks for it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="104M")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--num-sequences", type=int, default=32)
+    parser.add_argument("--tokens-per-batch", type=int, default=16_384)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.way:
+        print(json.dumps(run_way(arguments.way, arguments.folder, arguments)))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        make_model(folder, arguments.shape, arguments.dtype)
+        runs: dict[str, list[dict[str, Any]]] = {way: [] for way in arguments.ways}
+        limits = []
+        for number in range(arguments.rounds):
+            for way in arguments.ways:
+                limits.append(matmul_flops(arguments.device, arguments.dtype))
+                runs[way].append(run_apart(way, folder))
+                done = runs[way][-1]
+                print(
+                    f"round {number + 1}: {way} {done['num_tokens'] / done['seconds']:,.0f} tokens/s",
+                    file=sys.stderr,
+                    flush=True,
+                )
+        report(runs, limits, arguments)
+
+
+if __name__ == "__main__":
+    main()

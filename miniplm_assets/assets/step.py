@@ -1,0 +1,153 @@
+"""One asset in one run: its inputs, and making its result unless it is stored."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import dagster as dg
+
+from miniplm_assets.core.facts import sum_facts
+from miniplm_assets.core.recipe import Recipe
+from miniplm_assets.lineage.fingerprints import Fingerprints
+from miniplm_assets.lineage.graph import RAW_CORPUS, Node
+from miniplm_assets.lineage.pipeline import Pipeline
+from miniplm_assets.lineage.snapshot import Snapshot, latest_snapshot, load_snapshot
+from miniplm_assets.storage.store import Draft, Result, Store, shard_facts
+from miniplm_assets.storage.tables import TABLE_OF_STEP
+
+# Every step of a run works on the same state of the corpus, whatever happens to its files meanwhile.
+SNAPSHOT_TAG = "miniplm/raw_corpus"
+
+
+@dataclass(frozen=True)
+class Made:
+    """A result, and what making it took.
+
+    Attributes:
+        result: of the whole asset.
+        num_computed: results made in this run: files for an asset that works by shard, else one.
+        num_reused: results found in the store.
+        seconds_computing: in this run.
+        seconds_saved: what the re-used results took when they were made.
+    """
+
+    result: Result
+    num_computed: int
+    num_reused: int
+    seconds_computing: float
+    seconds_saved: float
+
+
+class Step:
+    """One asset in one run."""
+
+    def __init__(self, pipeline: Pipeline, key: str, context: dg.AssetExecutionContext) -> None:
+        self.pipeline = pipeline
+        self.node: Node = pipeline.graph[key]
+        self.report: Callable[[str], None] = context.log.info
+        self._context = context
+
+    @property
+    def store(self) -> Store:
+        """The warehouse."""
+        return self.pipeline.store
+
+    @cached_property
+    def snapshot(self) -> Snapshot:
+        """The state of the corpus that this run works on: the one that its first step saw."""
+        run = self._context.instance.get_run_by_id(self._context.run_id)
+        pinned = run.tags.get(SNAPSHOT_TAG) if run else None
+        if pinned is not None:
+            return load_snapshot(self.pipeline.graph[RAW_CORPUS], self.store, pinned)
+        snapshot = latest_snapshot(self.pipeline.graph[RAW_CORPUS], self.store)
+        self.pin(snapshot)
+        return snapshot
+
+    def pin(self, snapshot: Snapshot) -> None:
+        """Let all later steps of this run work on this state of the corpus."""
+        self._context.instance.add_run_tags(self._context.run_id, {SNAPSHOT_TAG: snapshot.recipe.fingerprint})
+
+    @cached_property
+    def fingerprints(self) -> Fingerprints:
+        """The recipes of all results on that state."""
+        return self.pipeline.fingerprints(self.snapshot)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of the whole asset."""
+        return self.fingerprints.recipe(self.node.key)
+
+    def input(self, role: str) -> Result:
+        """Return the stored result of an input that is not by shard.
+
+        Raises:
+            MissingResultError: if it has not been materialised.
+        """
+        return self.store.require(self.fingerprints.recipe(self.node.inputs[role]))
+
+    def input_shards(self, role: str) -> dict[str, Result]:
+        """Return the stored results of a by-shard input, for the corpus files that this asset reads.
+
+        Raises:
+            MissingResultError: if one has not been materialised.
+        """
+        recipes = self.fingerprints.shard_recipes(self.node.inputs[role])
+        return {shard: self.store.require(recipes[shard]) for shard in self.fingerprints.matching_shards(self.node)}
+
+    def input_tables(self, role: str) -> list[Path]:
+        """Return the Parquet files of an input: the table of each corpus file that this asset reads, or all it has."""
+        key = self.node.inputs[role]
+        needed = self.pipeline.graph[key]
+        table = TABLE_OF_STEP.get(needed.step)
+        results = self.input_shards(role).values() if needed.is_stored_by_shard else [self.input(role)]
+        return [path for result in results for path in ([result.file(table)] if table else result.files(".parquet"))]
+
+    def make(self, write: Callable[[Draft], None]) -> Made:
+        """Return the asset's result; make it unless it is stored."""
+        started = time.monotonic()
+        found = self.store.find(self.recipe)
+        if found is not None:
+            self.report(f"{self.node.key}: stored as {self.recipe.fingerprint}, nothing to do")
+            return Made(found, 0, 1, 0.0, found.manifest.seconds)
+        result = self.store.make(self.recipe, write)
+        return Made(result, 1, 0, time.monotonic() - started, 0.0)
+
+    def make_by_shard(
+        self,
+        write_shard: Callable[[str, Draft], None],
+        finish: Callable[[Draft], None] | None = None,
+    ) -> Made:
+        """Make what is missing of a by-shard asset, one corpus file after the other, each published on its own.
+
+        Args:
+            write_shard: fills the draft of one corpus file.
+            finish: adds to the sums of the shards' facts what follows from them: a mean, the outcome of a check.
+        """
+        started = time.monotonic()
+        recipes = self.fingerprints.shard_recipes(self.node.key)
+        stored = {shard: self.store.find(recipe) for shard, recipe in recipes.items()}
+        missing = [shard for shard, result in stored.items() if result is None]
+        shards: dict[str, Result] = {shard: result for shard, result in stored.items() if result is not None}
+        for number, shard in enumerate(missing, start=1):
+            self.report(f"{self.node.key}: {shard}, file {number} of {len(missing)} ({len(shards)} stored)")
+            shards[shard] = self._make_shard(recipes[shard], shard, write_shard)
+        shards = {shard: shards[shard] for shard in recipes}
+
+        def write(draft: Draft) -> None:
+            draft.facts = sum_facts(result.facts for result in shards.values())
+            if finish is not None:
+                finish(draft)
+            draft.facts["shards"] = shard_facts(shards)
+            draft.facts["columns"] = next(iter(shards.values())).columns
+
+        result = self.store.make(self.recipe, write)
+        if not missing:
+            self.report(f"{self.node.key}: all {len(shards)} files stored, nothing to do")
+        reused = [result.manifest.seconds for shard, result in shards.items() if shard not in missing]
+        seconds = time.monotonic() - started if missing else 0.0
+        return Made(result, len(missing), len(reused), seconds, sum(reused))
+
+    def _make_shard(self, recipe: Recipe, shard: str, write_shard: Callable[[str, Draft], None]) -> Result:
+        return self.store.make(recipe, lambda draft: write_shard(shard, draft))

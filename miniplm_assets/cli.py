@@ -1,0 +1,129 @@
+"""Commands beside Dagster's own: look before you pay, verify, prune, and read the outcome."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from miniplm_assets.core.errors import MiniplmError
+from miniplm_assets.lineage.outcome import outcome
+from miniplm_assets.lineage.pipeline import EXPERIMENT_VARIABLE, WAREHOUSE_VARIABLE, Pipeline
+from miniplm_assets.lineage.plan import ASSUMED_FLOPS_PER_SECOND, PlannedStep, plan
+from miniplm_assets.lineage.prune import leftovers, unreferenced_results
+from miniplm_assets.lineage.verify import verify_selections, verify_store
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return 0 where all is well, 1 where something was found, 2 where it could not be done."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except MiniplmError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader has seen enough
+        sys.stderr.close()
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m miniplm_assets", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, run, summary in (
+        ("outcome", _outcome, "say which student is better, and where to look"),
+        ("plan", _plan, "say what is stored, what would run and why, and what it would cost"),
+        ("verify", _verify, "re-read every stored file, and derive the selections again from the scores"),
+    ):
+        command = commands.add_parser(name, help=summary, description=summary)
+        command.add_argument("experiment", nargs="?", type=Path, help=f"default: {EXPERIMENT_VARIABLE}, else the demo")
+        command.set_defaults(run=run)
+    prune = commands.add_parser("prune", help="list, or delete, what no given experiment refers to")
+    prune.add_argument("experiments", nargs="+", type=Path, help="every experiment whose results are to stay")
+    prune.add_argument("--delete", action="store_true", help="delete what is listed")
+    prune.set_defaults(run=_prune)
+    return parser
+
+
+def _outcome(options: argparse.Namespace) -> int:
+    print(outcome(_open(options.experiment)))
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    steps = plan(_open(options.experiment))
+    print(f"{'asset':44} {'stored':>7} {'to do':>6} {'tokens':>9} {'FLOPs':>8} {'time':>9} {'disk':>9}")
+    for step in steps:
+        todo = "?" if step.num_missing is None else str(step.num_missing)
+        print(
+            f"{step.key:44} {step.num_stored:>7} {todo:>6} {_count(step.num_tokens):>9} {_count(step.flops):>8} "
+            f"{_duration(step):>9} {_count(step.num_bytes):>8}B"
+        )
+        for reason in step.reasons:
+            print(f"    {reason}")
+    todo_steps = [step for step in steps if not step.is_complete]
+    flops = sum(step.flops or 0 for step in todo_steps)
+    seconds = sum(step.seconds or 0 for step in todo_steps)
+    print(
+        f"\n{len(steps) - len(todo_steps)} of {len(steps)} assets are stored; the rest takes {flops:.2g} FLOPs of models, "
+        f"{seconds / 3600:,.2f} hours of one device at least.\nTimes marked * follow from earlier results of the same "
+        f"asset, the others from {ASSUMED_FLOPS_PER_SECOND:.0e} FLOPs a second;\n- is not known before the corpus is read."
+    )
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    pipeline = _open(options.experiment)
+    problems = [*verify_store(pipeline.store, print), *verify_selections(pipeline, print)]
+    for problem in problems:
+        print(f"WRONG {problem}")
+    print(f"{len(problems)} problems" if problems else "all is well")
+    return 1 if problems else 0
+
+
+def _prune(options: argparse.Namespace) -> int:
+    pipelines = [_open(path) for path in options.experiments]
+    roots = {pipeline.store.root for pipeline in pipelines}
+    if len(roots) > 1:
+        raise MiniplmError(
+            f"the experiments have different warehouses ({', '.join(map(str, roots))}); prune each alone"
+        )
+    store = pipelines[0].store
+    results = unreferenced_results(store, pipelines)
+    for result in results:
+        print(f"{result.manifest.num_bytes / 1e6:12,.2f} MB  {result.manifest.created_at}  {result.folder}")
+    unfinished = leftovers(store)
+    for folder in unfinished:
+        print(f"{'unfinished work':>15}  {folder}")
+    num_bytes = sum(result.manifest.num_bytes for result in results)
+    print(f"{len(results)} results that no given experiment refers to, {num_bytes / 1e6:,.2f} MB")
+    if options.delete:
+        for result in results:
+            store.remove(result)
+        print("deleted")
+    elif results:
+        print("nothing was deleted; repeat with --delete")
+    return 0
+
+
+def _open(experiment: Path | None) -> Pipeline:
+    path = experiment or Path(os.environ.get(EXPERIMENT_VARIABLE, Pipeline.DEMO))
+    return Pipeline.open(path, warehouse=os.environ.get(WAREHOUSE_VARIABLE))
+
+
+def _count(number: float | None) -> str:
+    if number is None:
+        return "-"
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= 1e15:
+            return f"{number:.1e}".replace("e+", "e")
+        if number >= size:
+            return f"{number / size:.1f}{unit}"
+    return f"{number:.0f}"
+
+
+def _duration(step: PlannedStep) -> str:
+    if step.seconds is None:
+        return "-"
+    mark = "*" if step.is_measured else ""
+    return f"{step.seconds / 3600:,.1f}h{mark}" if step.seconds >= 3600 else f"{step.seconds:,.1f}s{mark}"

@@ -1,0 +1,1 @@
+"""Readers of raw text, cleaning, tokenizers and packing."""

@@ -1,0 +1,115 @@
+"""From a corpus file to documents: read, checked, split, numbered."""
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from miniplm_assets.core.splits import SPLITS, split_of
+from miniplm_assets.corpus.cleaning import Document, Rejected
+from miniplm_assets.corpus.listing import current_stamp
+from miniplm_assets.corpus.progress import Progress, Report
+from miniplm_assets.corpus.readers import read_rows
+from miniplm_assets.corpus.shards import ObservedShard, require_unchanged
+from miniplm_assets.corpus.tables import DOCUMENTS, REJECTED, RowGroupWriter, RowNumbers
+from miniplm_assets.experiment.sources import DocumentFields, Source
+
+DOCUMENTS_FILE: Final = "documents.parquet"
+REJECTED_FILE: Final = "rejected.parquet"
+_BATCH_BYTES: Final = 4 << 20
+_BATCH_ROWS: Final = 4_096
+
+
+def write_documents(
+    shard: ObservedShard,
+    *,
+    source: Source,
+    fields: DocumentFields,
+    shares: Mapping[str, float],
+    seed: int,
+    shard_fingerprint: str,
+    folder: Path,
+    report: Report,
+) -> dict[str, Any]:
+    """Write the documents of a shard, and apart from them the rows that are none.
+
+    Args:
+        shard: the corpus file, as observed.
+        source: what kind of file it is.
+        fields: which fields of a row are read.
+        shares: share of the documents for each split that is held apart.
+        seed: of the split.
+        shard_fingerprint: fingerprint of this result, where the ids begin.
+        folder: gets documents.parquet and rejected.parquet, always both.
+        report: called with a sentence every few seconds.
+
+    Returns:
+        num_documents, num_rejected, num_bytes, documents_per_split, rejected_per_reason.
+
+    Raises:
+        CorpusError: if a file cannot be read, has no text column, or changed since it was observed.
+    """
+    stamp_before = current_stamp(shard.files)
+    ids = RowNumbers(shard_fingerprint, shard=shard.name)
+    per_split = dict.fromkeys(SPLITS, 0)
+    per_reason: Counter[str] = Counter()
+    total_bytes = 0
+    documents: list[Document] = []
+    rejected: list[Rejected] = []
+    progress = Progress(report)
+    with (
+        RowGroupWriter(folder / DOCUMENTS_FILE, DOCUMENTS) as documents_writer,
+        RowGroupWriter(folder / REJECTED_FILE, REJECTED) as rejected_writer,
+    ):
+
+        def write_batch() -> None:
+            splits = [split_of(document.text, shares=shares, seed=seed) for document in documents]
+            for split in splits:
+                per_split[split] += 1
+            documents_writer.write(
+                {
+                    "document_id": ids.take(len(documents)),
+                    "shard": [shard.name] * len(documents),
+                    "line": [document.line for document in documents],
+                    "domain": [document.domain for document in documents],
+                    "split": splits,
+                    "text": [document.text for document in documents],
+                    "num_bytes": [document.num_bytes for document in documents],
+                }
+            )
+            rejected_writer.write(
+                {
+                    "shard": [shard.name] * len(rejected),
+                    "file": [row.file for row in rejected],
+                    "line": [row.line for row in rejected],
+                    "reason": [row.reason for row in rejected],
+                    "excerpt": [row.excerpt for row in rejected],
+                }
+            )
+            per_reason.update(row.reason for row in rejected)
+            documents.clear()
+            rejected.clear()
+
+        batch_bytes = 0
+        for row in read_rows(shard, source=source, fields=fields):
+            if isinstance(row, Document):
+                documents.append(row)
+                batch_bytes += row.num_bytes
+                total_bytes += row.num_bytes
+            else:
+                rejected.append(row)
+            if batch_bytes >= _BATCH_BYTES or len(documents) + len(rejected) >= _BATCH_ROWS:
+                write_batch()
+                batch_bytes = 0
+                progress.say(
+                    f"{shard.name}: {sum(per_split.values()):,} documents, {total_bytes / 1e6:,.0f} MB of text"
+                )
+        write_batch()
+    require_unchanged(shard, source=source, stamp_before=stamp_before)
+    return {
+        "num_documents": sum(per_split.values()),
+        "num_rejected": per_reason.total(),
+        "num_bytes": total_bytes,
+        "documents_per_split": per_split,
+        "rejected_per_reason": dict(sorted(per_reason.items())),
+    }

@@ -1,0 +1,176 @@
+"""From documents to token sequences: tokenised, packed by domain and split, numbered."""
+
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from miniplm_assets.core.errors import CorpusError
+from miniplm_assets.core.packing import PackedSequences, Packer
+from miniplm_assets.core.splits import SPLITS
+from miniplm_assets.corpus.progress import Progress, Report
+from miniplm_assets.corpus.tables import SEQUENCES, SPAN, RowGroupWriter, RowNumbers
+from miniplm_assets.corpus.tokenizer import load_tokenizer
+from miniplm_assets.experiment.schema import Sequences
+
+SEQUENCES_FILE: Final = "sequences.parquet"
+# Text that is encoded at once: enough to keep all cores busy, at some 100 bytes of memory a token. The order of the
+# sequences of a shard depends on it: to change it is to raise the step's code version.
+_CHUNK_BYTES: Final = 4 << 20
+
+
+class _Stream:
+    """The documents of one domain and split: their packer, and the texts that it has not given out whole."""
+
+    def __init__(self, packer: Packer) -> None:
+        self.packer = packer
+        self.texts: dict[int, str] = {}
+
+    def forget_finished(self) -> None:
+        unfinished = self.packer.open_document_ids
+        self.texts = {document_id: self.texts[document_id] for document_id in unfinished}
+
+
+def write_sequences(
+    documents: Path,
+    *,
+    shard: str,
+    tokenizer_folder: Path,
+    sequences: Sequences,
+    shard_fingerprint: str,
+    folder: Path,
+    report: Report,
+) -> dict[str, Any]:
+    """Tokenise and pack the documents of a shard.
+
+    Args:
+        documents: the shard's documents.parquet.
+        shard: its name.
+        tokenizer_folder: what `load_tokenizer` reads.
+        sequences: length, and whether to trim.
+        shard_fingerprint: fingerprint of this result, where the ids begin.
+        folder: gets sequences.parquet, ordered by sequence_id.
+        report: called with a sentence every few seconds.
+
+    Returns:
+        num_documents, num_sequences, num_tokens, num_bytes, tokens_per_split, and fill_share: tokens as a share of
+        what sequences of full length would hold.
+
+    Raises:
+        CorpusError: if a document has no tokens.
+        ModelError: if the tokenizer cannot be used.
+    """
+    tokenizer = load_tokenizer(tokenizer_folder)
+    max_tokens = sequences.sequence_length + 1
+    ids = RowNumbers(shard_fingerprint, shard=shard)
+    streams: dict[tuple[str, str], _Stream] = {}
+    tokens_per_split = dict.fromkeys(SPLITS, 0)
+    num_documents = num_sequences = num_bytes = 0
+    progress = Progress(report)
+    with RowGroupWriter(folder / SEQUENCES_FILE, SEQUENCES) as writer:
+
+        def write(key: tuple[str, str], packed: PackedSequences) -> None:
+            nonlocal num_sequences
+            if len(packed.num_tokens):
+                writer.write(_columns(packed, key, streams[key].texts, ids.take(len(packed.num_tokens)), shard))
+                num_sequences += len(packed.num_tokens)
+                tokens_per_split[key[1]] += int(packed.num_tokens.sum())
+
+        for chunk in _chunks(documents):
+            # By stream, in file order within each.
+            rows = sorted(chunk, key=lambda row: (row["domain"], row["split"]))
+            encoded = tokenizer.encode([row["text"] for row in rows])
+            _require_tokens(encoded.num_tokens, rows, shard)
+            first = 0
+            for key, members in groupby(rows, key=lambda row: (row["domain"], row["split"])):
+                added = {row["document_id"]: row["text"] for row in members}
+                stream = streams.get(key)
+                if stream is None:
+                    stream = streams[key] = _Stream(
+                        Packer(
+                            max_tokens=max_tokens,
+                            end_of_document_id=tokenizer.end_of_document_id,
+                            ends_sentence=tokenizer.ends_sentence if sequences.trim_to_sentence_end else None,
+                        )
+                    )
+                stream.texts |= added
+                texts = encoded.texts(first, first + len(added))
+                write(key, stream.packer.push(np.array(list(added), dtype=np.int64), texts))
+                stream.forget_finished()
+                first += len(added)
+            num_documents += len(rows)
+            num_bytes += sum(row["num_bytes"] for row in rows)
+            progress.say(
+                f"{shard}: {num_documents:,} documents, {num_bytes / 1e6:,.0f} MB, {num_sequences:,} sequences"
+            )
+        for key in sorted(streams):
+            write(key, streams[key].packer.finish())
+    num_tokens = sum(tokens_per_split.values())
+    return {
+        "num_documents": num_documents,
+        "num_sequences": num_sequences,
+        "num_tokens": num_tokens,
+        "num_bytes": num_bytes,
+        "tokens_per_split": tokens_per_split,
+        "fill_share": num_tokens / (num_sequences * max_tokens) if num_sequences else 0.0,
+    }
+
+
+def _chunks(documents: Path) -> Iterator[list[dict[str, Any]]]:
+    """Go through the documents, some megabytes of text at a time."""
+    with pq.ParquetFile(documents) as file:
+        chunk: list[dict[str, Any]] = []
+        chunk_bytes = 0
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, columns=["document_id", "domain", "split", "text", "num_bytes"])
+            for row in table.to_pylist():
+                chunk.append(row)
+                chunk_bytes += row["num_bytes"]
+                if chunk_bytes >= _CHUNK_BYTES:
+                    yield chunk
+                    chunk, chunk_bytes = [], 0
+        if chunk:
+            yield chunk
+
+
+def _require_tokens(num_tokens: NDArray[np.int64], rows: list[dict[str, Any]], shard: str) -> None:
+    for place in np.flatnonzero(num_tokens == 0).tolist():
+        raise CorpusError(
+            f"shard {shard}: document {rows[place]['document_id']} ({rows[place]['text'][:60]!r}) has no tokens in "
+            "this tokenizer, so that it could not stand in any sequence. Take it out, or use another tokenizer."
+        )
+
+
+def _columns(
+    packed: PackedSequences, key: tuple[str, str], texts: dict[int, str], ids: NDArray[np.int64], shard: str
+) -> dict[str, Any]:
+    """Return the columns of sequences.parquet for finished sequences of one stream."""
+    domain, split = key
+    num_sequences = len(packed.num_tokens)
+    spans = zip(packed.document_ids.tolist(), packed.char_starts.tolist(), packed.char_ends.tolist(), strict=True)
+    pieces = pa.array([texts[document_id][start:end] for document_id, start, end in spans], type=pa.string())
+    span_starts = _offsets(packed.num_spans)
+    return {
+        "sequence_id": ids,
+        "shard": [shard] * num_sequences,
+        "domain": [domain] * num_sequences,
+        "split": [split] * num_sequences,
+        "num_tokens": packed.num_tokens.astype(np.int32),
+        "num_bytes": np.add.reduceat(pc.binary_length(pieces).to_numpy().astype(np.int64), span_starts[:-1]),
+        "token_ids": pa.ListArray.from_arrays(_offsets(packed.num_tokens), packed.token_ids),
+        "spans": pa.ListArray.from_arrays(
+            span_starts,
+            pa.StructArray.from_arrays([packed.document_ids, packed.char_starts, packed.char_ends], fields=list(SPAN)),
+        ),
+        "texts": pa.ListArray.from_arrays(span_starts, pieces),
+    }
+
+
+def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int32]:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)

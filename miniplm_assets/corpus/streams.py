@@ -1,0 +1,113 @@
+"""Opening source files: local or remote, plain or compressed, read in bounded memory."""
+
+import io
+import lzma
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+import fsspec
+import pyarrow as pa
+import zstandard
+
+from miniplm_assets.core.errors import CorpusError, MiniplmError
+
+# What a damaged, unreachable or forbidden file raises, by the library that reads it.
+READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, pa.ArrowException)
+
+_BUFFER_BYTES = 1 << 20
+# 16 kB of Zstandard are some 60 kB of text; larger reads would let a few hostile bytes fill the memory.
+_COMPRESSED_BYTES = 1 << 14
+# What `zstd --long=31` writes; large corpora are published that way.
+_MAX_WINDOW_BYTES = 1 << 31
+
+
+@contextmanager
+def explained(file: str) -> Iterator[None]:
+    """Turn the errors of reading a file into one that names it.
+
+    Args:
+        file: its URL.
+
+    Raises:
+        CorpusError: if the file is damaged, cut off, missing, out of reach or may not be read.
+    """
+    try:
+        yield
+    except Exception as error:
+        # Every remote filesystem raises errors of its own kind; of a local one, others are mistakes of this program.
+        if isinstance(error, MiniplmError) or not (isinstance(error, READ_ERRORS) or is_remote(file)):
+            raise
+        raise CorpusError(
+            f"{file} cannot be read ({type(error).__name__}: {error}). Check that it is complete and that this user "
+            "may read it; replace it, or take it out of the corpus, and start again."
+        ) from error
+
+
+def is_remote(url: str) -> bool:
+    """Whether a URL leads out of this machine's own file tree."""
+    return "://" in url and not url.startswith(("file://", "local://"))
+
+
+@contextmanager
+def open_bytes(url: str) -> Iterator[BinaryIO]:
+    """Open a file for reading, decompressed by its ending."""
+    if not url.endswith(".zst"):
+        with fsspec.open(url, "rb", compression="infer") as file, io.BufferedReader(file, _BUFFER_BYTES) as buffered:
+            yield buffered
+        return
+    # fsspec's own reader stops after the first frame of a .zst file, and takes a file cut in the middle for whole.
+    with fsspec.open(url, "rb") as file, io.BufferedReader(_ZstandardFrames(file), _BUFFER_BYTES) as buffered:
+        yield buffered
+
+
+class _ZstandardFrames(io.RawIOBase):
+    """All frames of a Zstandard file, one after the other."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._decompressor: zstandard.ZstdDecompressionObj | None = None
+        self._compressed = b""
+        self._ready = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, target: memoryview) -> int:  # type: ignore[override]
+        while not self._ready:
+            if not self._decompress():
+                return 0
+        num_bytes = min(len(target), len(self._ready))
+        target[:num_bytes] = self._ready[:num_bytes]
+        self._ready = self._ready[num_bytes:]
+        return num_bytes
+
+    def _decompress(self) -> bool:
+        compressed = self._compressed or self._file.read(_COMPRESSED_BYTES)
+        self._compressed = b""
+        if not compressed:
+            if self._decompressor is not None:
+                raise EOFError("the compressed file ends in the middle of a frame")
+            return False
+        if self._decompressor is None:
+            self._decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES).decompressobj()
+        self._ready = memoryview(self._decompressor.decompress(compressed))
+        if self._decompressor.eof:
+            self._compressed = self._decompressor.unused_data
+            self._decompressor = None
+        return True
+
+
+def bounded_lines(file: BinaryIO, *, max_bytes: int) -> Iterator[tuple[bytes, bool]]:
+    """Go through the lines of a file without ever holding more than `max_bytes` of one.
+
+    Yields:
+        The line, and whether it is whole; of a longer line, the first `max_bytes`.
+    """
+    while line := file.readline(max_bytes + 1):
+        is_whole = len(line) <= max_bytes or line.endswith(b"\n")
+        yield line[:max_bytes] if not is_whole else line, is_whole
+        rest = line
+        while not is_whole and rest and not rest.endswith(b"\n"):
+            rest = file.readline(_BUFFER_BYTES)

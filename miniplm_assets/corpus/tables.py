@@ -1,0 +1,115 @@
+"""The Parquet files of the corpus: their columns, and a writer that holds one row group at a time."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from miniplm_assets.core.identity import MAX_ROWS_PER_SHARD, row_ids
+
+DOCUMENTS: Final = pa.schema(
+    [
+        ("document_id", pa.int64()),
+        ("shard", pa.string()),
+        ("line", pa.int64()),
+        ("domain", pa.string()),
+        ("split", pa.string()),
+        ("text", pa.string()),
+        ("num_bytes", pa.int64()),
+    ]
+)
+REJECTED: Final = pa.schema(
+    [
+        ("shard", pa.string()),
+        ("file", pa.string()),
+        ("line", pa.int64()),
+        ("reason", pa.string()),
+        ("excerpt", pa.string()),
+    ]
+)
+SPAN: Final = pa.struct([("document_id", pa.int64()), ("char_start", pa.int64()), ("char_end", pa.int64())])
+SEQUENCES: Final = pa.schema(
+    [
+        ("sequence_id", pa.int64()),
+        ("shard", pa.string()),
+        ("domain", pa.string()),
+        ("split", pa.string()),
+        ("num_tokens", pa.int32()),
+        ("num_bytes", pa.int64()),
+        ("token_ids", pa.list_(pa.int32())),
+        ("spans", pa.list_(SPAN)),
+        ("texts", pa.list_(pa.string())),
+    ]
+)
+# Columns that repeat few values; a dictionary of texts or ids would only cost time.
+_DICTIONARY_COLUMNS: Final = ("shard", "domain", "split", "reason", "file")
+# A reader holds a row group at once: small enough for many readers, large enough for fast scans.
+ROW_GROUP_ROWS: Final = 16_384
+ROW_GROUP_BYTES: Final = 32 << 20
+
+
+class RowGroupWriter:
+    """Writes a Parquet file row group by row group.
+
+    Args:
+        path: the file to write.
+        schema: its columns.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._schema = schema
+        dictionary = [name for name in schema.names if name in _DICTIONARY_COLUMNS]
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=dictionary)
+        self._waiting: list[pa.Table] = []
+
+    def write(self, columns: Mapping[str, Any]) -> None:
+        """Add rows: a list or array for each column."""
+        self._waiting.append(pa.table(dict(columns), schema=self._schema))
+        num_rows = sum(table.num_rows for table in self._waiting)
+        if num_rows >= ROW_GROUP_ROWS or sum(table.nbytes for table in self._waiting) >= ROW_GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        table = pa.concat_tables(self._waiting)
+        self._waiting = []
+        if table.num_rows:
+            self._writer.write_table(table, row_group_size=table.num_rows)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None and self._waiting:
+                self._flush()
+        finally:
+            self._writer.close()
+
+
+class RowNumbers:
+    """Hands out the ids of a shard's rows in order, for a shard whose number of rows is not known beforehand."""
+
+    def __init__(self, shard_fingerprint: str, *, shard: str) -> None:
+        self._shard_fingerprint = shard_fingerprint
+        self._shard = shard
+        self._num_rows = 0
+        self._first = int(row_ids(shard_fingerprint, num_rows=1, shard=shard)[0])
+
+    def take(self, num_rows: int) -> NDArray[np.int64]:
+        """Return the next ids, int64 of shape (num_rows,).
+
+        Raises:
+            CorpusError: if the shard has more rows than an id can number.
+        """
+        start = self._num_rows
+        self._num_rows += num_rows
+        if self._num_rows > MAX_ROWS_PER_SHARD:
+            row_ids(self._shard_fingerprint, num_rows=self._num_rows, shard=self._shard)  # says what is wrong
+        return self._first + np.arange(start, self._num_rows, dtype=np.int64)

@@ -1,0 +1,88 @@
+"""What a model costs on text that nobody learned from: by domain, per token and per byte.
+
+Nats per token and perplexity compare models of one tokenizer only; bits per byte compare any two, as
+the bytes of a text do not depend on who cuts it up (Gao et al. 2020, arXiv 2101.00027, section 3.1).
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from miniplm_assets.core.errors import ScoringError
+from miniplm_assets.lm.scores import TokenRule
+
+ALL_DOMAINS: Final = "all domains"
+
+
+def count_scored_bytes(
+    sequences: Sequence[NDArray[np.int32]], *, rule: TokenRule, token_num_bytes: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return the UTF-8 bytes of the scored tokens of each sequence, and of no others.
+
+    Args:
+        sequences: token ids, one array of shape (num_tokens,) a sequence.
+        rule: which tokens are scored.
+        token_num_bytes: bytes that each token id stands for, of shape (vocabulary,); 0 for special tokens.
+
+    Returns:
+        int64 of shape (num_sequences,).
+    """
+    return np.array(
+        [int(token_num_bytes[token_ids[1:][rule.scored(token_ids)]].sum()) for token_ids in sequences], dtype=np.int64
+    )
+
+
+def held_out_table(sequences: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
+    """Add up the scores of held-out sequences by domain, and over all of them in the last row.
+
+    Args:
+        sequences: sequence_id, domain, num_scored_bytes; a row a sequence.
+        scores: sequence_id, logprob_nats, num_scored_tokens; those of other sequences are left aside.
+
+    Returns:
+        domain (in order of name, then `ALL_DOMAINS`), num_sequences, num_scored_tokens, nll_nats (the sum),
+        nll_nats_per_token, perplexity = exp(nll_nats_per_token), bits_per_byte = nll_nats / ln 2 / scored bytes.
+        Where nothing was scored, the last three are null.
+
+    Raises:
+        ScoringError: if a sequence has no score, or more than one; names the first.
+    """
+    scored = sequences.join(scores, on="sequence_id", how="left", maintain_order="left")
+    missing = scored.filter(pl.col("logprob_nats").is_null())
+    if missing.height:
+        raise ScoringError(
+            f"held-out sequence {missing['sequence_id'][0]} has no score ({missing.height:,} of {sequences.height:,} "
+            "have none): the scores are those of other sequences; materialise them again"
+        )
+    if scored.height != sequences.height:
+        twice = scored.filter(pl.col("sequence_id").is_duplicated())["sequence_id"][0]
+        raise ScoringError(f"held-out sequence {twice} has more than one score; materialise the scores again")
+    by_domain = _add_up(scored.group_by("domain")).sort("domain")
+    overall = _add_up(scored.with_columns(domain=pl.lit(ALL_DOMAINS)).group_by("domain"))
+    nats_per_token = pl.col("nll_nats") / _unless_zero("num_scored_tokens")
+    return pl.concat([by_domain, overall]).select(
+        "domain",
+        "num_sequences",
+        "num_scored_tokens",
+        "nll_nats",
+        nll_nats_per_token=nats_per_token,
+        perplexity=nats_per_token.exp(),
+        bits_per_byte=pl.col("nll_nats") / math.log(2) / _unless_zero("num_scored_bytes"),
+    )
+
+
+def _add_up(groups: "pl.dataframe.group_by.GroupBy") -> pl.DataFrame:
+    return groups.agg(
+        num_sequences=pl.len().cast(pl.Int64),
+        num_scored_tokens=pl.col("num_scored_tokens").cast(pl.Int64).sum(),
+        nll_nats=-pl.col("logprob_nats").sum(),
+        num_scored_bytes=pl.col("num_scored_bytes").cast(pl.Int64).sum(),
+    )
+
+
+def _unless_zero(column: str) -> pl.Expr:
+    return pl.when(pl.col(column) > 0).then(pl.col(column))

@@ -1,0 +1,189 @@
+"""The pictures: loss curves, the differences and their cutoff, the domains before and after.
+
+Each returns a PNG, 900 pixels wide. The colours are those of Okabe and Ito, told apart by every eye.
+"""
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from miniplm_assets.core.curves import tokens_saved_factor
+from miniplm_assets.evaluation.comparison import StudentRecord, find_student, tokens_to_baseline_loss
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
+COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
+GREY, PALE, INK = "#8A8A8A", "#B8B8B8", "#222222"
+MARKERS = "osD^vP"
+WIDTH_INCHES, DOTS_PER_INCH = 9.0, 100
+# More bars than this cannot be read; the smaller domains stand in one.
+MAX_DOMAINS = 24
+
+
+def plot_loss_curves(students: Sequence[StudentRecord], *, baseline: str) -> bytes:
+    """Draw the held-out loss of every student with the baseline's tokenizer against the tokens that it saw.
+
+    A dashed line is the baseline's final loss; where another student crosses it, the tokens saved are written.
+
+    Raises:
+        TrainingError: if there is no student of the baseline's name.
+    """
+    base = find_student(students, baseline)
+    shown = [base, *(one for one in students if one is not base and one.tokenizer == base.tokenizer)]
+    figure, axes = _figure(4.8)
+    unit, unit_name = _token_unit(max(student.num_tokens for student in shown))
+    final = float(base.curve["held_out_nll_nats_per_token"][-1])
+    axes.axhline(
+        final, color=GREY, linestyle="--", linewidth=1, zorder=1, label=f"final loss of {base.name}: {final:.3f}"
+    )
+    best = None
+    for place, student in enumerate(shown):
+        curve = student.curve
+        colour = INK if student is base else COLOURS[(place - 1) % len(COLOURS)]
+        axes.plot(
+            curve["num_tokens"] / unit,
+            curve["held_out_nll_nats_per_token"],
+            color=colour,
+            marker=MARKERS[place % len(MARKERS)],
+            markersize=4,
+            linewidth=1.8,
+            label=f"{student.name} ({student.corpus})",
+        )
+        needed = None if student is base else tokens_to_baseline_loss(student, base)
+        factor = tokens_saved_factor(baseline_tokens=base.num_tokens, tokens_to_baseline_loss=needed)
+        if needed is None or factor is None:
+            continue
+        axes.plot([needed / unit], [final], marker="o", markersize=11, markerfacecolor="none", color=colour)
+        if best is None or factor > best[0]:
+            best = (factor, needed, student.name, colour)
+    if best is not None and best[0] > 1:
+        factor, needed, name, colour = best
+        axes.annotate(
+            f"{name} gets there with\n{factor:.2f} times fewer tokens",
+            (needed / unit, final),
+            xytext=(0.02, 0.04),  # falling curves leave this corner free
+            textcoords="axes fraction",
+            color=colour,
+            fontweight="bold",
+            arrowprops={"arrowstyle": "-", "color": colour, "shrinkB": 6},
+        )
+    lowest, highest = axes.get_ylim()
+    axes.set_ylim(lowest - 0.15 * (highest - lowest), highest)
+    axes.set_xlabel(f"tokens trained on ({unit_name})")
+    axes.set_ylabel("held-out loss (nats per token)")
+    axes.set_title("Held-out loss while the students learn: lower is better", loc="left")
+    axes.set_xlim(left=0)
+    axes.legend(frameon=False, loc="upper right")
+    return _png(figure)
+
+
+def plot_difference_distribution(bins: pl.DataFrame, *, cutoff: float, unit: str, selection: str) -> bytes:
+    """Draw how the differences are distributed, what is kept, and the cutoff.
+
+    Args:
+        bins: bin_start_nats, bin_end_nats, num_candidates, num_kept, from low to high; the first and the last
+            hold all that lies outside, and are drawn as wide as the others.
+        cutoff: the lowest kept difference.
+        unit: nats per token or nats per sequence.
+        selection: name of the selection.
+    """
+    inner = bins[1:-1] if bins.height > 2 else bins
+    width = float((inner["bin_end_nats"] - inner["bin_start_nats"])[0])
+    first, last = float(inner["bin_start_nats"][0]), float(inner["bin_end_nats"][-1])
+    lefts = [first - width, *inner["bin_start_nats"].to_list(), last] if bins.height > 2 else inner["bin_start_nats"]
+    kept, dropped = bins["num_kept"], bins["num_candidates"] - bins["num_kept"]
+    kept_share = int(kept.sum()) / max(1, int(bins["num_candidates"].sum()))
+
+    figure, axes = _figure(4.2)
+    axes.bar(lefts, dropped, width=width, align="edge", color=PALE, label="discarded")
+    axes.bar(lefts, kept, width=width, align="edge", bottom=dropped, color=BLUE, label="kept")
+    axes.axvline(cutoff, color=RED, linewidth=1.6)
+    axes.annotate(
+        f"cutoff {cutoff:.3f}",
+        (cutoff, 0.97),
+        xycoords=("data", "axes fraction"),
+        xytext=(6, 0),
+        textcoords="offset points",
+        va="top",
+        color=RED,
+        fontweight="bold",
+    )
+    axes.set_xlim(first - width, last + width)
+    axes.set_xlabel(f"difference: log p teacher - log p reference ({unit}); the outermost bars hold all beyond")
+    axes.set_ylabel("candidate sequences")
+    axes.set_title(
+        f"Selection {selection} keeps {kept_share:.1%} of the candidates: those with the highest differences",
+        loc="left",
+    )
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.legend(frameon=False, loc="upper left")
+    return _png(figure)
+
+
+def plot_domain_shares(domain_shift: pl.DataFrame, *, selection: str) -> bytes:
+    """Draw the share of every domain before and after a selection, the most cut at the bottom.
+
+    Args:
+        domain_shift: domain, share_of_candidate_tokens, share_of_kept_tokens.
+        selection: name of the selection.
+    """
+    shares = _merge_small_domains(domain_shift).with_columns(
+        change=pl.col("share_of_kept_tokens") - pl.col("share_of_candidate_tokens")
+    )
+    shares = shares.sort("change")
+    places = list(range(shares.height))
+    before: list[float] = (100 * shares["share_of_candidate_tokens"]).to_list()
+    after: list[float] = (100 * shares["share_of_kept_tokens"]).to_list()
+    figure, axes = _figure(1.5 + 0.42 * max(3, shares.height))
+    axes.barh([place + 0.2 for place in places], before, height=0.38, color=PALE, label="candidates")
+    axes.barh([place - 0.2 for place in places], after, height=0.38, color=BLUE, label="refined corpus")
+    largest = max(*before, *after)
+    for place, was, now in zip(places, before, after, strict=True):
+        axes.text(
+            max(was, now) + 0.01 * largest, place, f"{was:.1f} % → {now:.1f} %", va="center", fontsize=9, color=INK
+        )
+    axes.set_yticks(places, shares["domain"].to_list())
+    axes.set_xlim(0, 1.22 * largest)
+    axes.set_xlabel("share of the tokens (%)")
+    axes.set_title(f"Domains before and after selection {selection}", loc="left")
+    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)  # beside the title: bars end anywhere
+    return _png(figure)
+
+
+def _merge_small_domains(domain_shift: pl.DataFrame) -> pl.DataFrame:
+    shares = domain_shift.select("domain", "share_of_candidate_tokens", "share_of_kept_tokens")
+    if shares.height <= MAX_DOMAINS:
+        return shares
+    by_size = shares.sort(pl.max_horizontal(pl.exclude("domain")), descending=True)
+    rest = by_size[MAX_DOMAINS - 1 :]
+    merged = rest.select(pl.lit(f"{rest.height} smaller domains").alias("domain"), pl.exclude("domain").sum())
+    return pl.concat([by_size[: MAX_DOMAINS - 1], merged])
+
+
+def _token_unit(num_tokens: int) -> tuple[float, str]:
+    for unit, name in ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands")):
+        if num_tokens >= unit:
+            return unit, name
+    return 1.0, "tokens"
+
+
+def _figure(height_inches: float) -> "tuple[Figure, Axes]":
+    # Without pyplot: no window system, no state that two threads would share.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH_INCHES, height_inches), dpi=DOTS_PER_INCH, layout="constrained")
+    axes: Any = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=9)
+    return figure, axes
+
+
+def _png(figure: "Figure") -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""Which results an experiment consists of, and their fingerprints."""

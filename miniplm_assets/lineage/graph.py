@@ -1,0 +1,278 @@
+"""The graph of an experiment: for each asset its inputs, the settings that it reads, its code version.
+
+It follows from the experiment file and the SQL alone, so that it is known without a corpus, a network
+or a heavy library. Dagster's dependencies, the fingerprints and the plan are all read off it.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from miniplm_assets.core.splits import REFERENCE, TEACHER
+from miniplm_assets.experiment import (
+    DemoSource,
+    Experiment,
+    FolderModel,
+    FolderTokenizer,
+    ModelSource,
+    Scored,
+    TrainedModel,
+    TrainedTokenizer,
+)
+from miniplm_assets.storage.sql_project import SqlProject
+
+RAW_CORPUS: Final = "raw_corpus"
+
+# Raised whenever a step would give another result for the same input. The SQL models carry their own.
+CODE_VERSIONS: Final[Mapping[str, str]] = {
+    "demo_corpus": "1",
+    RAW_CORPUS: "1",
+    "documents": "1",
+    "tokenizer": "1",
+    "sequences": "1",
+    "teacher_model": "1",
+    "reference_model": "1",
+    "teacher_scores": "1",
+    "reference_scores": "1",
+    "student_checkpoint": "1",
+    "student_evaluation": "1",
+    "comparison": "1",
+    "warehouse_catalog": "1",
+}
+EVERY_SHARD: Final = ("*",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """One asset, before anything is known of the corpus.
+
+    Attributes:
+        key: its asset key, the parts joined by "/".
+        inputs: the key of each input, by the role that it plays.
+        settings: what it reads of the experiment file, JSON values.
+        code_version: of its step.
+        is_by_shard: whether each corpus file has a fingerprint of its own in it.
+        shards: patterns of the corpus files that it reads, where its inputs are by shard.
+        folder: a local folder whose content goes into it.
+    """
+
+    key: str
+    code_version: str
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    is_by_shard: bool = False
+    shards: tuple[str, ...] = EVERY_SHARD
+    folder: Path | None = None
+
+    @property
+    def step(self) -> str:
+        """The kind of asset: the first part of the key."""
+        return self.key.partition("/")[0]
+
+    @property
+    def is_stored_by_shard(self) -> bool:
+        """Whether each corpus file has a stored result of its own; `raw_corpus` lists them all in one."""
+        return self.is_by_shard and self.key != RAW_CORPUS
+
+    @property
+    def name(self) -> str:
+        """What the experiment file calls it: the rest of the key."""
+        return self.key.partition("/")[2]
+
+
+def build_graph(experiment: Experiment, sql: SqlProject) -> dict[str, Node]:
+    """Return every node of an experiment by its key, inputs before what needs them."""
+    return {node.key: node for node in _nodes(experiment, sql)}
+
+
+def _nodes(experiment: Experiment, sql: SqlProject) -> Iterator[Node]:
+    tables = []
+    for node in _table_nodes(experiment, sql):
+        tables.append(node.key)
+        yield node
+    yield _node("warehouse_catalog", inputs={key: key for key in tables if not key.startswith("tokenizer/")})
+
+
+def _table_nodes(experiment: Experiment, sql: SqlProject) -> Iterator[Node]:
+    yield from _corpus_nodes(experiment)
+    for kind, split, models in (
+        ("teacher", TEACHER, experiment.teachers),
+        ("reference", REFERENCE, experiment.references),
+    ):
+        for name, scored in models.items():
+            yield _model_node(experiment, f"{kind}_model/{name}", scored, split)
+            yield _node(
+                f"{kind}_scores/{name}",
+                inputs={
+                    "model": f"{kind}_model/{name}",
+                    "sequences": f"sequences/{scored.tokenizer}",
+                    "tokenizer": f"tokenizer/{scored.tokenizer}",
+                },
+                settings=scored.scoring.identity(),
+                is_by_shard=True,
+            )
+    for name in experiment.selections:
+        yield from _selection_nodes(experiment, sql, name)
+    yield from _student_nodes(experiment)
+
+
+def _corpus_nodes(experiment: Experiment) -> Iterator[Node]:
+    corpus = experiment.corpus
+    yield _node(RAW_CORPUS, settings={"source": corpus.source.identity()}, is_by_shard=True)
+    source = corpus.source
+    yield _node(
+        "documents",
+        inputs={RAW_CORPUS: RAW_CORPUS},
+        settings={
+            # The files' content is in the input's fingerprint; of the source only how they are read counts.
+            "format": "jsonl" if isinstance(source, DemoSource) else source.type,
+            "fields": corpus.fields.identity(),
+            "splits": corpus.splits.identity(),
+            "seed": experiment.seed,
+        },
+        is_by_shard=True,
+    )
+    for name, tokenizer in experiment.tokenizers.items():
+        match tokenizer:
+            case TrainedTokenizer():
+                yield _node(
+                    f"tokenizer/{name}",
+                    inputs={"documents": "documents"},
+                    settings={"vocab_size": tokenizer.vocab_size},
+                    shards=tokenizer.shards,
+                )
+            case FolderTokenizer():
+                yield _node(f"tokenizer/{name}", settings={"source": "folder"}, folder=Path(tokenizer.path))
+            case _:
+                yield _node(f"tokenizer/{name}", settings=tokenizer.identity())
+        yield _node(
+            f"sequences/{name}",
+            inputs={"documents": "documents", "tokenizer": f"tokenizer/{name}"},
+            settings=experiment.sequences.identity(),
+            is_by_shard=True,
+        )
+
+
+def _model_node(experiment: Experiment, key: str, scored: Scored, split: str) -> Node:
+    model: ModelSource = scored.model
+    match model:
+        case TrainedModel():
+            return _node(
+                key,
+                inputs={"sequences": f"sequences/{scored.tokenizer}", "tokenizer": f"tokenizer/{scored.tokenizer}"},
+                settings={
+                    "architecture": experiment.architectures[model.architecture],
+                    "training": model.training.identity(),
+                    "split": split,
+                    "seed": experiment.seed,
+                },
+                shards=model.shards,
+            )
+        case FolderModel():
+            return _node(key, settings={"source": "folder"}, folder=Path(model.path))
+        case _:
+            return _node(key, settings=model.identity())
+
+
+def _selection_nodes(experiment: Experiment, sql: SqlProject, name: str) -> Iterator[Node]:
+    selection = experiment.selections[name]
+    tables = {
+        "documents": "documents",
+        "sequences": f"sequences/{experiment.selection_tokenizer(name)}",
+        "teacher_scores": f"teacher_scores/{selection.teacher}",
+        "reference_scores": f"reference_scores/{selection.reference}",
+        **{model.name: f"{model.name}/{name}" for model in sql.marts},
+    }
+    parameters = selection_parameters(experiment, name)
+    for model in sql.marts:
+        yield Node(
+            key=f"{model.name}/{name}",
+            code_version=model.code_version,
+            inputs={role: tables[role] for role in model.inputs},
+            settings={parameter: parameters[parameter] for parameter in sorted(model.parameters)},
+        )
+
+
+def selection_parameters(experiment: Experiment, name: str) -> dict[str, Any]:
+    """Return the values that the SQL of a selection is run with, by parameter."""
+    selection = experiment.selections[name]
+    return {
+        "rank_by": selection.rank_by,
+        "keep_fraction": selection.keep_fraction,
+        "token_budget": selection.token_budget,
+    }
+
+
+def _student_nodes(experiment: Experiment) -> Iterator[Node]:
+    for name, student in experiment.students.items():
+        sequences = f"sequences/{student.tokenizer}"
+        refined = {} if student.selection is None else {"refined_corpus": f"refined_corpus/{student.selection}"}
+        yield _node(
+            f"student_checkpoint/{name}",
+            inputs={"sequences": sequences, "tokenizer": f"tokenizer/{student.tokenizer}", **refined},
+            settings={
+                "architecture": experiment.architectures[student.architecture],
+                "training": student.training.identity(),
+                "seed": experiment.seed,
+            },
+        )
+        yield _node(
+            f"student_evaluation/{name}",
+            inputs={
+                "student_checkpoint": f"student_checkpoint/{name}",
+                "sequences": sequences,
+                "tokenizer": f"tokenizer/{student.tokenizer}",
+            },
+        )
+    if experiment.comparison is not None:
+        yield _node(
+            "comparison",
+            inputs={key: key for key in _compared(experiment)},
+            settings={
+                "baseline": experiment.comparison.baseline,
+                "students": {name: student.corpus for name, student in experiment.students.items()},
+                "selections": {
+                    name: selection.model_dump(mode="json") for name, selection in experiment.selections.items()
+                },
+            },
+        )
+
+
+def _compared(experiment: Experiment) -> Iterator[str]:
+    for name in experiment.students:
+        yield f"student_checkpoint/{name}"
+        yield f"student_evaluation/{name}"
+    selections = dict.fromkeys(student.selection for student in experiment.students.values() if student.selection)
+    scores = {}
+    for name in selections:
+        yield f"domain_shift/{name}"
+        yield f"selection_cutoff/{name}"
+        selection = experiment.selections[name]
+        tokenizer = experiment.teachers[selection.teacher].tokenizer
+        scores |= {
+            f"teacher_scores/{selection.teacher}": None,
+            f"reference_scores/{selection.reference}": None,
+            f"sequences/{tokenizer}": None,
+        }
+    yield from scores
+
+
+def _node(
+    key: str,
+    *,
+    inputs: Mapping[str, str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    is_by_shard: bool = False,
+    shards: tuple[str, ...] = EVERY_SHARD,
+    folder: Path | None = None,
+) -> Node:
+    return Node(
+        key=key,
+        code_version=CODE_VERSIONS[key.partition("/")[0]],
+        inputs=inputs or {},
+        settings=settings or {},
+        is_by_shard=is_by_shard,
+        shards=shards,
+        folder=folder,
+    )

@@ -1,0 +1,164 @@
+"""What a run would do, before anybody pays for it: what is stored, what is missing and why, and its cost.
+
+Every fingerprint follows from the experiment file and the corpus, so nothing is run for it. Where the
+corpus has never been looked at, nothing of it can be stored, and the size comes from the experiment file
+(`corpus.expected_tokens`) or stays unknown.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from miniplm_assets.core.errors import MissingResultError
+from miniplm_assets.core.flops import scoring_flops, training_flops
+from miniplm_assets.core.recipe import Recipe
+from miniplm_assets.lineage.fingerprints import Fingerprints
+from miniplm_assets.lineage.graph import RAW_CORPUS, Node
+from miniplm_assets.lineage.pipeline import Pipeline
+from miniplm_assets.lineage.sizes import Sizes
+from miniplm_assets.lineage.snapshot import latest_snapshot
+from miniplm_assets.storage.manifest import Manifest
+from miniplm_assets.storage.store import Store
+
+# What one H100-class device sustains in bf16, about 40 % of its peak; the base of GPU-hours where nothing was measured.
+ASSUMED_FLOPS_PER_SECOND = 4e14
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedStep:
+    """What would happen to one asset.
+
+    Attributes:
+        key: the asset.
+        num_stored: results that are there: files of a by-shard asset, else one.
+        num_missing: results that would be computed; None where the corpus is unknown.
+        reasons: why, against the nearest stored result, a line each.
+        num_tokens: tokens that would go through a model; None where unknown or none do.
+        flops: floating-point operations of that; None where unknown.
+        seconds: estimate, from earlier results of the same asset or from `ASSUMED_FLOPS_PER_SECOND`.
+        is_measured: whether the seconds come from earlier results.
+        num_bytes: disk that it would take; None where unknown.
+    """
+
+    key: str
+    num_stored: int
+    num_missing: int | None
+    reasons: tuple[str, ...] = ()
+    num_tokens: int | None = None
+    flops: int | None = None
+    seconds: float | None = None
+    is_measured: bool = False
+    num_bytes: int | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is nothing to do."""
+        return self.num_missing == 0
+
+
+def plan(pipeline: Pipeline) -> list[PlannedStep]:
+    """Return what materialising the whole experiment would do, asset by asset."""
+    try:
+        snapshot = latest_snapshot(pipeline.graph[RAW_CORPUS], pipeline.store)
+    except MissingResultError:
+        fingerprints = None
+    else:
+        fingerprints = pipeline.fingerprints(snapshot)
+    earlier = _earlier_results(pipeline)
+    sizes = Sizes(pipeline, fingerprints)
+    return [_planned(pipeline, fingerprints, sizes, node, earlier.get(key, [])) for key, node in pipeline.graph.items()]
+
+
+def missing_recipes(store: Store, fingerprints: Fingerprints, key: str) -> list[Recipe]:
+    """Return the recipes of an asset that have no stored result: one a corpus file where it works by shard."""
+    return [recipe for recipe in _recipes(fingerprints, fingerprints.graph[key]) if store.find(recipe) is None]
+
+
+def _earlier_results(pipeline: Pipeline) -> dict[str, list[Manifest]]:
+    earlier: dict[str, list[Manifest]] = {}
+    for result in pipeline.store.results():
+        earlier.setdefault(result.manifest.key, []).append(result.manifest)
+    return earlier
+
+
+def _planned(
+    pipeline: Pipeline, fingerprints: Fingerprints | None, sizes: Sizes, node: Node, earlier: list[Manifest]
+) -> PlannedStep:
+    if fingerprints is None:
+        missing, stored, reasons = None, 0, ("the corpus has never been looked at",)
+    else:
+        absent = missing_recipes(pipeline.store, fingerprints, node.key)
+        missing, stored = len(absent), len(_recipes(fingerprints, node)) - len(absent)
+        reasons = tuple(_reasons(absent, earlier)) if absent else ()
+        if not absent:
+            return PlannedStep(key=node.key, num_stored=stored, num_missing=0)
+    num_tokens = sizes.tokens(node, missing)
+    num_parameters = sizes.parameters(node)
+    flops = None
+    if num_tokens is not None and num_parameters is not None:
+        count = training_flops if sizes.is_training(node) else scoring_flops
+        flops = count(num_parameters, num_tokens)
+    measured = _measured_seconds(earlier, num_tokens, missing)
+    assumed = flops / ASSUMED_FLOPS_PER_SECOND if flops is not None else None
+    return PlannedStep(
+        key=node.key,
+        num_stored=stored,
+        num_missing=missing,
+        reasons=reasons,
+        num_tokens=num_tokens,
+        flops=flops,
+        seconds=measured if measured is not None else assumed,
+        is_measured=measured is not None,
+        num_bytes=sizes.disk_bytes(node, missing, num_parameters),
+    )
+
+
+def _recipes(fingerprints: Fingerprints, node: Node) -> list[Recipe]:
+    if node.is_stored_by_shard:
+        return list(fingerprints.shard_recipes(node.key).values())
+    return [fingerprints.recipe(node.key)]
+
+
+def _reasons(absent: list[Recipe], earlier: list[Manifest]) -> Iterator[str]:
+    """Say what differs from the nearest stored result, by name and value."""
+    if not earlier:
+        yield "never computed"
+        return
+    told: dict[str, int] = {}
+    for recipe in absent:
+        same_shard = [manifest for manifest in earlier if manifest.ingredients.get("shard") == recipe.shard]
+        if not same_shard:
+            told[f"new file {recipe.shard}"] = 1
+            continue
+        nearest = min((list(differences(manifest.ingredients, recipe.ingredients)) for manifest in same_shard), key=len)
+        for difference in nearest:
+            told[difference] = told.get(difference, 0) + 1
+    for difference, num_results in told.items():
+        yield difference if num_results == 1 else f"{difference} ({num_results} results)"
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> Iterator[str]:
+    """Yield what differs between the ingredients of two results, a line each."""
+    for name in dict.fromkeys([*old, *new]):
+        place = f"{where}.{name}" if where else name
+        before, after = old.get(name), new.get(name)
+        if before == after:
+            continue
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            yield from differences(before, after, place)
+        elif where.startswith("inputs"):
+            role = place.removeprefix("inputs.")
+            yield f"input {role} changed" if before and after else f"input {role} is {'new' if after else 'gone'}"
+        else:
+            yield f"{place}: {before!r} -> {after!r}"
+
+
+def _measured_seconds(earlier: list[Manifest], num_tokens: int | None, num_missing: int | None) -> float | None:
+    """Scale what earlier results of the asset took: by tokens where a model runs, else by their number."""
+    if not earlier or num_missing is None:
+        return None
+    by_tokens = [(m.seconds, m.facts["num_scored_tokens"]) for m in earlier if m.facts.get("num_scored_tokens")]
+    by_tokens += [(m.seconds, m.facts["num_tokens"]) for m in earlier if m.facts.get("num_training_tokens")]
+    if num_tokens is not None and by_tokens:
+        return num_tokens * sum(seconds for seconds, _ in by_tokens) / sum(tokens for _, tokens in by_tokens)
+    return num_missing * sum(manifest.seconds for manifest in earlier) / len(earlier)

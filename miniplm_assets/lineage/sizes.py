@@ -1,0 +1,120 @@
+"""How much work an asset is: tokens through a model, parameters of the model, bytes on the disk.
+
+Counted where the packed sequences and the models are stored, else estimated from what the experiment
+file states; unknown where it states nothing.
+"""
+
+from functools import cached_property
+from typing import Final
+
+from miniplm_assets.core.errors import ModelError
+from miniplm_assets.core.splits import CANDIDATE, VALIDATION
+from miniplm_assets.experiment import HubModel, HubTokenizer, Scored, TrainedModel, TrainedTokenizer
+from miniplm_assets.lineage.fingerprints import Fingerprints
+from miniplm_assets.lineage.graph import Node
+from miniplm_assets.lineage.pipeline import Pipeline
+
+# Bytes a row or token on the disk, as measured on the demo: token ids, spans and text, compressed.
+BYTES_PER_SEQUENCE_TOKEN: Final = 4
+BYTES_PER_SCORE: Final = 20
+BYTES_PER_PARAMETER: Final = 4
+# A tokenizer that lies on a hub is not asked for its size; those of this field have about as many entries.
+HUB_VOCAB_SIZE: Final = 151_936
+
+
+class Sizes:
+    """Sizes of the assets of one experiment."""
+
+    def __init__(self, pipeline: Pipeline, fingerprints: Fingerprints | None) -> None:
+        self._pipeline = pipeline
+        self._experiment = pipeline.experiment
+        self._fingerprints = fingerprints
+
+    @staticmethod
+    def is_training(node: Node) -> bool:
+        """Whether the asset trains a model, rather than only running one."""
+        return "training" in node.settings
+
+    def tokens(self, node: Node, num_missing: int | None) -> int | None:
+        """Return the tokens that would go through a model, None where none do or the number is unknown."""
+        if self.is_training(node):
+            return int(node.settings["training"]["token_budget"])
+        total = self._packed_tokens.get(node.inputs.get("sequences", ""))
+        if total is None:
+            return None
+        if node.step in ("teacher_scores", "reference_scores"):
+            num_shards = len(self._fingerprints.shards) if self._fingerprints else 1
+            share = 1.0 if num_missing is None else num_missing / num_shards
+            return round((total[CANDIDATE] + total[VALIDATION]) * share)
+        return total[VALIDATION] if node.step == "student_evaluation" else None
+
+    def parameters(self, node: Node) -> int | None:
+        """Return the parameters of the model that the asset runs or trains, None where unknown."""
+        architecture = node.settings.get("architecture")
+        if architecture is not None:
+            return self._count(architecture, node)
+        match node.step:
+            case "teacher_scores":
+                return self._scored_parameters(self._experiment.teachers[node.name], node)
+            case "reference_scores":
+                return self._scored_parameters(self._experiment.references[node.name], node)
+            case "student_evaluation":
+                return self._count(
+                    self._experiment.architectures[self._experiment.students[node.name].architecture], node
+                )
+            case _:
+                return None
+
+    def disk_bytes(self, node: Node, num_missing: int | None, num_parameters: int | None) -> int | None:
+        """Return the bytes that the asset's results would take, None where unknown."""
+        tokens = self.tokens(node, num_missing)
+        if self.is_training(node) and num_parameters is not None:
+            return num_parameters * BYTES_PER_PARAMETER
+        if node.step in ("teacher_scores", "reference_scores") and tokens is not None:
+            return tokens // self._experiment.sequences.sequence_length * BYTES_PER_SCORE
+        packed = self._packed_tokens.get(node.key)
+        return sum(packed.values()) * BYTES_PER_SEQUENCE_TOKEN if packed is not None else None
+
+    @cached_property
+    def _packed_tokens(self) -> dict[str, dict[str, int]]:
+        """Tokens by split of each `sequences/<tokenizer>`: counted where it is stored, else as the file expects."""
+        expected = self._experiment.corpus.expected_tokens
+        shares = dict(self._experiment.corpus.splits.shares)
+        shares[CANDIDATE] = 1 - sum(shares.values())
+        packed = {}
+        for name in self._experiment.tokenizers:
+            key = f"sequences/{name}"
+            stored = self._pipeline.store.find(self._fingerprints.recipe(key)) if self._fingerprints else None
+            if stored is not None:
+                counted = stored.facts["num_tokens_by_split"]
+                packed[key] = {split: int(counted.get(split, 0)) for split in shares}
+            elif expected is not None:
+                packed[key] = {split: round(expected * share) for split, share in shares.items()}
+        return packed
+
+    def _scored_parameters(self, scored: Scored, node: Node) -> int | None:
+        match scored.model:
+            case TrainedModel():
+                return self._count(self._experiment.architectures[scored.model.architecture], node)
+            case HubModel():
+                return scored.model.num_parameters
+            case _:
+                return None
+
+    def _count(self, architecture: dict[str, object], node: Node) -> int | None:
+        from miniplm_assets.lm.architectures import count_parameters
+
+        try:
+            return count_parameters(architecture, vocab_size=self._vocab_size(node)).total
+        except ModelError:
+            return None  # the step itself says what is wrong with it; a plan goes on
+
+    def _vocab_size(self, node: Node) -> int:
+        key = node.inputs.get("tokenizer") or node.inputs["sequences"].replace("sequences/", "tokenizer/")
+        match self._experiment.tokenizers[key.partition("/")[2]]:
+            case TrainedTokenizer(vocab_size=vocab_size):
+                return vocab_size
+            case HubTokenizer():
+                return HUB_VOCAB_SIZE
+            case _:
+                return HUB_VOCAB_SIZE

@@ -1,0 +1,72 @@
+"""Proof that what is stored is right: every byte against its manifest, every selection against its scores."""
+
+from collections.abc import Callable, Iterator
+
+import polars as pl
+
+from miniplm_assets.core.errors import MiniplmError
+from miniplm_assets.core.selection import kept_sequences
+from miniplm_assets.core.splits import CANDIDATE
+from miniplm_assets.lineage.fingerprints import Fingerprints
+from miniplm_assets.lineage.graph import RAW_CORPUS
+from miniplm_assets.lineage.pipeline import Pipeline
+from miniplm_assets.lineage.snapshot import latest_snapshot
+from miniplm_assets.storage.store import Store
+
+
+def verify_store(store: Store, report: Callable[[str], None]) -> Iterator[str]:
+    """Re-read every stored file and say what differs from its manifest."""
+    num_results = num_bytes = 0
+    for result in store.results():
+        num_results += 1
+        num_bytes += result.manifest.num_bytes
+        yield from result.problems()
+    report(f"{num_results:,} results, {num_bytes / 1e6:,.1f} MB re-read")
+
+
+def verify_selections(pipeline: Pipeline, report: Callable[[str], None]) -> Iterator[str]:
+    """Derive every selection again from the stored scores, by other means than the SQL, and say what differs."""
+    try:
+        snapshot = latest_snapshot(pipeline.graph[RAW_CORPUS], pipeline.store)
+    except MiniplmError as error:
+        yield str(error)
+        return
+    fingerprints = pipeline.fingerprints(snapshot)
+    for name in pipeline.experiment.selections:
+        stored = pipeline.store.find(fingerprints.recipe(f"refined_corpus/{name}"))
+        if stored is None:
+            report(f"refined_corpus/{name}: not stored, nothing to verify")
+            continue
+        kept = {
+            sequence_id
+            for path in stored.files(".parquet")
+            for sequence_id in pl.read_parquet(path, columns=["sequence_id"])["sequence_id"]
+        }
+        expected = _expected(pipeline, fingerprints, name)
+        if kept == expected:
+            report(f"refined_corpus/{name}: the {len(kept):,} sequences that its scores ask for")
+        else:
+            example = next(iter(kept ^ expected))
+            yield (
+                f"refined_corpus/{name} ({stored.folder}): {len(kept - expected):,} sequences too many, "
+                f"{len(expected - kept):,} missing, for example {example}"
+            )
+
+
+def _expected(pipeline: Pipeline, fingerprints: Fingerprints, name: str) -> set[int]:
+    selection = pipeline.experiment.selections[name]
+
+    def table(key: str, file: str) -> pl.DataFrame:
+        results = [pipeline.store.require(recipe) for recipe in fingerprints.shard_recipes(key).values()]
+        columns = ["sequence_id", "split", "num_tokens"] if file == "sequences.parquet" else None
+        return pl.concat([pl.read_parquet(result.file(file), columns=columns) for result in results])
+
+    sequences = table(f"sequences/{pipeline.experiment.selection_tokenizer(name)}", "sequences.parquet")
+    return kept_sequences(
+        sequences.filter(pl.col("split") == CANDIDATE),
+        teacher_scores=table(f"teacher_scores/{selection.teacher}", "scores.parquet"),
+        reference_scores=table(f"reference_scores/{selection.reference}", "scores.parquet"),
+        rank_by=selection.rank_by,
+        keep_fraction=selection.keep_fraction,
+        token_budget=selection.token_budget,
+    )

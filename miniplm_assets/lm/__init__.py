@@ -1,0 +1,1 @@
+"""Language models: architectures, and the one contract by which they score sequences."""

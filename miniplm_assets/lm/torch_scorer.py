@@ -1,0 +1,250 @@
+"""Scoring with a transformers model in this process: body, then the output layer in tiles.
+
+Nothing waits for the device between batches: which tokens are scored follows from the tokens alone, and
+the log-probabilities are fetched once, at the end, so that an accelerator computes while the next batch
+is laid out and copied.
+"""
+
+import gc
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miniplm_assets.core.errors import ModelError, ScoringError
+from miniplm_assets.experiment import Scoring
+from miniplm_assets.lm.batching import Batch, fill_batch, longest_first, pad
+from miniplm_assets.lm.blocked_logprobs import blocked_logprobs, tile_shape
+from miniplm_assets.lm.output_head import PlainHead, find_plain_head
+from miniplm_assets.lm.scores import Scores, TokenRule, check_sequences, sum_by_sequence
+
+if TYPE_CHECKING:
+    import torch
+
+# More than this leaves a CPU's cache and makes it slower: 104M parameters, sequences of 1,024 tokens, in
+# tokens a second at 1,024 / 2,048 / 4,096 / 16,384 tokens a batch: see benchmarks/score_sequences.py.
+CPU_TOKENS_PER_BATCH: Final = 2_048
+# Where the logits must exist whole, this many bytes of them at once.
+WHOLE_LOGITS_BYTES: Final = 1 << 30
+
+logger = logging.getLogger(__name__)
+
+
+class TorchScorer:
+    """Scores sequences with a model that is in evaluation mode."""
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        rule: TokenRule,
+        tokens_per_batch: int,
+        report: Callable[[str], None],
+        max_sequence_tokens: int | None = None,
+    ) -> None:
+        embeddings = model.get_input_embeddings().weight
+        self._model = model
+        self._device = embeddings.device
+        self._vocab_size = int(embeddings.shape[0])
+        self._rule = rule
+        self._report = report
+        self._max_sequence_tokens = max_sequence_tokens
+        self._head = find_plain_head(model)
+        self._tokens_per_batch = tokens_per_batch
+        if self._device.type == "cpu":
+            self._tokens_per_batch = min(tokens_per_batch, CPU_TOKENS_PER_BATCH)
+        if self._head is None:
+            report(
+                f"{type(model).__name__} changes its logits after the output layer, so they are computed whole: "
+                "right, but slower"
+            )
+            self._tokens_per_batch = min(self._tokens_per_batch, WHOLE_LOGITS_BYTES // (4 * self._vocab_size))
+
+    def score(self, sequences: Sequence[NDArray[np.int32]], sequence_ids: NDArray[np.int64]) -> Scores:
+        """Return the scores of sequences, in the order given; see `Scorer.score`."""
+        import torch
+
+        check_sequences(
+            sequences, sequence_ids, vocab_size=self._vocab_size, max_sequence_tokens=self._max_sequence_tokens
+        )
+        lengths = np.array([len(token_ids) for token_ids in sequences], dtype=np.intp)
+        waiting = longest_first(lengths)
+        waiting = waiting[lengths[waiting] > 1]  # a lone token is predicted by nothing
+        logprobs: list[torch.Tensor] = []
+        owners: list[NDArray[np.intp]] = []
+        while len(waiting):
+            members = fill_batch(waiting, lengths, tokens_per_batch=self._tokens_per_batch)
+            batch = pad(sequences, members, self._rule)
+            try:
+                logprobs.append(self._logprobs(batch))
+            except torch.OutOfMemoryError:
+                is_full = True
+            else:
+                is_full = False
+            if is_full:  # outside of the handler, whose traceback keeps the batch's memory alive
+                self._halve(batch, sequence_ids[members[0]])
+                continue
+            owners.append(batch.owners)
+            waiting = waiting[len(members) :]
+        if not logprobs:
+            return sum_by_sequence(np.empty(0, np.float32), np.empty(0, np.intp), sequence_ids)
+        return sum_by_sequence(torch.cat(logprobs).cpu().numpy(), np.concatenate(owners), sequence_ids)
+
+    def _logprobs(self, batch: Batch) -> "torch.Tensor":
+        import torch
+
+        with torch.no_grad():
+            input_ids, positions, targets = (
+                self._send(values) for values in (batch.input_ids, batch.positions, batch.targets)
+            )
+            if self._head is None:
+                return _whole_logprobs(self._model, input_ids, positions, targets)
+            return _tiled_logprobs(self._head, input_ids, positions, targets)
+
+    def _send(self, values: NDArray[np.int64]) -> "torch.Tensor":
+        import torch
+
+        tensor = torch.from_numpy(values)
+        if self._device.type != "cuda":
+            return tensor.to(self._device)
+        return tensor.pin_memory().to(self._device, non_blocking=True)
+
+    def _halve(self, batch: Batch, sequence_id: np.int64) -> None:
+        import torch
+
+        num_sequences, num_inputs = batch.input_ids.shape
+        if num_sequences == 1:
+            raise ScoringError(
+                f"sequence {sequence_id} ({num_inputs + 1:,} tokens) alone does not fit into the memory of "
+                f"{self._device}; use scoring.dtype bfloat16, a larger device, or tensor_parallel_size with vllm"
+            )
+        self._tokens_per_batch = num_sequences * num_inputs // 2
+        gc.collect()
+        torch.accelerator.empty_cache()
+        self._report(
+            f"{self._device} ran out of memory at {num_sequences * num_inputs:,} tokens a batch; going on with "
+            f"{self._tokens_per_batch:,} (set scoring.tokens_per_batch to begin there)"
+        )
+
+    def close(self) -> None:
+        """Give the model's memory back."""
+        import torch
+
+        self._model = self._head = None
+        gc.collect()
+        if self._device.type != "cpu":
+            torch.accelerator.empty_cache()
+
+
+def _tiled_logprobs(
+    head: PlainHead, input_ids: "torch.Tensor", positions: "torch.Tensor", targets: "torch.Tensor"
+) -> "torch.Tensor":
+    hidden = head.body(input_ids=input_ids, use_cache=False)[0]
+    scored = hidden.flatten(0, 1).index_select(0, positions).to(head.weight.dtype)
+    return blocked_logprobs(scored, head.weight, head.bias, targets, tile=tile_shape(scored.device.type))
+
+
+def _whole_logprobs(
+    model: Any, input_ids: "torch.Tensor", positions: "torch.Tensor", targets: "torch.Tensor"
+) -> "torch.Tensor":
+    import torch
+
+    logits = model(input_ids=input_ids, use_cache=False).logits
+    scored = logits.flatten(0, 1).index_select(0, positions)
+    return torch.log_softmax(scored, dim=-1, dtype=torch.float32).gather(1, targets.unsqueeze(1)).squeeze(1)
+
+
+def score_with_model(
+    model: Any,
+    sequences: Sequence[NDArray[np.int32]],
+    *,
+    end_of_document_id: int,
+    score_after_end_of_document: bool,
+    tokens_per_batch: int,
+    sequence_ids: NDArray[np.int64] | None = None,
+    report: Callable[[str], None] = logger.info,
+) -> Scores:
+    """Score sequences with a model that lives already, for example one in training.
+
+    Args:
+        model: a causal language model of transformers, on its device. It is put back into the mode that it had.
+        sequences: token ids, one array a sequence.
+        end_of_document_id: the token after which a new document begins.
+        score_after_end_of_document: whether the first token of a new document is scored.
+        tokens_per_batch: padded tokens at once, at most.
+        sequence_ids: for the messages; their places in the list where absent.
+        report: takes a line where something is not as asked.
+
+    Raises:
+        ScoringError: if a sequence cannot be scored; the message names it.
+    """
+    if sequence_ids is None:
+        sequence_ids = np.arange(len(sequences), dtype=np.int64)
+    rule = TokenRule(end_of_document_id=end_of_document_id, score_after_end_of_document=score_after_end_of_document)
+    with _evaluation_mode(model):
+        return TorchScorer(model, rule=rule, tokens_per_batch=tokens_per_batch, report=report).score(
+            sequences, sequence_ids
+        )
+
+
+@contextmanager
+def _evaluation_mode(model: Any) -> Iterator[None]:
+    # One by one: a frozen part of a model in training may stand in evaluation mode itself.
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, was_training in modes:
+            module.training = was_training
+
+
+def load_model(folder: Path, scoring: Scoring) -> Any:
+    """Load a causal language model for scoring, in evaluation mode, on its device.
+
+    Raises:
+        ModelError: if the folder holds no such model, lacks weights, or the device is not there.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    device = choose_device(scoring.device)
+    try:
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, scoring.dtype),
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{folder}: cannot be loaded as a causal language model: {error}") from error
+    if loading["missing_keys"]:
+        missing = sorted(loading["missing_keys"])
+        raise ModelError(
+            f"{folder}: {len(missing)} of the model's tensors are not in the files and would be random, among them "
+            f"{missing[0]}; expected a complete causal language model in safetensors"
+        )
+    return model.to(device).eval()
+
+
+def choose_device(name: str) -> "torch.device":
+    """Return a torch device by its name; ``auto`` takes the first accelerator, else the CPU.
+
+    Raises:
+        ModelError: if this machine has no such device.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ModelError(f"scoring.device '{name}' cannot be used on this machine: {error}") from None
+    return device

@@ -1,0 +1,163 @@
+"""The process that holds the vLLM engine: token ids in, log-probabilities of every token out.
+
+Run by `vllm_scorer` only, as `python -m`. vLLM starts its workers by spawn, which imports this module
+again under another name: hence the guard at the end.
+
+A sequence t_0 .. t_n goes in as the prompt t_0 .. t_(n-1), and the log-probability of t_n is asked of the
+one token that is generated behind it. So a sequence may be one longer than the model has positions, as in
+training, and no position is computed for nothing.
+"""
+
+import json
+import multiprocessing
+import os
+import threading
+from collections.abc import Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miniplm_assets.lm.engine_process import serve
+
+# Of the device's memory, for the prompt's logits and log-probabilities, which vLLM's own profile does not count.
+LOGPROBS_MEMORY_SHARE: Final = 0.1
+# vLLM's own share without ours: 0.92 is its default.
+ENGINE_MEMORY_SHARE: Final = 0.92 - LOGPROBS_MEMORY_SHARE
+# Fewer tokens a step than this leave any device idle, however little memory there is.
+MIN_BATCHED_TOKENS: Final = 64
+MAX_SEQUENCES_IN_FLIGHT: Final = 256
+
+
+def max_batched_tokens(
+    *,
+    tokens_per_batch: int,
+    max_sequence_tokens: int,
+    vocab_size: int,
+    bytes_per_weight: int,
+    memory_bytes: int,
+    is_cpu: bool,
+) -> int:
+    """Return how many tokens vLLM may schedule in one step.
+
+    Prompt log-probabilities hold, for each scheduled token, the logits in the model's dtype and their
+    log-softmax in float32: 6 bytes an entry of the vocabulary in bfloat16, 8 in float32.
+
+    Args:
+        tokens_per_batch: what the user asks for at most.
+        max_sequence_tokens: the longest sequence.
+        vocab_size: entries of the vocabulary.
+        bytes_per_weight: of the model's dtype.
+        memory_bytes: of the device.
+        is_cpu: more than one sequence at once makes a CPU slower, so that one is the limit there.
+    """
+    fitting = int(memory_bytes * LOGPROBS_MEMORY_SHARE) // (vocab_size * (bytes_per_weight + 4))
+    wanted = min(tokens_per_batch, max_sequence_tokens) if is_cpu else tokens_per_batch
+    return max(MIN_BATCHED_TOKENS, min(wanted, fitting))
+
+
+def _open_engine(settings: dict[str, Any]) -> Any:
+    from vllm import LLM
+    from vllm.platforms import current_platform
+
+    device = current_platform.device_type
+    if settings["device"] not in ("auto", device):
+        raise ValueError(
+            f"scoring.device is '{settings['device']}', but this build of vLLM runs on '{device}'; set it to auto and "
+            "choose among several by CUDA_VISIBLE_DEVICES"
+        )
+    num_batched_tokens = max_batched_tokens(
+        tokens_per_batch=settings["tokens_per_batch"],
+        max_sequence_tokens=settings["max_sequence_tokens"],
+        vocab_size=settings["vocab_size"],
+        bytes_per_weight={"float32": 4, "bfloat16": 2}[settings["dtype"]],
+        memory_bytes=current_platform.get_device_total_memory(),
+        is_cpu=current_platform.is_cpu(),
+    )
+    return LLM(
+        model=settings["model_folder"],
+        dtype=settings["dtype"],
+        seed=0,
+        skip_tokenizer_init=True,
+        trust_remote_code=False,
+        enable_prefix_caching=False,
+        enable_chunked_prefill=True,
+        max_model_len=settings["max_sequence_tokens"],
+        max_num_batched_tokens=num_batched_tokens,
+        max_num_seqs=min(num_batched_tokens, MAX_SEQUENCES_IN_FLIGHT),
+        gpu_memory_utilization=ENGINE_MEMORY_SHARE,
+        tensor_parallel_size=settings["tensor_parallel_size"],
+        enforce_eager=settings["is_eager"],
+        # Graphs are for single generated tokens; nearly all that runs here is prompts.
+        compilation_config={"cudagraph_mode": "NONE"},
+        disable_log_stats=True,
+    )
+
+
+def _score(engine: Any, sequences: Sequence[NDArray[np.int32]], connection: Connection) -> NDArray[np.float32]:
+    from tqdm import tqdm  # type: ignore[import-untyped]
+    from vllm import SamplingParams, TokensPrompt
+
+    class Heartbeat(tqdm):  # type: ignore[misc]
+        """Tells the parent of every finished sequence: a silent engine is a hung one."""
+
+        def update(self, n: float | None = 1) -> bool | None:
+            connection.send_bytes(json.dumps({"finished": n}).encode())
+            return bool(super().update(n))
+
+    prompts = [TokensPrompt(prompt_token_ids=token_ids[:-1].tolist()) for token_ids in sequences]
+    parameters = [
+        SamplingParams(
+            temperature=0.0,
+            max_tokens=1,
+            prompt_logprobs=0,
+            logprob_token_ids=[int(token_ids[-1])],
+            flat_logprobs=True,
+            detokenize=False,
+            ignore_eos=True,
+        )
+        for token_ids in sequences
+    ]
+    outputs = engine.generate(prompts, parameters, use_tqdm=Heartbeat)
+    return np.concatenate(
+        [_logprobs(output, token_ids) for output, token_ids in zip(outputs, sequences, strict=True)], dtype=np.float32
+    )
+
+
+def _logprobs(output: Any, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Return log p(t_1) .. log p(t_n) of shape (num_tokens - 1,)."""
+    of_prompt, of_last = output.prompt_logprobs, output.outputs[0].logprobs
+    if of_prompt.token_ids != token_ids[1:-1].tolist():
+        raise ValueError(f"vLLM returned log-probabilities of other tokens for a sequence of {len(token_ids)} tokens")
+    place = of_last.token_ids.index(int(token_ids[-1]))
+    return np.array([*of_prompt.logprobs, of_last.logprobs[place]], dtype=np.float32)
+
+
+def answer(connection: Connection, settings: dict[str, Any]) -> None:
+    """Load the model, then score what comes until the parent says the end."""
+    engine = _open_engine(settings)
+    is_ending = threading.Event()
+    threading.Thread(target=_watch_children, args=(connection, is_ending), daemon=True).start()
+    connection.send_bytes(json.dumps({"ready": True}).encode())
+    while "lengths" in (message := json.loads(connection.recv_bytes())):
+        token_ids = np.frombuffer(connection.recv_bytes(), dtype=np.int32)
+        sequences = np.split(token_ids, np.cumsum(message["lengths"])[:-1])
+        logprobs = _score(engine, sequences, connection)
+        connection.send_bytes(json.dumps({"scored": len(sequences)}).encode())
+        connection.send_bytes(logprobs.tobytes())
+    is_ending.set()
+    engine.llm_engine.engine_core.shutdown()
+
+
+def _watch_children(connection: Connection, is_ending: threading.Event) -> None:
+    # vLLM waits for ever on an engine that was killed between two calls.
+    wait([child.sentinel for child in multiprocessing.active_children()])
+    if not is_ending.is_set():
+        message = "vLLM's engine process was killed; the machine may be out of memory"
+        connection.send_bytes(json.dumps({"failed": message}).encode())
+
+
+if __name__ == "__main__":
+    serve(answer)
+    os._exit(0)  # vLLM's engine is gone; what it leaves to exit handlers can only hang

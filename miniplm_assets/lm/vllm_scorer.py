@@ -1,0 +1,155 @@
+"""Scoring with vLLM: prompt log-probabilities of one engine, in a process of its own."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miniplm_assets.core.errors import ModelError, ScoringError
+from miniplm_assets.experiment import Scoring
+from miniplm_assets.lm.engine_process import EngineFailure, EngineProcess
+from miniplm_assets.lm.scores import Scores, TokenRule, check_sequences, owners_of, sum_by_sequence
+
+# Loading tens of gigabytes from a network disk and compiling; vLLM itself gives up on its workers before.
+START_SECONDS: Final = 1_800.0
+# vLLM ends a step that takes longer than 300 seconds; several of those in a row without one finished sequence.
+SILENCE_SECONDS: Final = 1_000.0
+# Compiling takes half a minute at every start and then a seventh off each token's time: for a model that is
+# smaller than this, scoring is over before that is won back.
+EAGER_BELOW_BYTES: Final = 100_000_000
+# On a CPU, where the cache of keys and values is not what is left over but what is asked for.
+CPU_CACHED_SEQUENCES: Final = 4
+
+
+class VllmScorer:
+    """Scores sequences with a vLLM engine."""
+
+    def __init__(
+        self,
+        model_folder: Path,
+        config: Any,
+        *,
+        scoring: Scoring,
+        rule: TokenRule,
+        max_sequence_tokens: int,
+        max_positions: int | None,
+        report: Callable[[str], None],
+    ) -> None:
+        """Start the engine.
+
+        Raises:
+            ModelError: if it does not start; with vLLM's own reason.
+        """
+        self._rule = rule
+        self._vocab_size = int(config.vocab_size)
+        self._max_sequence_tokens = max_sequence_tokens
+        num_bytes = sum(file.stat().st_size for file in model_folder.glob("*.safetensors"))
+        is_eager = num_bytes < EAGER_BELOW_BYTES
+        settings = {
+            "model_folder": str(model_folder),
+            "dtype": scoring.dtype,
+            "device": scoring.device,
+            "tokens_per_batch": scoring.tokens_per_batch,
+            "tensor_parallel_size": scoring.tensor_parallel_size,
+            "max_sequence_tokens": max_sequence_tokens,
+            "vocab_size": self._vocab_size,
+            "is_eager": is_eager,
+        }
+        report(f"starting vLLM for {model_folder} ({scoring.dtype}, {'eager' if is_eager else 'compiled'})")
+        started = time.monotonic()
+        self._engine = EngineProcess(
+            "miniplm_assets.lm.vllm_engine",
+            settings,
+            environment=_environment(
+                config, scoring, max_sequence_tokens, max_positions=max_positions, is_eager=is_eager
+            ),
+        )
+        try:
+            self._engine.receive(silence_seconds=START_SECONDS)
+        except EngineFailure as failure:
+            raise ModelError(f"{model_folder}: vLLM does not start: {failure}") from None
+        except BaseException:  # an interrupt while it loads must not leave it behind
+            self._engine.end()
+            raise
+        report(f"vLLM is ready after {time.monotonic() - started:,.0f} s")
+
+    @property
+    def session(self) -> int:
+        """The process group that holds the engine."""
+        return self._engine.session
+
+    def score(self, sequences: Sequence[NDArray[np.int32]], sequence_ids: NDArray[np.int64]) -> Scores:
+        """Return the scores of sequences, in the order given; see `Scorer.score`."""
+        check_sequences(
+            sequences, sequence_ids, vocab_size=self._vocab_size, max_sequence_tokens=self._max_sequence_tokens
+        )
+        # A lone token is predicted by nothing, and would be an empty prompt.
+        members = [place for place, token_ids in enumerate(sequences) if len(token_ids) > 1]
+        if not members:
+            return sum_by_sequence(np.empty(0, np.float32), np.empty(0, np.intp), sequence_ids)
+        logprobs = self._ask([np.asarray(sequences[place], dtype=np.int32) for place in members])
+        scored = np.concatenate([self._rule.scored(sequences[place]) for place in members])
+        owners = np.array(members, dtype=np.intp)[owners_of(len(sequences[place]) - 1 for place in members)]
+        return sum_by_sequence(logprobs[scored], owners[scored], sequence_ids)
+
+    def _ask(self, sequences: list[NDArray[np.int32]]) -> NDArray[np.float32]:
+        num_finished = 0
+        try:
+            self._engine.send(
+                {"lengths": [len(token_ids) for token_ids in sequences]}, np.concatenate(sequences).tobytes()
+            )
+            while "scored" not in (message := self._engine.receive(silence_seconds=SILENCE_SECONDS)):
+                num_finished += message["finished"]
+            return np.frombuffer(self._engine.receive_bytes(), dtype=np.float32)
+        except EngineFailure as failure:
+            raise ScoringError(
+                f"after {num_finished:,} of {len(sequences):,} sequences {failure}\n"
+                "Parts that were finished before are kept; run again to go on from there."
+            ) from None
+
+    def close(self) -> None:
+        """End the engine and every process that it started."""
+        self._engine.end()
+
+
+def _environment(
+    config: Any, scoring: Scoring, max_sequence_tokens: int, *, max_positions: int | None, is_eager: bool
+) -> dict[str, str]:
+    """Return the engine's environment: this process's own, and behind it our choices where it makes none."""
+    defaults = {
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",  # the model is a folder; nothing else is needed
+        "TOKENIZERS_PARALLELISM": "false",
+        "VLLM_CPU_OMP_THREADS_BIND": _cores(scoring.tensor_parallel_size),
+        "VLLM_CPU_KVCACHE_SPACE": str(_cache_gib(config, scoring.dtype, max_sequence_tokens)),
+    }
+    if is_eager:
+        # vLLM would still compile the function that ranks tokens: 20 seconds for the first sequence.
+        defaults["TORCH_COMPILE_DISABLE"] = "1"
+    if max_positions is not None and max_sequence_tokens > max_positions:
+        # vLLM counts the generated token as a position; no such position is ever computed.
+        defaults["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
+    return {**defaults, **os.environ}
+
+
+def _cores(num_workers: int) -> str:
+    """Return all cores, dealt out to the workers: on its own vLLM leaves one core idle for its scheduler."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    dealt = np.array_split(np.array(cores), num_workers)
+    return "|".join(",".join(str(core) for core in share) for share in dealt)
+
+
+def _cache_gib(config: Any, dtype: str, max_sequence_tokens: int) -> int:
+    """Return GiB for the keys and values of a few sequences."""
+    num_heads = getattr(config, "num_attention_heads", 1)
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // num_heads
+    num_kv_heads = getattr(config, "num_key_value_heads", None) or num_heads
+    values_per_token = 2 * config.num_hidden_layers * num_kv_heads * head_size
+    bytes_per_value = {"float32": 4, "bfloat16": 2}[dtype]
+    num_bytes: int = values_per_token * bytes_per_value * CPU_CACHED_SEQUENCES * max_sequence_tokens
+    return max(1, -(-num_bytes // 2**30))

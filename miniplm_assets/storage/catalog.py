@@ -1,0 +1,156 @@
+"""Builds warehouse.duckdb: all that is stored, under its own names, for any DuckDB client.
+
+    select * from domain_shift where selection = 'half' order by token_share_change;
+    select * from domains_that_lost_most;
+    select extreme, place, domain, text from extreme_sequences where selection = 'half';
+
+An asset with names (`teacher_scores/<teacher>`) is one table over all of them, with the name in the first
+column. Large tables are views over the Parquet files, by absolute path; small ones are copied in, so that they
+can still be read where the warehouse itself is not. A new catalog takes the place of the old one in one
+step: whoever has the old one open reads on undisturbed.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import duckdb
+
+from miniplm_assets.storage.files import flush_to_disk
+
+# The oldest storage format of DuckDB 1, so that every client since then can open the file.
+STORAGE_VERSION: Final = "v1.0.0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatalogTable:
+    """One table of the catalog.
+
+    Attributes:
+        name: of the table: the first part of the asset key.
+        description: what it holds, with the grain.
+        columns: the description of each column, by name.
+        name_column: the column that holds the second part of the asset key, for example `teacher`; None where the
+            key has one part.
+        files: the Parquet files of each asset, by the second part of its key ("" where it has none); all with the
+            same columns. Assets without files are left out, and a table without any.
+        is_copied: whether its rows are copied in; for small tables.
+    """
+
+    name: str
+    description: str
+    columns: Mapping[str, str]
+    files: Mapping[str, Sequence[Path]]
+    name_column: str | None = None
+    is_copied: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadyMadeView:
+    """A question that people ask of the catalog, as a view; made where the tables that it reads are there."""
+
+    name: str
+    description: str
+    reads: tuple[str, ...]
+    sql: str
+
+
+READY_MADE_VIEWS: Final = (
+    ReadyMadeView(
+        name="domains_that_lost_most",
+        description="One row for each selection and domain that lost share of the tokens, the largest loss first.",
+        reads=("domain_shift",),
+        sql="""
+            select
+                selection, domain, share_of_candidate_tokens, share_of_kept_tokens, token_share_change,
+                kept_share_of_domain
+            from domain_shift
+            where token_share_change < 0
+            order by selection, token_share_change
+        """,
+    ),
+    ReadyMadeView(
+        name="kept_and_dropped_texts",
+        description="One row for each of the ten highest and ten lowest candidates of each selection, with the text.",
+        reads=("extreme_sequences",),
+        sql="""
+            select
+                selection, extreme, place, domain, difference_nats_per_token, teacher_nll_nats_per_token,
+                reference_nll_nats_per_token, is_kept, text
+            from extreme_sequences
+            order by selection, extreme, place
+        """,
+    ),
+)
+
+
+def write_catalog(target: Path, tables: Sequence[CatalogTable]) -> None:
+    """Write warehouse.duckdb, in the place of an older one.
+
+    Args:
+        target: the file.
+        tables: what it shows.
+
+    Raises:
+        duckdb.Error: if a file of a table cannot be read.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    beside.unlink(missing_ok=True)
+    try:
+        with closing(duckdb.connect()) as connection:
+            connection.execute(f"attach {_literal(str(beside))} as catalog (storage_version '{STORAGE_VERSION}')")
+            connection.execute("use catalog")
+            for statement in _statements(tables):
+                connection.execute(statement)
+            connection.execute("use memory")
+            connection.execute("detach catalog")  # writes everything into the one file
+        flush_to_disk(beside)
+        beside.replace(target)
+        flush_to_disk(target.parent)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _statements(tables: Sequence[CatalogTable]) -> Iterator[str]:
+    shown = [table for table in tables if any(table.files.values())]
+    for table in shown:
+        kind = "table" if table.is_copied else "view"
+        yield f"create {kind} {_identifier(table.name)} as {_union(table)}"
+        yield f"comment on {kind} {_identifier(table.name)} is {_literal(table.description)}"
+        for column, description in table.columns.items():
+            yield _column_comment(table.name, column, description)
+        if table.name_column is not None:
+            yield _column_comment(table.name, table.name_column, f"Which {table.name_column} of the experiment file.")
+    names = {table.name for table in shown}
+    for view in READY_MADE_VIEWS:
+        if names.issuperset(view.reads):
+            yield f"create view {_identifier(view.name)} as {view.sql}"
+            yield f"comment on view {_identifier(view.name)} is {_literal(view.description)}"
+
+
+def _union(table: CatalogTable) -> str:
+    """Return a select over the files of all names. A view cannot have parameters, so that values become literals."""
+    parts = []
+    for name, paths in sorted(table.files.items()):
+        if not paths:
+            continue
+        files = ", ".join(_literal(str(path.absolute())) for path in paths)
+        named = "" if table.name_column is None else f"{_literal(name)} as {_identifier(table.name_column)}, "
+        parts.append(f"select {named}* from read_parquet([{files}], hive_partitioning = false)")  # noqa: S608
+    return " union all by name ".join(parts)
+
+
+def _column_comment(table: str, column: str, text: str) -> str:
+    return f"comment on column {_identifier(table)}.{_identifier(column)} is {_literal(text)}"
+
+
+def _identifier(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,57 @@
+"""What one training run is asked to do."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from miniplm_assets.experiment.schema import Training
+
+# Where and how fast, not what: a run may be resumed with other values of these.
+_NOT_PART_OF_THE_RESULT = {"sequences_per_device", "checkpoint_minutes"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingJob:
+    """A model to train.
+
+    Attributes:
+        name: what messages call it, for example ``student_checkpoint/small``.
+        architecture: `model_type` and keys of its transformers configuration.
+        training: optimiser, budget and schedule.
+        tokenizer_folder: the tokenizer's files, copied beside the weights.
+        vocab_size: number of ids of the tokenizer.
+        end_of_document_id: the token between documents; what follows it carries no loss.
+        sequence_files: Parquet files with a column `token_ids`, and `split` where `split` is given.
+        split: only the rows of this split are learned from; None where the files hold nothing else.
+        held_out_files: Parquet files with `token_ids` and `split`, whose validation rows are never learned from.
+        max_sequence_tokens: tokens of the longest sequence that the files may hold.
+        seed: decides weights, order and dropout. The same seed gives the same model.
+        data_fingerprint: identity of the files' content.
+    """
+
+    name: str
+    architecture: Mapping[str, Any]
+    training: Training
+    tokenizer_folder: Path
+    vocab_size: int
+    end_of_document_id: int
+    sequence_files: tuple[Path, ...]
+    split: str | None
+    held_out_files: tuple[Path, ...]
+    max_sequence_tokens: int
+    seed: int
+    data_fingerprint: str
+
+    def identity(self) -> dict[str, Any]:
+        """Return all that the trained weights depend on; a checkpoint fits only the same."""
+        return {
+            "architecture": dict(self.architecture),
+            **self.training.model_dump(mode="json", exclude=_NOT_PART_OF_THE_RESULT),
+            "vocab_size": self.vocab_size,
+            "end_of_document_id": self.end_of_document_id,
+            "split": self.split,
+            "max_sequence_tokens": self.max_sequence_tokens,
+            "seed": self.seed,
+            "data_fingerprint": self.data_fingerprint,
+        }

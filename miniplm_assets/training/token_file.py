@@ -1,0 +1,159 @@
+"""Token ids on disk, in the one form that training wants: flat, memory-mapped, any sequence in one seek.
+
+    <folder>/token_ids.bin   uint32, all sequences one after the other
+    <folder>/offsets.bin     int64, num_sequences + 1 of them: where each begins
+    <folder>/contents.json   written last; without it the folder is made again
+
+Memory stays at one batch of rows, whatever the corpus holds.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from miniplm_assets.core.errors import TrainingError
+from miniplm_assets.storage.files import flush_to_disk, write_json
+
+# Some megabytes of token ids at the usual 1,024 a row.
+ROWS_PER_BATCH = 2_048
+# A first token has no prediction, so that shorter sequences teach nothing.
+MIN_TOKENS = 2
+_CONTENTS = "contents.json"
+
+
+@dataclass(frozen=True)
+class TokenFile:
+    """Sequences of a training run.
+
+    Attributes:
+        token_ids: uint32, memory-mapped.
+        offsets: int64 of shape (num_sequences + 1,), memory-mapped.
+    """
+
+    token_ids: NDArray[np.uint32]
+    offsets: NDArray[np.int64]
+
+    @property
+    def num_sequences(self) -> int:
+        """How many sequences there are."""
+        return len(self.offsets) - 1
+
+    def num_tokens(self) -> NDArray[np.int64]:
+        """Return the length of each sequence, int64 of shape (num_sequences,)."""
+        return np.diff(self.offsets)
+
+    def sequence(self, row: int) -> NDArray[np.int64]:
+        """Return the token ids of one sequence."""
+        return self.token_ids[self.offsets[row] : self.offsets[row + 1]].astype(np.int64)
+
+
+def read_rows(
+    files: Sequence[Path], *, columns: Sequence[str], split: str | None, rows_per_batch: int = ROWS_PER_BATCH
+) -> Iterator[tuple[Path, Any]]:
+    """Go through the rows of a split, in the order of the files, a bounded number at a time.
+
+    Yields:
+        The file and a PyArrow record batch with the columns.
+    """
+    wanted = [*columns, *([] if split is None or "split" in columns else ["split"])]
+    for path in files:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=rows_per_batch, columns=wanted):
+                yield path, batch if split is None else batch.filter(pc.equal(batch["split"], split))
+
+
+def write_token_file(
+    folder: Path, *, sequence_files: Sequence[Path], split: str | None, vocab_size: int, data_fingerprint: str
+) -> TokenFile:
+    """Return the token file of some sequences; what an earlier, killed run has completed is taken as it is.
+
+    Args:
+        folder: where it lies; what it holds of other data is replaced.
+        sequence_files: Parquet files with `token_ids`, and `split` where a split is asked for.
+        split: the rows to take, or None for all.
+        vocab_size: ids must lie below it.
+        data_fingerprint: identity of the files' content.
+
+    Raises:
+        TrainingError: if a token id is outside the vocabulary, or there is no sequence to learn from.
+    """
+    data = {"data_fingerprint": data_fingerprint, "split": split}
+    if _read_contents(folder) != data:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        if _write(folder, sequence_files, split, vocab_size) == 0:
+            where = "the corpus" if split is None else f"split '{split}'"
+            raise TrainingError(
+                f"{where} holds no sequence to learn from ({len(sequence_files)} files, the first: "
+                f"{next(iter(sequence_files), 'none')}); use a larger corpus, or give the split a larger share"
+            )
+        write_json(folder / _CONTENTS, data)
+    return TokenFile(
+        np.memmap(folder / "token_ids.bin", dtype=np.uint32, mode="r"),
+        np.memmap(folder / "offsets.bin", dtype=np.int64, mode="r"),
+    )
+
+
+def _read_contents(folder: Path) -> Any:
+    try:
+        return json.loads((folder / _CONTENTS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+def _write(folder: Path, sequence_files: Sequence[Path], split: str | None, vocab_size: int) -> int:
+    """Write both arrays and return the number of sequences."""
+    num_sequences = num_tokens = 0
+    with (folder / "token_ids.bin").open("wb") as ids_file, (folder / "offsets.bin").open("wb") as offsets_file:
+        offsets_file.write(np.zeros(1, dtype=np.int64).tobytes())
+        for path, batch in read_rows(sequence_files, columns=["token_ids"], split=split):
+            lists = batch["token_ids"]
+            lists = lists.filter(pc.greater_equal(pc.list_value_length(lists), MIN_TOKENS))
+            if len(lists) == 0:
+                continue
+            token_ids = lists.flatten().to_numpy(zero_copy_only=False)
+            if token_ids.min() < 0 or token_ids.max() >= vocab_size:
+                raise TrainingError(
+                    f"{path}: token ids from {token_ids.min()} to {token_ids.max()}, but the tokenizer has "
+                    f"{vocab_size:,}; these sequences were made with another tokenizer"
+                )
+            ids_file.write(token_ids.astype(np.uint32).tobytes())
+            ends = num_tokens + np.cumsum(pc.list_value_length(lists).to_numpy(zero_copy_only=False), dtype=np.int64)
+            offsets_file.write(ends.tobytes())
+            num_sequences, num_tokens = num_sequences + len(lists), int(ends[-1])
+    for name in ("token_ids.bin", "offsets.bin"):
+        flush_to_disk(folder / name)
+    return num_sequences
+
+
+def choose_held_out(files: Sequence[Path], *, split: str, num_sequences: int, seed: int) -> list[NDArray[np.int32]]:
+    """Return sequences of a split, chosen by the seed among all of them, in the order of the files.
+
+    Raises:
+        TrainingError: if the split is empty.
+    """
+    num_rows = sum(batch.num_rows for _, batch in read_rows(files, columns=["split"], split=split))
+    if num_rows == 0:
+        raise TrainingError(
+            f"split '{split}' holds no sequence, so that no held-out loss can be measured; use a larger corpus, or "
+            f"raise corpus.splits.{split}"
+        )
+    random = np.random.default_rng(seed)
+    chosen = np.sort(random.choice(num_rows, size=min(num_sequences, num_rows), replace=False))
+    held_out: list[NDArray[np.int32]] = []
+    first_row = 0
+    for _, batch in read_rows(files, columns=["token_ids"], split=split):
+        here = chosen[(chosen >= first_row) & (chosen < first_row + batch.num_rows)] - first_row
+        rows = batch["token_ids"].take(pa.array(here, type=pa.int64()))
+        held_out.extend(row.values.to_numpy(zero_copy_only=False).astype(np.int32) for row in rows)
+        first_row += batch.num_rows
+    return held_out

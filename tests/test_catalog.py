@@ -1,0 +1,114 @@
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from miniplm_assets.storage.catalog import CatalogTable, write_catalog
+from tests.sql_tables import Tables, project, sequence
+
+SQL = project()
+MARTS = ("difference_scores", "selection_cutoff", "refined_corpus", "domain_shift", "extreme_sequences")
+
+
+@pytest.fixture
+def shown(tmp_path: Path) -> list[CatalogTable]:
+    """Two selections over 40 sequences, the noise with the lowest differences, in a folder with a quote in its name."""
+    ids = range(40)
+    domains = [("noise", "code", "prose", "prose")[i % 4] for i in ids]
+    files: dict[str, dict[str, list[Path]]] = {}
+    for selection, fraction in (("half", 0.5), ("it's", 0.25)):
+        folder = tmp_path / f"{selection} warehouse"
+        folder.mkdir()
+        tables = Tables(folder)
+        tables.write_all(
+            [sequence(i, domain=domains[i]) for i in ids],
+            {i: -100.0 + i / 8 for i in ids},
+            {i: -100.0 if domains[i] == "noise" else -120.0 + i / 4 for i in ids},
+        )
+        for name in MARTS:
+            tables.run(SQL, name, keep_fraction=fraction)
+            files.setdefault(name, {})[selection] = list(tables.paths[name])
+        files["documents"] = {"": list(tables.paths["documents"])}
+    return [
+        CatalogTable(
+            name=name,
+            description=SQL.entry(name).description,
+            columns={column.name: column.description for column in SQL.entry(name).columns},
+            files=files[name],
+            name_column=None if name == "documents" else "selection",
+            is_copied=name in ("selection_cutoff", "domain_shift", "extreme_sequences"),
+        )
+        for name in files
+    ]
+
+
+def test_the_questions_of_a_person(tmp_path: Path, shown: list[CatalogTable]):
+    target = tmp_path / "warehouse.duckdb"
+    write_catalog(target, shown)
+    with duckdb.connect(str(target), read_only=True) as reader:
+        lost = reader.execute("select domain from domains_that_lost_most where selection = 'half'").fetchall()
+        assert lost[0] == ("noise",)
+        lost_shares = "select selection, min(token_share_change) from domain_shift group by all order by all"
+        assert [row[0] for row in reader.execute(lost_shares).fetchall()] == ["half", "it's"]
+        texts = reader.execute(
+            "select text from extreme_sequences where selection = 'half' and extreme = 'lowest' order by place"
+        ).fetchall()
+        # Noise has the difference i / 8, all others 20 - i / 8: the ten noises are lowest.
+        assert texts == [(f"text of {i}",) for i in range(0, 40, 4)]
+        assert reader.execute("select selection, num_kept from selection_cutoff order by all").fetchall() == [
+            ("half", 20),
+            ("it's", 10),
+        ]
+        assert reader.execute("select count(*) from refined_corpus").fetchall() == [(30,)]
+        assert reader.execute("select count(*) from documents").fetchall() == [(40,)]
+
+
+def test_everything_is_described(tmp_path: Path, shown: list[CatalogTable]):
+    target = tmp_path / "warehouse.duckdb"
+    write_catalog(target, shown)
+    with duckdb.connect(str(target), read_only=True) as reader:
+        comments = dict(
+            reader.execute(
+                "select table_name, comment from duckdb_tables() "
+                "union all select view_name, comment from duckdb_views() where not internal"
+            ).fetchall()
+        )
+        assert sorted(comments) == sorted([*MARTS, "documents", "domains_that_lost_most", "kept_and_dropped_texts"])
+        assert all(comments.values())
+        columns = "select table_name, column_name from duckdb_columns() where comment is null and not internal"
+        undescribed = {table for table, _ in reader.execute(columns).fetchall()}
+        assert undescribed <= {"domains_that_lost_most", "kept_and_dropped_texts"}
+
+
+def test_a_reader_reads_on_while_a_newer_catalog_takes_its_place(tmp_path: Path, shown: list[CatalogTable]):
+    target = tmp_path / "warehouse.duckdb"
+    write_catalog(target, shown)
+    with duckdb.connect(str(target), read_only=True) as reader:
+        only_half = [
+            CatalogTable(
+                name="selection_cutoff",
+                description="One row a selection.",
+                columns={},
+                files={"half": table.files["half"], "empty": []},
+                name_column="selection",
+            )
+            for table in shown
+            if table.name == "selection_cutoff"
+        ]
+        write_catalog(target, only_half)
+        assert reader.execute("select count(*) from selection_cutoff").fetchall() == [(2,)]
+    with duckdb.connect(str(target), read_only=True) as reader:
+        assert reader.execute("select selection from selection_cutoff").fetchall() == [("half",)]
+        assert [row[0] for row in reader.execute("show tables").fetchall()] == ["selection_cutoff"]
+    assert list(tmp_path.glob("*duckdb*")) == [target]
+
+
+def test_a_failed_catalog_leaves_the_old_one(tmp_path: Path, shown: list[CatalogTable]):
+    target = tmp_path / "warehouse.duckdb"
+    write_catalog(target, shown)
+    before = target.read_bytes()
+    gone = CatalogTable(name="x", description="", columns={}, files={"": [tmp_path / "gone.parquet"]})
+    with pytest.raises(duckdb.IOException, match=r"gone\.parquet"):
+        write_catalog(target, [gone])
+    assert target.read_bytes() == before
+    assert list(tmp_path.glob("*duckdb*")) == [target]

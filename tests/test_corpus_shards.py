@@ -1,0 +1,206 @@
+"""Which files are shards, and when a file is read again."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry as filesystems
+
+from miniplm_assets.core.errors import CorpusError
+from miniplm_assets.corpus import shards as shards_module
+from miniplm_assets.corpus.shards import FileSource, fingerprint_shard, list_shards, observe_corpus
+from miniplm_assets.experiment import JsonlSource, ParquetSource, TextSource
+
+LATER_NS = 2**62
+
+
+def fill(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"content of {name}\n")
+
+
+def names(path: Path | str, kind: str = "jsonl") -> list[str]:
+    source: FileSource = JsonlSource(type="jsonl", path=str(path))
+    if kind == "parquet":
+        source = ParquetSource(type="parquet", path=str(path))
+    return [shard.name for shard in list_shards(source)]
+
+
+def test_a_file_a_folder_or_a_pattern(tmp_path: Path) -> None:
+    fill(
+        tmp_path,
+        *("b.jsonl", "web/a.jsonl.zst", "web/deep/c.ndjson.gz", "web/d.parquet", "readme.md", "e.json", "odd.data"),
+        *(".hidden.jsonl", ".cache/f.jsonl", "tricky[1].jsonl"),
+    )
+    assert names(tmp_path) == ["b.jsonl", "e.json", "tricky[1].jsonl", "web/a.jsonl.zst", "web/deep/c.ndjson.gz"]
+    assert names(tmp_path / "b.jsonl") == ["b.jsonl"]
+    assert names(tmp_path / "odd.data") == ["odd.data"]
+    assert names(tmp_path / "tricky[1].jsonl") == ["tricky[1].jsonl"]
+    assert names(tmp_path / "*.jsonl") == ["b.jsonl", "tricky[1].jsonl"]
+    assert names(tmp_path / "*" / "a.*") == ["web/a.jsonl.zst"]
+    assert names(tmp_path / "web" / "**") == ["a.jsonl.zst", "deep/c.ndjson.gz"]
+    assert names(tmp_path.as_uri()) == names(tmp_path)
+    assert names(tmp_path, "parquet") == ["web/d.parquet"]
+
+
+def test_a_folder_of_texts_is_a_shard_for_each_sub_folder(tmp_path: Path) -> None:
+    fill(tmp_path, "b/2.txt", "b/deep/1.txt", "a/1.txt", "top.txt", "a/skip.md", "c/skip.md")
+    found = list_shards(TextSource(type="text", path=str(tmp_path)))
+    assert [(shard.name, shard.file_names) for shard in found] == [
+        (".", ("top.txt",)),
+        ("a", ("a/1.txt",)),
+        ("b", ("b/2.txt", "b/deep/1.txt")),
+    ]
+    assert found[2].num_bytes == len("content of b/2.txt\n") + len("content of b/deep/1.txt\n")
+
+
+@pytest.mark.parametrize("place", ["nowhere", "empty", "empty/*.jsonl", "nowhere/*.jsonl"])
+def test_no_files_are_an_error_that_says_what_was_looked_for(tmp_path: Path, place: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CorpusError, match=r"no corpus file found in .*looked for files that end in \.jsonl, .*Check"):
+        list_shards(JsonlSource(type="jsonl", path=str(tmp_path / place)))
+    with pytest.raises(CorpusError, match=r"looked for files that match '\*\.txt'"):
+        list_shards(TextSource(type="text", path=str(tmp_path / place)))
+
+
+def test_empty_files_are_an_empty_corpus(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").touch()
+    with pytest.raises(CorpusError, match="is empty: 1 files, all of 0 bytes"):
+        names(tmp_path)
+    fill(tmp_path, "b.jsonl")
+    assert names(tmp_path) == ["a.jsonl", "b.jsonl"]
+
+
+def test_a_fingerprint_is_that_of_the_content(tmp_path: Path) -> None:
+    fill(tmp_path, "one/a.jsonl")
+    (shard,) = list_shards(JsonlSource(type="jsonl", path=str(tmp_path / "one")))
+    assert fingerprint_shard(shard) == hashlib.sha256(b"content of one/a.jsonl\n").hexdigest()[:32]
+
+
+def test_a_text_shard_is_its_names_and_contents(tmp_path: Path) -> None:
+    def fingerprints(root: Path) -> list[str]:
+        return [fingerprint_shard(shard) for shard in list_shards(TextSource(type="text", path=str(root)))]
+
+    fill(tmp_path / "here" / "corpus", "a/1.txt", "a/2.txt", "top.txt")
+    fill(tmp_path / "there" / "corpus", "a/2.txt", "a/1.txt", "top.txt")
+    before = fingerprints(tmp_path / "here" / "corpus")
+    assert before == fingerprints(tmp_path / "there" / "corpus")
+    (tmp_path / "there" / "corpus" / "a" / "2.txt").rename(tmp_path / "there" / "corpus" / "a" / "3.txt")
+    after = fingerprints(tmp_path / "there" / "corpus")
+    assert after[0] == before[0] and after[1] != before[1]
+
+
+class Observer:
+    """Observes again and again, and counts what is read."""
+
+    def __init__(self, source: FileSource, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.source = source
+        self.known: dict[str, tuple[str, str]] = {}
+        self.read: list[str] = []
+
+        def fingerprint(shard: Any) -> str:
+            self.read.append(shard.name)
+            return fingerprint_shard(shard)
+
+        monkeypatch.setattr(shards_module, "fingerprint_shard", fingerprint)
+
+    def look(self, now_ns: int = LATER_NS) -> list[str]:
+        self.read.clear()
+        observed = observe_corpus(self.source, known=self.known, now_ns=now_ns)
+        self.known = {shard.name: (shard.stamp, shard.fingerprint) for shard in observed if shard.stamp is not None}
+        assert [shard.fingerprint for shard in observed] == [
+            fingerprint_shard(shard) for shard in list_shards(self.source)
+        ]
+        return list(self.read)
+
+
+def test_only_changed_files_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, "a.jsonl", "b.jsonl")
+    observer = Observer(JsonlSource(type="jsonl", path=str(tmp_path)), monkeypatch)
+    assert observer.look() == ["a.jsonl", "b.jsonl"]
+    assert observer.look() == []
+    (tmp_path / "b.jsonl").write_text("Content of b.jsonl\n")  # as long as before
+    fill(tmp_path, "c.jsonl")
+    assert observer.look() == ["b.jsonl", "c.jsonl"]
+    (tmp_path / "b.jsonl").unlink()
+    assert observer.look() == []
+    # The same size, and a modification time that was set back.
+    before = (tmp_path / "a.jsonl").stat()
+    (tmp_path / "a.jsonl").write_text("CONTENT of a.jsonl\n")
+    os.utime(tmp_path / "a.jsonl", ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert observer.look() == ["a.jsonl"]
+
+
+@pytest.mark.parametrize("seconds_later", [1.9, 0.0, -3_600.0])
+def test_a_file_that_changed_just_now_or_in_the_future_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds_later: float
+) -> None:
+    fill(tmp_path, "a.jsonl")
+    status = (tmp_path / "a.jsonl").stat()
+    now_ns = max(status.st_mtime_ns, status.st_ctime_ns) + int(seconds_later * 1e9)
+    observer = Observer(JsonlSource(type="jsonl", path=str(tmp_path)), monkeypatch)
+    assert observer.look(now_ns) == ["a.jsonl"]
+    assert observer.look(now_ns) == ["a.jsonl"]  # the first look could not be relied on
+    assert observer.look(now_ns + 3_700 * 10**9) == ["a.jsonl"]
+    assert observer.look(now_ns + 3_700 * 10**9) == []
+
+
+class Bucket(MemoryFileSystem):
+    """A remote store that gives its files an ETag, as S3 does."""
+
+    protocol = "bucket"
+    store: dict[str, Any] = {}  # noqa: RUF012 - MemoryFileSystem declares it so
+    pseudo_dirs = [""]  # noqa: RUF012
+    has_etags = True
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return path.removeprefix("bucket://").strip("/")
+
+    def unstrip_protocol(self, name: str) -> str:
+        return f"bucket://{self._strip_protocol(name)}"
+
+    def _marked(self, info: dict[str, Any]) -> dict[str, Any]:
+        if info["type"] == "file" and self.has_etags:
+            info = info | {"ETag": hashlib.sha256(self.cat_file(info["name"])).hexdigest()}
+        return info
+
+    def info(self, path: str, **options: Any) -> dict[str, Any]:
+        return self._marked(super().info(path, **options))
+
+    def ls(self, path: str, detail: bool = True, **options: Any) -> list[Any]:
+        found = super().ls(path, detail=True, **options)
+        return [self._marked(info) if detail else info["name"] for info in found]
+
+
+def test_a_remote_file_is_read_again_unless_its_store_marks_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(filesystems, "bucket", Bucket)
+    monkeypatch.setattr(Bucket, "store", {})
+    bucket = Bucket()
+    bucket.pipe_file("corpus/web/a.jsonl", b"first\n")
+    bucket.pipe_file("corpus/b.jsonl", b"second\n")
+    observer = Observer(JsonlSource(type="jsonl", path="bucket://corpus"), monkeypatch)
+    assert observer.look() == ["b.jsonl", "web/a.jsonl"]
+    assert observer.look(now_ns=10**10) == []  # however young: no clock stamped it
+    bucket.pipe_file("corpus/web/a.jsonl", b"FIRST\n")
+    assert observer.look() == ["web/a.jsonl"]
+    monkeypatch.setattr(Bucket, "has_etags", False)
+    assert observer.look() == ["b.jsonl", "web/a.jsonl"]
+    assert observer.look() == ["b.jsonl", "web/a.jsonl"]
+
+
+def test_a_store_out_of_reach_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    class ConnectionLostError(Exception):
+        """Of a client library, and no OSError."""
+
+    def lost(*_: Any, **__: Any) -> None:
+        raise ConnectionLostError("no route to host")
+
+    monkeypatch.setitem(filesystems, "bucket", Bucket)
+    monkeypatch.setattr(Bucket, "isfile", lost)
+    with pytest.raises(CorpusError, match=r"bucket://corpus cannot be read \(ConnectionLostError: no route to host\)"):
+        list_shards(JsonlSource(type="jsonl", path="bucket://corpus"))

@@ -1,0 +1,259 @@
+"""Held-out losses, students side by side, and the outcome in words: worked out by hand."""
+
+import io
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+
+from miniplm_assets.core.curves import tokens_saved_factor, tokens_to_loss
+from miniplm_assets.core.errors import ScoringError, TrainingError
+from miniplm_assets.evaluation.comparison import SelectionRecord, StudentRecord, comparison_table
+from miniplm_assets.evaluation.held_out import ALL_DOMAINS, count_scored_bytes, held_out_table
+from miniplm_assets.evaluation.plots import plot_difference_distribution, plot_domain_shares, plot_loss_curves
+from miniplm_assets.evaluation.verdict import verdict
+from miniplm_assets.lm.scores import TokenRule
+
+END = 0
+RULE = TokenRule(end_of_document_id=END, score_after_end_of_document=False)
+
+
+# ---- held-out tables
+
+
+def test_only_the_bytes_of_scored_tokens_count() -> None:
+    token_num_bytes = np.array([0, 1, 2, 4, 8])
+    sequences = [
+        np.array([1, 2, END, 3, 4], dtype=np.int32),  # 2, END and 4: the 3 follows an end of document
+        np.array([4], dtype=np.int32),  # nothing is predicted
+        np.array([END, 4, 3], dtype=np.int32),  # 3 alone
+    ]
+    assert count_scored_bytes(sequences, rule=RULE, token_num_bytes=token_num_bytes).tolist() == [10, 0, 4]
+    everything = TokenRule(end_of_document_id=END, score_after_end_of_document=True)
+    assert count_scored_bytes(sequences, rule=everything, token_num_bytes=token_num_bytes).tolist() == [14, 0, 12]
+
+
+def sequences_and_scores() -> tuple[pl.DataFrame, pl.DataFrame]:
+    sequences = pl.DataFrame(
+        {"sequence_id": [7, 5, 9, 6], "domain": ["code", "prose", "code", "empty"], "num_scored_bytes": [10, 4, 6, 0]}
+    )
+    scores = pl.DataFrame(
+        {
+            "sequence_id": [9, 6, 1, 7, 5],
+            "logprob_nats": [-2.0, 0.0, -99.0, -6.0, -4.0],
+            "num_scored_tokens": pl.Series([1, 0, 9, 3, 2], dtype=pl.Int32),
+        }
+    )
+    return sequences, scores
+
+
+def test_the_held_out_table_is_the_one_worked_by_hand() -> None:
+    table = held_out_table(*sequences_and_scores())
+    assert table["domain"].to_list() == ["code", "empty", "prose", ALL_DOMAINS]
+    assert table["num_sequences"].to_list() == [2, 1, 1, 4]
+    assert table["num_scored_tokens"].to_list() == [4, 0, 2, 6]
+    assert table["nll_nats"].to_list() == [8.0, 0.0, 4.0, 12.0]
+    assert table["nll_nats_per_token"].to_list() == [2.0, None, 2.0, 2.0]
+    assert table["perplexity"].to_list() == pytest.approx([math.e**2, None, math.e**2, math.e**2])
+    log_2 = math.log(2)
+    assert table["bits_per_byte"].to_list() == pytest.approx([8 / 16 / log_2, None, 4 / 4 / log_2, 12 / 20 / log_2])
+
+
+def test_bits_per_byte_do_not_depend_on_the_tokenizer() -> None:
+    """A model that gives every byte probability 1/256 takes 8 bits a byte, however the bytes are cut."""
+    for bytes_per_token in (1, 5):
+        num_tokens = 40 // bytes_per_token
+        sequences = pl.DataFrame({"sequence_id": [1], "domain": ["a"], "num_scored_bytes": [40]})
+        nats = -num_tokens * bytes_per_token * math.log(256)
+        scores = pl.DataFrame({"sequence_id": [1], "logprob_nats": [nats], "num_scored_tokens": [num_tokens]})
+        assert held_out_table(sequences, scores)["bits_per_byte"].to_list() == pytest.approx([8.0, 8.0])
+
+
+def test_scores_pair_one_to_one_with_sequences() -> None:
+    sequences, scores = sequences_and_scores()
+    with pytest.raises(ScoringError, match=r"held-out sequence 5 has no score \(1 of 4 have none\)"):
+        held_out_table(sequences, scores.filter(pl.col("sequence_id") != 5))
+    with pytest.raises(ScoringError, match=r"held-out sequence 9 has more than one score"):
+        held_out_table(sequences, pl.concat([scores, scores[:1]]))
+
+
+# ---- tokens saved
+
+
+def test_the_crossing_lies_on_the_line_between_two_evaluations() -> None:
+    assert tokens_to_loss([100, 200, 300], [5.0, 4.0, 3.0], target_nats_per_token=3.25) == 275.0
+    assert tokens_to_loss([100, 200, 300], [5.0, 4.0, 3.0], target_nats_per_token=4.0) == 200.0
+    assert tokens_to_loss([100, 200], [5.0, 4.0], target_nats_per_token=6.0) == 100.0
+    assert tokens_to_loss([100, 200], [5.0, 4.0], target_nats_per_token=3.9) is None
+    # the first time counts, also where the curve rises again
+    assert tokens_to_loss([100, 200, 300, 400], [5.0, 3.0, 5.0, 1.0], target_nats_per_token=4.0) == 150.0
+
+
+def test_the_factor_is_the_tokens_of_the_baseline_by_those_needed() -> None:
+    assert tokens_saved_factor(baseline_tokens=300, tokens_to_baseline_loss=120.0) == 2.5
+    assert tokens_saved_factor(baseline_tokens=300, tokens_to_baseline_loss=None) is None
+
+
+# ---- students side by side
+
+
+def student(
+    name: str,
+    losses: list[float],
+    *,
+    by_domain: dict[str, float],
+    selection: SelectionRecord | None = None,
+    tokenizer: str = "bpe",
+    num_epochs: float = 1.0,
+) -> StudentRecord:
+    """A student whose domains hold 100 scored tokens and 300 bytes each."""
+    nats = {**{domain: 100 * loss for domain, loss in by_domain.items()}}
+    nats[ALL_DOMAINS] = sum(nats.values())
+    tokens = [100] * len(by_domain) + [100 * len(by_domain)]
+    held_out = pl.DataFrame({"domain": list(nats), "num_scored_tokens": tokens, "nll_nats": list(nats.values())})
+    held_out = held_out.with_columns(
+        nll_nats_per_token=pl.col("nll_nats") / pl.col("num_scored_tokens"),
+        bits_per_byte=pl.col("nll_nats") / math.log(2) / (3 * pl.col("num_scored_tokens")),
+    )
+    log = pl.DataFrame(
+        {
+            "num_tokens": [1_000 * step for step in range(1, 2 * len(losses) + 1)],
+            # every other row has no evaluation
+            "held_out_nll_nats_per_token": [
+                loss for pair in zip([None] * len(losses), losses, strict=True) for loss in pair
+            ],
+        },
+        schema_overrides={"held_out_nll_nats_per_token": pl.Float64},
+    )
+    return StudentRecord(
+        name=name,
+        corpus=f"refined_corpus/{selection.name}" if selection else "candidates",
+        tokenizer=tokenizer,
+        num_parameters=1_000,
+        num_epochs=num_epochs,
+        training_log=log,
+        held_out=held_out,
+        selection=selection,
+    )
+
+
+def half(*, teacher: float = 3.0, reference: float = 4.5, kept_share: float = 0.5) -> SelectionRecord:
+    shift = pl.DataFrame(
+        {
+            "domain": ["noise", "prose", "code"],
+            "share_of_candidate_tokens": [0.3, 0.4, 0.3],
+            "share_of_kept_tokens": [0.01, 0.5, 0.49],
+        }
+    )
+    return SelectionRecord(
+        name="half",
+        kept_share=kept_share,
+        teacher_nll_nats_per_token=teacher,
+        reference_nll_nats_per_token=reference,
+        domain_shift=shift,
+    )
+
+
+BASE = student("no_kd", [5.0, 4.5, 4.25, 4.0], by_domain={"code": 4.0, "prose": 4.0, "noise": 4.0})
+# 4.0 lies half-way between the evaluations at 4,000 and 6,000 tokens.
+AHEAD = student(
+    "miniplm", [4.75, 4.25, 3.75, 3.5], by_domain={"code": 3.0, "prose": 3.3, "noise": 4.2}, selection=half()
+)
+
+
+def test_the_comparison_is_the_one_worked_by_hand() -> None:
+    table = comparison_table([AHEAD, BASE], baseline="no_kd")
+    assert table["student"].to_list() == ["no_kd", "miniplm"]
+    assert table["num_tokens"].to_list() == [8_000, 8_000]
+    assert table["held_out_nll_nats_per_token"].to_list() == pytest.approx([4.0, 3.5])
+    assert table["tokens_to_baseline_loss"].to_list() == [8_000.0, 5_000.0]
+    assert table["tokens_saved_factor"].to_list() == [1.0, 1.6]
+    assert table["training_flops"].to_list() == [6 * 1_000 * 8_000.0] * 2
+    assert table["bits_per_byte"].to_list() == pytest.approx([4.0 / 3 / math.log(2), 3.5 / 3 / math.log(2)])
+
+
+def test_students_of_other_tokenizers_are_compared_by_bytes_alone() -> None:
+    other = student("other", [2.0, 1.0], by_domain={"code": 1.0}, tokenizer="words")
+    table = comparison_table([BASE, other], baseline="no_kd")
+    assert table.filter(student="other")["tokens_saved_factor"].item() is None
+    text = verdict([BASE, other], baseline="no_kd")
+    assert "other (trained on candidates) is better than no_kd" in text
+    assert "bits a byte" in text and "different tokenizers" in text
+
+
+def test_a_missing_baseline_is_named() -> None:
+    with pytest.raises(TrainingError, match=r"comparison\.baseline 'absent' is none of the trained students \(no_kd\)"):
+        comparison_table([BASE], baseline="absent")
+
+
+# ---- the outcome in words
+
+
+def test_the_verdict_on_a_better_student() -> None:
+    assert verdict([BASE, AHEAD], baseline="no_kd") == (
+        "miniplm (trained on refined_corpus/half) is better than no_kd (trained on candidates): its held-out loss is "
+        "3.500 against 4.000 nats a token, 0.500 nats (12.5%) lower, after the same 8,000 tokens. It reached the "
+        "final loss of no_kd after 5,000 tokens, where no_kd took 8,000: 1.60 times fewer. It is better in 2 of 3 "
+        "domains. It loses most in 'noise' (+0.200 nats a token), whose share of the tokens the selection cut "
+        "from 30.0% to 1.0%."
+    )
+
+
+WORSE = {"code": 4.1, "prose": 4.1, "noise": 4.4}
+
+
+def reasons_for(selection: SelectionRecord, by_domain: dict[str, float] = WORSE, *, num_epochs: float = 1.0) -> str:
+    behind = student("miniplm", [5.0, 4.4, 4.3, 4.2], by_domain=by_domain, selection=selection, num_epochs=num_epochs)
+    text = verdict([BASE, behind], baseline="no_kd")
+    assert "The selection did not help." in text
+    return text.partition("The selection did not help. ")[2]
+
+
+def test_the_verdict_on_a_worse_student_gives_the_reason_that_the_numbers_give() -> None:
+    assert "(4.600 nats a token) is not below the reference's (4.500)" in reasons_for(half(teacher=4.6))
+    assert "(4.100 nats a token) is not below the 4.000 that no_kd reaches by itself" in reasons_for(half(teacher=4.1))
+    assert "keeps 100% of the candidates" in reasons_for(half(kept_share=1.0))
+    assert "It went 6.0 times through its corpus (no_kd: 1.0 times)" in reasons_for(half(), num_epochs=6.0)
+    cut = reasons_for(half(), {"code": 3.9, "prose": 3.95, "noise": 4.9})
+    assert cut == ("All that it loses, it loses in domains that the selection cut (noise); elsewhere it is no worse.")
+    assert reasons_for(half()).startswith("None of the usual reasons shows in the numbers")
+
+
+def test_a_draw_and_a_lonely_student() -> None:
+    same = student("miniplm", [5.0, 4.0], by_domain={"code": 4.0, "prose": 4.0, "noise": 4.0}, selection=half())
+    assert verdict([BASE, same], baseline="no_kd").startswith(
+        "miniplm (trained on refined_corpus/half) and no_kd (trained on candidates) end with the same held-out loss"
+    )
+    assert "only student" in verdict([BASE], baseline="no_kd")
+
+
+# ---- pictures: that they are drawn at the promised size; what they look like was looked at
+
+
+def width_of(png: bytes) -> int:
+    from matplotlib.image import imread
+
+    return imread(io.BytesIO(png), format="png").shape[1]
+
+
+def test_the_pictures_are_900_pixels_wide() -> None:
+    many = pl.DataFrame(
+        {
+            "domain": [f"domain {number}" for number in range(40)],
+            "share_of_candidate_tokens": [1 / 40] * 40,
+            "share_of_kept_tokens": [number / 780 for number in range(40)],
+        }
+    )
+    edges = np.linspace(-1, 2, 8)
+    bins = pl.DataFrame(
+        {
+            "bin_start_nats": [-9.0, *edges],
+            "bin_end_nats": [*edges, 9.0],
+            "num_candidates": [3, 5, 8, 13, 8, 5, 3, 2, 1],
+            "num_kept": [0, 0, 0, 6, 8, 5, 3, 2, 1],
+        }
+    )
+    assert width_of(plot_loss_curves([AHEAD, BASE], baseline="no_kd")) == 900
+    assert width_of(plot_difference_distribution(bins, cutoff=0.1, unit="nats per token", selection="half")) == 900
+    assert width_of(plot_domain_shares(many, selection="half")) == 900

@@ -1,0 +1,110 @@
+"""experiments/paper.yaml says what the paper says. The figures are its own, or follow from its shapes."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from miniplm_assets.core.flops import vanilla_kd_steps
+from miniplm_assets.experiment import Experiment, HubModel, TrainedModel, load_experiment
+from miniplm_assets.lm.architectures import count_parameters
+
+PAPER = Path(__file__).parents[1] / "experiments" / "paper.yaml"
+VOCABULARY = 151_936
+QWEN_TOKENS = 151_646  # ids of the tokenizer itself; the published models are padded
+
+
+@pytest.fixture
+def paper(monkeypatch: pytest.MonkeyPatch) -> Experiment:
+    """The experiment, loaded on a machine without a network."""
+
+    def refuse(*_args, **_keywords):
+        raise AssertionError("the experiment file was read, and something asked the network")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    return load_experiment(PAPER)
+
+
+def qwen_parameters(width: int, ffn_width: int, num_layers: int, *, num_embeddings: int) -> int:
+    """Count by hand: four projections, biases on three of them, three matrices of the FFN, two norms a layer."""
+    layer = 4 * width * width + 3 * width + 3 * width * ffn_width + 2 * width
+    return num_layers * layer + width + num_embeddings * VOCABULARY * width
+
+
+# name: d_model, d_ffn, layers, heads, embedding matrices, millions of parameters
+SHAPES = {
+    "qwen_104m": (512, 1408, 8, 8, 1, 104),
+    "qwen_200m": (768, 2112, 12, 12, 1, 203),
+    "qwen_500m": (1024, 2816, 24, 16, 1, 464),
+    "qwen_1200m": (1536, 4224, 24, 16, 2, 1161),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_architectures_have_the_published_shapes_and_sizes(paper: Experiment, name: str) -> None:
+    width, ffn_width, num_layers, num_heads, num_embeddings, millions = SHAPES[name]
+    architecture = paper.architectures[name]
+    assert architecture["num_attention_heads"] == num_heads
+    assert architecture["hidden_size"] == width
+    count = count_parameters(architecture, vocab_size=QWEN_TOKENS)
+    assert count.total == qwen_parameters(width, ffn_width, num_layers, num_embeddings=num_embeddings)
+    assert round(count.total / 1e6) == millions
+    assert count.non_embedding == qwen_parameters(width, ffn_width, num_layers, num_embeddings=0)
+
+
+def test_the_300m_model_of_the_ablations_has_247_million_parameters(paper: Experiment) -> None:
+    shape = {**paper.architectures["qwen_200m"], "num_hidden_layers": 18}
+    count = count_parameters(shape, vocab_size=QWEN_TOKENS).total
+    assert count == qwen_parameters(768, 2112, 18, num_embeddings=1)
+    assert round(count / 1e6) == 247
+
+
+@pytest.mark.parametrize(
+    ("name", "published_steps"), [("qwen_200m", 25_000), ("qwen_500m", 45_000), ("qwen_1200m", 65_000)]
+)
+def test_vanilla_kd_at_equal_cost_takes_the_published_steps(paper: Experiment, name: str, published_steps: int) -> None:
+    teacher = paper.teachers["qwen_1800m"].model
+    assert isinstance(teacher, HubModel) and teacher.num_parameters is not None
+    steps = vanilla_kd_steps(
+        num_student_parameters=count_parameters(paper.architectures[name], vocab_size=QWEN_TOKENS).total,
+        num_teacher_parameters=teacher.num_parameters,
+        num_steps=100_000,
+    )
+    assert round(steps / 5_000) * 5_000 == published_steps
+
+
+def test_the_teacher_is_as_large_as_its_shape_says(paper: Experiment) -> None:
+    # Qwen1.5-1.8B: 24 layers of width 2,048, an FFN of 5,504, an output layer of its own
+    teacher = paper.teachers["qwen_1800m"].model
+    assert isinstance(teacher, HubModel)
+    assert teacher.num_parameters == qwen_parameters(2048, 5504, 24, num_embeddings=2)
+
+
+def test_the_settings_are_those_of_the_paper(paper: Experiment) -> None:
+    assert paper.corpus.source.id == "monology/pile-uncopyrighted"  # type: ignore[union-attr]
+    assert paper.corpus.fields.domain_field == "meta.pile_set_name"
+    assert paper.corpus.splits.reference == 0.05
+    assert paper.sequences.sequence_length == 1_024
+    selection = paper.selections["half"]
+    assert (selection.keep_fraction, selection.rank_by) == (0.5, "nats_per_token")
+    assert paper.teachers["qwen_1800m"].scoring.backend == "vllm"
+
+    learning_rates = {"qwen_200m": 6e-4, "qwen_500m": 3e-4, "qwen_1200m": 2.5e-4}
+    for student in paper.students.values():
+        training = student.training
+        assert training.token_budget == 50_000_000_000
+        assert training.sequences_per_step == 512
+        assert training.peak_learning_rate == learning_rates[student.architecture]
+        assert (training.beta1, training.beta2, training.epsilon) == (0.9, 0.98, 1e-6)
+        assert (training.weight_decay, training.gradient_clip) == (0.01, 1.0)
+        assert (training.warmup_share * 100_000, training.final_learning_rate_share) == (2_000, 0.1)
+    reference = paper.references["qwen_104m"].model
+    assert isinstance(reference, TrainedModel)
+    assert (reference.training.token_budget, reference.training.peak_learning_rate) == (5_000_000_000, 6e-4)
+
+
+def test_every_size_is_trained_by_each_recipe(paper: Experiment) -> None:
+    recipes = {(student.architecture, student.corpus) for student in paper.students.values()}
+    sizes = ("qwen_200m", "qwen_500m", "qwen_1200m")
+    assert recipes == {(size, corpus) for size in sizes for corpus in ("candidates", "refined_corpus/half")}

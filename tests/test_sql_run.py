@@ -1,0 +1,353 @@
+import hashlib
+import math
+import shutil
+from decimal import Decimal
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from miniplm_assets.core.errors import SqlError
+from miniplm_assets.storage import sql_run
+from miniplm_assets.storage.sql_project import load_sql_project
+from miniplm_assets.storage.sql_run import run_model
+from tests.sql_tables import SQL_FOLDER, Tables, document, project, score, sequence
+
+SQL = project()
+ALL = [
+    "difference_scores",
+    "selection_cutoff",
+    "refined_corpus",
+    "score_distribution",
+    "domain_shift",
+    "length_bias",
+    "corpus_profile",
+    "extreme_sequences",
+]
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Tables:
+    return Tables(tmp_path)
+
+
+def four_sequences(tables: Tables) -> None:
+    """Teacher and reference of four candidates and a validation sequence; differences 4, 2, -3 and 0 nats."""
+    tables.write_all(
+        [
+            sequence(1, domain="web", num_tokens=3),
+            sequence(2, domain="web", num_tokens=2),
+            sequence(3, domain="code", num_tokens=4),
+            sequence(4, shard="b/x.jsonl", domain="code", num_tokens=5),
+            sequence(5, shard="b/x.jsonl", domain="web", split="validation"),
+            sequence(6, shard="c", domain="web", split="reference"),
+        ],
+        teacher={1: -2.0, 2: -1.0, 3: -9.0, 4: -8.0, 5: -1.0},
+        reference={1: -6.0, 2: -3.0, 3: -6.0, 4: -8.0, 5: -90.0},
+    )
+
+
+def test_differences_by_hand(tables: Tables):
+    four_sequences(tables)
+    checks = tables.run(SQL, "difference_scores")
+    assert all(check.passed for check in checks.values())
+    rows = tables.rows("difference_scores")
+    assert [(row["sequence_id"], row["difference_nats"]) for row in rows] == [(1, 4.0), (2, 2.0), (3, -3.0), (4, 0.0)]
+    assert [row["difference_nats_per_token"] for row in rows] == [4 / 2, 2 / 1, -3 / 3, 0 / 4]
+    assert [row["rank_difference"] for row in rows] == [2.0, 2.0, -1.0, 0.0]
+    assert [path.name for path in tables.paths["difference_scores"]] == [
+        "a.parquet",
+        "b%2Fx.jsonl.parquet",
+        "c.parquet",
+    ]
+
+
+def test_cutoff_and_marts_by_hand(tables: Tables):
+    four_sequences(tables)
+    for name in ALL:
+        checks = tables.run(SQL, name, rank_by="nats_per_token", keep_fraction=0.5)
+        assert [check.name for check in checks.values() if not check.passed] == []
+    [cutoff] = tables.rows("selection_cutoff")
+    assert cutoff == {
+        "rank_by": "nats_per_token",
+        "keep_fraction": 0.5,
+        "token_budget": None,
+        "num_candidates": 4,
+        "num_candidate_tokens": 14,
+        "num_kept": 2,
+        "num_kept_tokens": 5,
+        "cutoff_difference": 2.0,
+        "cutoff_sequence_id": 2,
+        "share_below_zero": 0.25,
+    }
+    kept = tables.rows("refined_corpus")
+    assert [(row["sequence_id"], row["texts"], row["token_ids"]) for row in kept] == [
+        (1, ["text of 1"], [0, 1, 2]),
+        (2, ["text of 2"], [0, 1]),
+    ]
+    assert [pq.read_metadata(path).num_rows for path in tables.paths["refined_corpus"]] == [2, 0, 0]
+
+    code, web = tables.rows("domain_shift")
+    assert (code["domain"], code["num_kept"], code["log_token_share_ratio"]) == ("code", 0, None)
+    assert web["share_of_candidate_tokens"] == 5 / 14
+    assert web["share_of_kept_tokens"] == 1.0
+    assert web["log_token_share_ratio"] == pytest.approx(math.log(14 / 5))
+
+    over_all = tables.rows("length_bias")[0]
+    # Lengths 3, 2, 4, 5 (mean 3.5) against 4, 2, -3, 0 (mean 0.75): covariance -6.5 / 4, variances 5 / 4 and 26.75 / 4.
+    assert over_all["length_difference_correlation"] == pytest.approx(-6.5 / math.sqrt(5 * 26.75))
+    assert (over_all["length_bucket"], over_all["share_kept"]) == (0, 0.5)
+    assert sum(row["num_candidates"] for row in tables.rows("length_bias")[1:]) == 4
+
+    bins = tables.rows("score_distribution")
+    assert (len(bins), sum(row["num_candidates"] for row in bins), sum(row["num_kept"] for row in bins)) == (202, 4, 2)
+
+    profile = {(row["domain"], row["split"]): row for row in tables.rows("corpus_profile")}
+    assert sorted(profile) == [
+        ("code", "candidate"),
+        ("web", "candidate"),
+        ("web", "reference"),
+        ("web", "validation"),
+    ]
+    assert profile["code", "candidate"]["bytes_per_token"] == 18 / 9
+
+    extremes = {(row["extreme"], row["place"]): row for row in tables.rows("extreme_sequences")}
+    assert [extremes["highest", place]["sequence_id"] for place in (1, 2, 3, 4)] == [1, 2, 4, 3]
+    assert [extremes["lowest", place]["sequence_id"] for place in (1, 2, 3, 4)] == [3, 4, 2, 1]
+    assert extremes["lowest", 1]["teacher_nll_nats_per_token"] == 3.0
+    assert extremes["lowest", 1]["text"] == "text of 3"
+
+
+# Few values, so that most differences are ties; neighbours of a hundredth's multiple, where the bands meet.
+logprobs = st.sampled_from([-3.0, -2.5, -2.0, -1.01, -1.0, -0.99, -0.5, 0.0])
+candidates = st.lists(st.tuples(logprobs, logprobs, st.integers(2, 4)), min_size=1, max_size=30)
+amounts = st.one_of(
+    st.fixed_dictionaries({"keep_fraction": st.sampled_from([0.01, 0.1, 0.29, 0.3, 0.5, 0.58, 0.7, 1.0])}),
+    st.fixed_dictionaries({"token_budget": st.integers(1, 100)}),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(candidates, st.sampled_from(["nats_per_token", "nats_per_sequence"]), amounts, st.integers(1, 3))
+def test_the_cutoff_is_that_of_sorting_everything(
+    rows: list[tuple[float, float, int]], rank_by: str, amount: dict[str, Any], num_shards: int
+):
+    sequences = [
+        sequence(place, shard=f"s{place * num_shards // len(rows)}", num_tokens=tokens)
+        for place, (_, _, tokens) in enumerate(rows)
+    ]
+
+    def rank(place: int) -> float:
+        teacher, reference, tokens = rows[place]
+        difference = teacher - reference
+        return difference / (tokens - 1) if rank_by == "nats_per_token" else difference
+
+    best_first = sorted(range(len(rows)), key=lambda place: (-rank(place), place))
+    if "keep_fraction" in amount:
+        num_kept = max(1, math.floor(Decimal(str(amount["keep_fraction"])) * len(rows)))
+    else:
+        tokens_up_to = [sum(rows[place][2] for place in best_first[: n + 1]) for n in range(len(rows))]
+        num_kept = next((n + 1 for n, sum_ in enumerate(tokens_up_to) if sum_ >= amount["token_budget"]), len(rows))
+    kept = best_first[:num_kept]
+
+    with TemporaryDirectory() as folder:
+        tables = Tables(Path(folder))
+        scores = [dict(enumerate(row[model] for row in rows)) for model in (0, 1)]
+        tables.write_all(sequences, *scores)
+        for name in ALL[:3]:
+            checks = tables.run(SQL, name, rank_by=rank_by, **amount)
+            assert {check.name for check in checks.values() if not check.passed} <= {"token_budget_is_reached"}
+        [cutoff] = tables.rows("selection_cutoff")
+        refined = [row["sequence_id"] for row in tables.rows("refined_corpus")]
+    assert (cutoff["cutoff_difference"], cutoff["cutoff_sequence_id"]) == (rank(kept[-1]), kept[-1])
+    assert (cutoff["num_kept"], cutoff["num_kept_tokens"]) == (num_kept, sum(rows[place][2] for place in kept))
+    assert refined == sorted(kept)
+
+
+def test_a_fraction_is_taken_as_it_is_written(tables: Tables):
+    assert math.floor(0.29 * 100) == 28  # what a binary product would keep
+    ids = range(100)
+    tables.write_all([sequence(i) for i in ids], dict.fromkeys(ids, -1.0), dict.fromkeys(ids, -2.0))
+    tables.run(SQL, "difference_scores")
+    tables.run(SQL, "selection_cutoff", keep_fraction=0.29)
+    [cutoff] = tables.rows("selection_cutoff")
+    assert (cutoff["num_kept"], cutoff["cutoff_sequence_id"]) == (29, 28)
+
+
+def test_a_budget_beyond_the_corpus_keeps_everything_and_warns(tables: Tables):
+    four_sequences(tables)
+    tables.run(SQL, "difference_scores")
+    checks = tables.run(SQL, "selection_cutoff", token_budget=15)
+    assert [check.name for check in checks.values() if not check.passed] == ["token_budget_is_reached"]
+    assert checks["token_budget_is_reached"].facts["first_rows"] == [{"token_budget": 15, "num_kept_tokens": 14}]
+    assert tables.rows("selection_cutoff")[0]["num_kept"] == 4
+
+
+def test_a_sequence_in_which_nothing_is_scored_has_no_difference(tables: Tables):
+    tables.write_all([sequence(1, num_tokens=1), sequence(2)], {1: 0.0, 2: -1.0}, {1: 0.0, 2: -2.0})
+    tables.run(SQL, "difference_scores")
+    assert [row["rank_difference"] for row in tables.rows("difference_scores")] == [0.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("teacher", "reference", "message"),
+    [
+        (
+            {1: -1.0, 3: -1.0},
+            {1: -1.0, 2: -1.0, 3: -1.0},
+            "sequence 2 of shard b has no teacher score. Materialise tea",
+        ),
+        ({1: -1.0, 2: -1.0, 3: -1.0}, {3: -1.0}, r"sequence 1 of shard a has no reference score.*reference_scores"),
+        ({1: -1.0, 2: -1.0, 3: -1.0}, {}, "sequence 1 of shard a has no reference score"),
+        (
+            dict.fromkeys((1, 2, 3, 9), -1.0),
+            dict.fromkeys((1, 2, 3), -1.0),
+            "sequence 9 has a teacher score, but",
+        ),
+        (
+            dict.fromkeys((1, 2, 3), -1.0),
+            dict.fromkeys((-7, 1, 2, 3), -1.0),
+            "sequence -7 has a reference score",
+        ),
+        (dict.fromkeys((1, 2, 3, 4), -1.0), dict.fromkeys((1, 2, 3, 4), -1.0), "sequence 4 has a teacher score"),
+        ({1: -1.0, 2: math.nan, 3: -1.0}, {1: -1.0, 2: -1.0, 3: -1.0}, "the teacher score of sequence 2 is nan"),
+        ({1: -1.0, 2: -1.0, 3: -1.0}, {1: -1.0, 2: -math.inf, 3: -1.0}, "the reference score of sequence 2 is -inf"),
+    ],
+)
+def test_scores_that_do_not_fit_stop_with_the_first_culprit(
+    tables: Tables, teacher: dict[int, float], reference: dict[int, float], message: str
+):
+    sequences = [sequence(1, shard="a"), sequence(2, shard="b"), sequence(3, shard="b")]
+    tables.write_all([*sequences, sequence(4, shard="c", split="reference")], teacher, reference)
+    with pytest.raises(SqlError, match=message):
+        tables.run(SQL, "difference_scores")
+
+
+def test_different_numbers_of_scored_tokens_stop(tables: Tables):
+    tables.write_all([sequence(1)], {1: -1.0}, {1: -1.0})
+    tables.write("reference_scores", [score(1, -1.0, num_scored_tokens=7)])
+    with pytest.raises(SqlError, match="sequence 1 of shard a: the teacher scored 2 tokens, the reference 7"):
+        tables.run(SQL, "difference_scores")
+
+
+def test_a_sequence_scored_twice_stops(tables: Tables):
+    tables.write_all([sequence(1), sequence(2)], {1: -1.0, 2: -1.0}, {1: -1.0, 2: -1.0})
+    tables.write("teacher_scores", [score(1, -1.0), score(2, -1.0), score(2, -5.0)])
+    with pytest.raises(SqlError, match=r"sequence_id identifies a row.*'sequence_id': 2"):
+        tables.run(SQL, "difference_scores")
+
+
+def test_no_candidates_is_an_error_that_says_why(tables: Tables):
+    tables.write_all([sequence(1, split="reference")], {}, {})
+    with pytest.raises(SqlError, match="nothing to select from.*too small"):
+        tables.run(SQL, "difference_scores")
+
+
+def test_an_input_without_a_file_is_named(tables: Tables):
+    tables.write_all([sequence(1)], {1: -1.0}, {1: -1.0})
+    tables.paths["teacher_scores"] = []
+    with pytest.raises(SqlError, match="Materialise teacher_scores first"):
+        tables.run(SQL, "difference_scores")
+
+
+def test_a_missing_parameter_is_named(tables: Tables, tmp_path: Path):
+    four_sequences(tables)
+    with pytest.raises(SqlError, match=r"\$rank_by"):
+        run_model(SQL, "difference_scores", inputs=tables.paths, parameters={}, target=tmp_path)
+
+
+def test_ids_of_two_corpus_files_must_not_overlap(tables: Tables):
+    sequences = [sequence(1, shard="a"), sequence(2, shard="b"), sequence(3, shard="a")]
+    tables.write_all(sequences, dict.fromkeys((1, 2, 3), -1.0), dict.fromkeys((1, 2, 3), -1.0))
+    with pytest.raises(SqlError, match="ids of shard a reach to 3, those of shard b begin at 2"):
+        tables.run(SQL, "difference_scores")
+
+
+@pytest.mark.parametrize("where", ["documents", "sequences"])
+def test_a_leak_from_another_split_is_found(tables: Tables, where: str):
+    four_sequences(tables)
+    if where == "documents":
+        documents = [document(i, split="validation" if i == 2 else "candidate") for i in range(1, 7)]
+        tables.write("documents", documents)
+    else:
+        leak = {**sequence(7, shard="d", split="reference"), "spans": sequence(2)["spans"]}
+        tables.write("sequences", [*tables.rows("sequences"), leak])
+    for name in ALL[:2]:
+        tables.run(SQL, name, keep_fraction=0.5)
+    checks = tables.run(SQL, "refined_corpus", keep_fraction=0.5)
+    leaks = checks["refined_documents_are_candidates"]
+    assert not leaks.passed
+    assert leaks.facts["first_rows"] == [
+        {
+            "document_id": 1_000_002,
+            "sequence_id": 2,
+            "split": "validation" if where == "documents" else "reference",
+            "found_in": where,
+        }
+    ]
+
+
+def test_another_type_than_the_yaml_says_is_refused(tables: Tables, tmp_path: Path):
+    folder = Path(shutil.copytree(SQL_FOLDER, tmp_path / "sql"))
+    schema = folder / "models" / "marts" / "schema.yml"
+    old = "mean_bytes_per_document, data_type: DOUBLE"
+    assert old in schema.read_text()
+    schema.write_text(schema.read_text().replace(old, old.replace("DOUBLE", "BIGINT")))
+    four_sequences(tables)
+    with pytest.raises(SqlError, match="column mean_bytes_per_document is DOUBLE, the YAML says BIGINT"):
+        tables.run(load_sql_project(folder), "corpus_profile")
+
+
+def test_an_input_that_duckdb_cannot_read_is_an_error_with_the_models_name(tables: Tables):
+    four_sequences(tables)
+    tables.paths["documents"][0].write_bytes(b"not Parquet")
+    with pytest.raises(SqlError, match=r"corpus_profile: .*documents-0\.parquet"):
+        tables.run(SQL, "corpus_profile")
+
+
+def test_the_same_inputs_give_the_same_bytes_with_any_number_of_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def digests(folder: Path, num_threads: int) -> dict[str, str]:
+        folder.mkdir()
+        tables = Tables(folder)
+        ids = range(3000)
+        sequences = [sequence(i, shard=f"s{i // 1500}", num_tokens=2 + i % 7, domain=f"d{i % 3}") for i in ids]
+        tables.write_all(sequences, {i: -(i * 37 % 1000) / 7 for i in ids}, {i: -(i * 91 % 1000) / 3 for i in ids})
+        real = sql_run.duckdb.connect
+        with monkeypatch.context() as patch:
+            patch.setattr(sql_run.duckdb, "connect", lambda config: real(config={**config, "threads": num_threads}))
+            for name in ALL:
+                tables.run(SQL, name, keep_fraction=0.4)
+        return {
+            f"{name}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
+            for name in ALL
+            for path in tables.paths[name]
+        }
+
+    first = digests(tmp_path / "one", 1)
+    assert len(first) == 2 * 2 + 6
+    assert digests(tmp_path / "four", 4) == first
+
+
+def test_a_run_under_a_small_memory_limit_leaves_nothing_behind(tables: Tables, tmp_path: Path):
+    four_sequences(tables)
+    target = tmp_path / "target"
+    target.mkdir()
+    settings = {"rank_by": "nats_per_token"}
+    run_model(SQL, "difference_scores", inputs=tables.paths, parameters=settings, target=target, memory_limit="200MB")
+    assert sorted(path.name for path in target.iterdir()) == ["a.parquet", "b%2Fx.jsonl.parquet", "c.parquet"]
+
+
+def test_a_folder_with_quotes_and_an_equals_sign(tmp_path: Path):
+    folder = tmp_path / 'it\'s a=b [x] "y"'
+    folder.mkdir()
+    tables = Tables(folder)
+    four_sequences(tables)
+    for name in ALL:
+        tables.run(SQL, name, keep_fraction=0.5)
+    assert len(tables.rows("refined_corpus")) == 2

@@ -1,0 +1,471 @@
+"""Training from scratch: every sequence counted, every loss exact, every interruption without a trace.
+
+The oracles: losses and weights come from a plain loop over torch alone, draws from arithmetic on lengths,
+and what an interrupted run must end with from the run that was not interrupted.
+"""
+
+import math
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from miniplm_assets.core.errors import TrainingError
+from miniplm_assets.experiment import Training
+from miniplm_assets.training import TrainingJob, train_language_model
+from miniplm_assets.training.plan import NUM_LOG_ROWS, evenly_spaced, plan_training
+from miniplm_assets.training.token_file import choose_held_out, write_token_file
+from miniplm_assets.training.trainer import NO_LOSS, make_batch
+
+VOCAB_SIZE = 40
+END = 0
+ARCHITECTURE = {
+    "model_type": "gpt2",  # has dropout, so that a resumed run must also find its random numbers again
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 2,
+    "n_inner": 48,
+}
+TRAINING = Training(
+    token_budget=1_500,
+    sequences_per_step=4,
+    peak_learning_rate=3e-3,
+    warmup_share=0.2,
+    num_evaluations=3,
+    num_held_out_sequences=6,
+)
+
+
+def write_sequences(path: Path, rows: list[tuple[str | None, list[int]]]) -> Path:
+    table = {"sequence_id": range(len(rows)), "token_ids": pl.Series([ids for _, ids in rows], dtype=pl.List(pl.Int32))}
+    if any(split for split, _ in rows):
+        table["split"] = [split for split, _ in rows]
+    pl.DataFrame(table).write_parquet(path)
+    return path
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> TrainingJob:
+    """A model of a few thousand parameters, a corpus of two files with a rule in it, some dozens of steps."""
+    random = np.random.default_rng(0)
+    files = []
+    for number in range(2):
+        rows = []
+        for _ in range(60):
+            steps = random.integers(1, 3, size=int(random.integers(6, 17)))
+            ids = np.cumsum(steps) % VOCAB_SIZE  # 0, the end of a document, is passed now and then
+            rows.append((str(random.choice(["candidate", "reference", "validation"])), ids.tolist()))
+        files.append(write_sequences(tmp_path / f"sequences_{number}.parquet", rows))
+    tokenizer = tmp_path / "tokenizer"
+    write_tokenizer(tokenizer)
+    return TrainingJob(
+        name="student_checkpoint/tiny",
+        architecture=ARCHITECTURE,
+        training=TRAINING,
+        tokenizer_folder=tokenizer,
+        vocab_size=VOCAB_SIZE,
+        end_of_document_id=END,
+        sequence_files=tuple(files),
+        split="candidate",
+        held_out_files=tuple(files),
+        max_sequence_tokens=17,
+        seed=3,
+        data_fingerprint="f" * 32,
+    )
+
+
+def write_tokenizer(folder: Path) -> None:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {"<end>": END, **{f"t{number}": number for number in range(1, VOCAB_SIZE)}}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<end>"))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>").save_pretrained(folder)
+    (folder / "manifest.json").write_text("{}")
+
+
+def train(job: TrainingJob, folder: Path, *, report=lambda _: None) -> dict:
+    (folder / "work").mkdir(parents=True, exist_ok=True)
+    (folder / "target").mkdir(exist_ok=True)
+    return train_language_model(job, work=folder / "work", target=folder / "target", report=report)
+
+
+def read_log(folder: Path) -> pl.DataFrame:
+    return pl.read_parquet(folder / "target" / "training_log.parquet")
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "target" / "model.safetensors").read_bytes()
+
+
+# ---- what is drawn
+
+
+def test_sequences_are_drawn_until_they_hold_the_budget() -> None:
+    lengths = np.array([5, 9, 3, 8, 10])  # 35 in all
+    plan = plan_training(lengths, token_budget=50, sequences_per_step=2, num_evaluations=2, seed=1)
+    drawn = lengths[plan.order]
+    assert sorted(plan.order[:5]) == [0, 1, 2, 3, 4]  # a whole epoch, in some order, then another
+    assert len(set(plan.order[5:])) == len(plan.order[5:])
+    assert drawn.sum() == plan.num_tokens
+    assert 50 <= plan.num_tokens < 50 + drawn[-1]
+    assert plan.num_epochs == plan.num_tokens / 35
+    assert plan.tokens_after_step.tolist() == [drawn[:end].sum() for end in range(2, len(drawn) + 2, 2)]
+
+
+def test_two_corpora_give_the_same_number_of_tokens_within_one_sequence() -> None:
+    random = np.random.default_rng(0)
+    for length in (50, 200):
+        lengths = random.integers(2, length, size=1_000)
+        plan = plan_training(lengths, token_budget=20_000, sequences_per_step=16, num_evaluations=5, seed=0)
+        assert 0 <= plan.num_tokens - 20_000 < length
+
+
+def test_a_draw_that_ends_with_an_epoch_has_no_step_beyond() -> None:
+    plan = plan_training(np.array([4, 4]), token_budget=16, sequences_per_step=3, num_evaluations=1, seed=0)
+    assert len(plan.order) == 4
+    assert plan.num_steps == 2
+    assert plan.num_epochs == 2
+
+
+def test_evaluations_are_evenly_spaced_and_the_last_is_at_the_end() -> None:
+    assert evenly_spaced(100, 4) == {25, 50, 75, 100}
+    assert evenly_spaced(3, 20) == {1, 2, 3}
+    plan = plan_training(np.full(10_000, 2), token_budget=20_000, sequences_per_step=10, num_evaluations=3, seed=0)
+    assert plan.evaluation_steps == {333, 667, 1_000}
+    assert plan.evaluation_steps <= plan.log_steps
+    assert max(plan.log_steps) == 1_000
+    assert len(plan.log_steps) <= NUM_LOG_ROWS + 3
+
+
+def test_the_order_depends_on_the_seed_alone() -> None:
+    lengths = np.arange(2, 100)
+
+    def order(seed: int) -> list[int]:
+        plan = plan_training(lengths, token_budget=3_000, sequences_per_step=4, num_evaluations=1, seed=seed)
+        return plan.order.tolist()
+
+    assert order(1) == order(1) != order(2)
+
+
+def test_a_batch_predicts_neither_padding_nor_what_follows_an_end_of_document() -> None:
+    batch = make_batch([np.array([7, 8, END, 9, 5]), np.array([END, 4, 6])], end_of_document_id=END)
+    assert batch["input_ids"].tolist() == [[7, 8, END, 9], [END, 4, END, END]]
+    assert batch["labels"].tolist() == [[8, END, NO_LOSS, 5], [NO_LOSS, 6, NO_LOSS, NO_LOSS]]
+
+
+# ---- the token file
+
+
+def write_tokens(folder: Path, files: list[Path], **changes):
+    arguments = {"sequence_files": files, "split": "candidate", "vocab_size": 10, "data_fingerprint": "a", **changes}
+    return write_token_file(folder, **arguments)
+
+
+def test_the_token_file_holds_the_rows_of_the_split_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("miniplm_assets.training.token_file.ROWS_PER_BATCH", 2)
+    rows = [("candidate", [1, 2, 3]), ("reference", [4, 4]), ("candidate", [5]), ("candidate", [6, 7])]
+    files = [write_sequences(tmp_path / "a.parquet", rows), write_sequences(tmp_path / "b.parquet", rows[::-1])]
+    tokens = write_tokens(tmp_path / "tokens", files)
+    read = [tokens.sequence(row).tolist() for row in range(tokens.num_sequences)]
+    assert read == [[1, 2, 3], [6, 7], [6, 7], [1, 2, 3]]  # one token alone has nothing to predict
+    assert tokens.num_tokens().tolist() == [3, 2, 2, 3]
+
+
+def test_a_half_written_or_foreign_token_file_is_made_again(tmp_path: Path) -> None:
+    files = [write_sequences(tmp_path / "a.parquet", [("candidate", [1, 2]), ("reference", [3, 4])])]
+    write_tokens(tmp_path / "tokens", files)
+    (tmp_path / "tokens" / "contents.json").unlink()
+    (tmp_path / "tokens" / "token_ids.bin").write_bytes(b"half")
+    assert write_tokens(tmp_path / "tokens", files).sequence(0).tolist() == [1, 2]
+    assert write_tokens(tmp_path / "tokens", files, split="reference").sequence(0).tolist() == [3, 4]
+
+
+def test_nothing_to_learn_from_is_an_error(tmp_path: Path) -> None:
+    files = [write_sequences(tmp_path / "a.parquet", [("candidate", [1, 2])])]
+    with pytest.raises(TrainingError, match=r"split 'reference' holds no sequence to learn from .*a\.parquet"):
+        write_tokens(tmp_path / "tokens", files, split="reference")
+    with pytest.raises(TrainingError, match=r"a\.parquet: token ids from 1 to 2, but the tokenizer has 2"):
+        write_tokens(tmp_path / "tokens", files, vocab_size=2)
+    with pytest.raises(TrainingError, match=r"split 'validation' .* raise corpus\.splits\.validation"):
+        choose_held_out(files, split="validation", num_sequences=3, seed=0)
+
+
+def test_held_out_sequences_are_chosen_among_all_by_the_seed(tmp_path: Path) -> None:
+    rows = [("validation" if number % 3 else "candidate", [number, number + 1]) for number in range(30)]
+    files = [write_sequences(tmp_path / "a.parquet", rows[:11]), write_sequences(tmp_path / "b.parquet", rows[11:])]
+    held_out = {number for number in range(30) if number % 3}
+
+    def chosen(count: int, seed: int) -> list[int]:
+        found = choose_held_out(files, split="validation", num_sequences=count, seed=seed)
+        return [int(token_ids[0]) for token_ids in found]
+
+    assert chosen(100, 0) == sorted(held_out)
+    some = chosen(7, 1)
+    assert len(some) == 7 and set(some) < held_out and some == sorted(some)
+    assert chosen(7, 1) == some != chosen(7, 2)
+
+
+# ---- the training
+
+
+def plain_training(job: TrainingJob) -> tuple[list[float], list[float], object]:
+    """Train as the job says in a plain loop: the oracle. Returns losses, learning rates and the model."""
+    import torch
+
+    from miniplm_assets.lm.architectures import build_model
+
+    rows = (
+        pl.concat(pl.read_parquet(file) for file in job.sequence_files).filter(split=job.split)["token_ids"].to_list()
+    )
+    random = np.random.default_rng(job.seed)
+    order: list[int] = []
+    while sum(len(rows[row]) for row in order) < job.training.token_budget:
+        for row in random.permutation(len(rows)):
+            order.append(int(row))
+            if sum(len(rows[row]) for row in order) >= job.training.token_budget:
+                break
+    size = job.training.sequences_per_step
+    steps = [order[start : start + size] for start in range(0, len(order), size)]
+    model = build_model(
+        job.architecture, vocab_size=VOCAB_SIZE, end_of_document_id=END, max_sequence_tokens=17, seed=job.seed
+    )
+    settings = job.training
+    named = dict(model.named_parameters())
+    plain = [name for name in named if "bias" in name or "ln_" in name]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [named[name] for name in named if name not in plain], "weight_decay": settings.weight_decay},
+            {"params": [named[name] for name in plain], "weight_decay": 0.0},
+        ],
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.epsilon,
+    )
+    warmup = round(settings.warmup_share * len(steps))
+    losses, rates = [], []
+    for number, step in enumerate(steps):
+        if number < warmup:
+            share = (number + 1) / warmup
+        else:
+            progress = (number + 1 - warmup) / (len(steps) - warmup)
+            least = settings.final_learning_rate_share
+            share = least + (1 - least) * (1 + math.cos(math.pi * progress)) / 2
+        total, count = 0.0, 0
+        for row in step:
+            ids = torch.tensor([rows[row]])
+            logprobs = model(ids).logits[0].log_softmax(-1)
+            for place in range(1, len(rows[row])):
+                if rows[row][place - 1] != END:
+                    total, count = total - logprobs[place - 1, rows[row][place]], count + 1
+        (total / count).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
+        for group in optimizer.param_groups:
+            group["lr"] = share * settings.peak_learning_rate
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(total.detach() / count))
+        rates.append(share * settings.peak_learning_rate)
+    return losses, rates, model
+
+
+NO_DROPOUT = {**ARCHITECTURE, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+
+
+@pytest.mark.parametrize("sequences_per_device", [None, 3])
+def test_training_is_that_of_a_plain_loop(job: TrainingJob, tmp_path: Path, sequences_per_device: int | None) -> None:
+    from safetensors.torch import load_file
+
+    job = replace(
+        job,
+        architecture=NO_DROPOUT,
+        training=job.training.model_copy(update={"sequences_per_device": sequences_per_device, "weight_decay": 0.1}),
+    )
+    losses, rates, model = plain_training(job)
+    facts = train(job, tmp_path / "run")
+    log = read_log(tmp_path / "run")
+    assert log["step"].to_list() == list(range(1, len(losses) + 1))
+    np.testing.assert_allclose(log["training_nll_nats_per_token"], losses, atol=2e-4)
+    np.testing.assert_allclose(log["learning_rate"], rates, rtol=1e-12)
+    trained = load_file(tmp_path / "run" / "target" / "model.safetensors")
+    for name, parameter in model.named_parameters():
+        np.testing.assert_allclose(trained[name], parameter.detach(), atol=1e-3)
+    assert losses[-1] < losses[0] - 0.3
+    assert facts["num_steps"] == len(losses)
+    assert facts["training_flops"] == 6 * facts["num_parameters"] * facts["num_tokens"]
+
+
+def test_the_result_loads_as_any_model_and_its_held_out_loss_is_exact(
+    job: TrainingJob, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    lines: list[str] = []
+    facts = train(job, tmp_path / "run", report=lines.append)
+    assert capfd.readouterr() == ("", "")  # what there is to say goes through report
+    target = tmp_path / "run" / "target"
+    model = AutoModelForCausalLM.from_pretrained(target).eval()
+    assert AutoTokenizer.from_pretrained(target).convert_tokens_to_ids("t7") == 7
+    assert model.config.use_cache
+
+    total = count = 0.0
+    for ids in choose_held_out(job.held_out_files, split="validation", num_sequences=6, seed=job.seed):
+        logits = model(torch.from_numpy(ids[None].astype(np.int64))).logits[0].detach()
+        logprobs = logits.double().log_softmax(-1)
+        for place in range(1, len(ids)):
+            if ids[place - 1] != END:
+                total, count = total - float(logprobs[place - 1, ids[place]]), count + 1
+    log = read_log(tmp_path / "run")
+    measured = log.filter(pl.col("held_out_nll_nats_per_token").is_not_null())
+    assert measured["step"].to_list() == sorted(evenly_spaced(facts["num_steps"], 3))
+    assert measured["held_out_nll_nats_per_token"][-1] == pytest.approx(total / count, abs=1e-5)
+    assert facts["held_out_nll_nats_per_token"] == measured["held_out_nll_nats_per_token"][-1]
+    assert log["num_tokens"][-1] == facts["num_tokens"]
+    assert lines[0].startswith("student_checkpoint/tiny: ")
+    assert "left" in lines[-1]
+    names = {path.name for path in target.iterdir()}
+    assert {"model.safetensors", "config.json", "tokenizer.json", "training_log.parquet"} <= names
+    assert not any(path.suffix in (".bin", ".pt", ".pth", ".pkl") for path in target.iterdir())
+    assert "manifest.json" not in names
+
+
+class InterruptedRunError(Exception):
+    pass
+
+
+@pytest.fixture
+def stop_after(monkeypatch: pytest.MonkeyPatch):
+    """Checkpoint after every step, and let a run end in the middle of one."""
+    from miniplm_assets.training import trainer
+
+    def stop(step: int):
+        write = trainer.save_checkpoint
+
+        def save(work: Path, **arguments):
+            saved = write(work, **arguments)
+            if arguments["step"] == step:
+                raise InterruptedRunError
+            return saved
+
+        monkeypatch.setattr(trainer, "save_checkpoint", save)
+
+    yield stop
+
+
+def every_step(job: TrainingJob) -> TrainingJob:
+    return replace(job, training=job.training.model_copy(update={"checkpoint_minutes": 1e-9}))
+
+
+def test_a_resumed_run_ends_with_the_same_bytes(job: TrainingJob, tmp_path: Path, stop_after, monkeypatch) -> None:
+    monkeypatch.setattr("miniplm_assets.training.plan.NUM_LOG_ROWS", 7)  # so that a checkpoint falls between two rows
+    whole = train(job, tmp_path / "whole")
+    stop_after(11)
+    with pytest.raises(InterruptedRunError):
+        train(every_step(job), tmp_path / "cut")
+    checkpoints = list((tmp_path / "cut" / "work").glob("*checkpoint*"))
+    assert [path.name for path in checkpoints] == ["checkpoint-11"]
+    assert not any(path.suffix in (".bin", ".pt", ".pth", ".pkl") for path in checkpoints[0].iterdir())
+
+    resumed = train(job, tmp_path / "cut")
+    assert resumed["resumed_from_step"] == 11
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+    assert read_log(tmp_path / "cut").drop("seconds").equals(read_log(tmp_path / "whole").drop("seconds"))
+    ignored = {"resumed_from_step", "training_seconds"}
+    assert {key: resumed[key] for key in resumed.keys() - ignored} == {
+        key: whole[key] for key in whole.keys() - ignored
+    }
+
+
+def test_a_killed_process_is_resumed_to_the_same_bytes(job: TrainingJob, tmp_path: Path) -> None:
+    """kill -9 between the files of a checkpoint: the one before it counts."""
+    train(job, tmp_path / "whole")
+    script = textwrap.dedent(
+        f"""
+        import os, signal, sys
+        from pathlib import Path, PosixPath
+        import miniplm_assets.training.checkpoint as checkpoint
+        from miniplm_assets.experiment import Training
+        from miniplm_assets.training import TrainingJob, train_language_model
+
+        write = checkpoint.write_json
+        def kill_at_step_nine(path, content):
+            if path.parent.name.startswith(".checkpoint-9.") and path.name == "checkpoint.json":
+                os.kill(os.getpid(), signal.SIGKILL)
+            write(path, content)
+        checkpoint.write_json = kill_at_step_nine
+        job = {every_step(job)!r}
+        train_language_model(job, work=Path({str(tmp_path / "cut" / "work")!r}),
+                             target=Path({str(tmp_path / "cut" / "target")!r}), report=print)
+        """
+    )
+    (tmp_path / "cut" / "work").mkdir(parents=True)
+    (tmp_path / "cut" / "target").mkdir()
+    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    resumed = train(job, tmp_path / "cut")
+    assert resumed["resumed_from_step"] == 8
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+    assert read_log(tmp_path / "cut").drop("seconds").equals(read_log(tmp_path / "whole").drop("seconds"))
+
+
+def test_a_damaged_checkpoint_costs_time_and_nothing_else(job: TrainingJob, tmp_path: Path, stop_after) -> None:
+    train(job, tmp_path / "whole")
+    stop_after(5)
+    with pytest.raises(InterruptedRunError):
+        train(every_step(job), tmp_path / "cut")
+    moments = tmp_path / "cut" / "work" / "checkpoint-5" / "optimizer.safetensors"
+    content = bytearray(moments.read_bytes())
+    content[-1] ^= 1
+    moments.write_bytes(content)
+    assert train(job, tmp_path / "cut")["resumed_from_step"] is None
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+
+
+def test_a_checkpoint_of_another_run_is_refused(job: TrainingJob, tmp_path: Path, stop_after) -> None:
+    stop_after(5)
+    with pytest.raises(InterruptedRunError):
+        train(every_step(job), tmp_path / "cut")
+    with pytest.raises(TrainingError, match=r"data_fingerprint is 'e+', the checkpoint was written with 'f+'.*Delete"):
+        train(replace(job, data_fingerprint="e" * 32), tmp_path / "cut")
+    slower = job.training.model_copy(update={"peak_learning_rate": 1e-3})
+    with pytest.raises(TrainingError, match=r"peak_learning_rate is 0\.001, the checkpoint was written with 0\.003"):
+        train(replace(job, training=slower), tmp_path / "cut")
+
+
+def test_a_diverged_run_names_its_step(job: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from miniplm_assets.training import journal
+
+    record = journal.Journal.record
+
+    def record_nan(self, step, *, nll_nats, num_predicted):
+        record(self, step, nll_nats=nll_nats * math.nan if step == 6 else nll_nats, num_predicted=num_predicted)
+
+    monkeypatch.setattr(journal.Journal, "record", record_nan)
+    with pytest.raises(TrainingError, match=r"step 6: the loss is nan.*lower peak_learning_rate"):
+        train(job, tmp_path / "run")
+
+
+def test_a_corpus_without_the_split_is_refused_before_anything_is_trained(job: TrainingJob, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"split 'teacher' holds no sequence to learn from"):
+        train(replace(job, split="teacher"), tmp_path / "run")
+
+
+def test_a_refined_corpus_has_no_split(job: TrainingJob, tmp_path: Path) -> None:
+    refined = write_sequences(tmp_path / "refined.parquet", [(None, [1, 2, 3, 4, 5])] * 10)
+    job = replace(job, sequence_files=(refined,), split=None)
+    facts = train(replace(job, training=job.training.model_copy(update={"token_budget": 100})), tmp_path / "run")
+    assert facts["num_epochs"] == 2
+    assert facts["num_tokens"] == 100
+
+
+def test_bfloat16_trains_where_the_device_has_it(job: TrainingJob, tmp_path: Path) -> None:
+    bf16 = job.training.model_copy(update={"dtype": "bfloat16"})
+    train(replace(job, training=bf16), tmp_path / "run")
+    log = read_log(tmp_path / "run")
+    assert log["training_nll_nats_per_token"][-1] < log["training_nll_nats_per_token"][0]

@@ -1,0 +1,93 @@
+"""The real vLLM against a float64 brute force. Slow: an engine takes half a minute to start on two cores."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from miniplm_assets.core.errors import ModelError, ScoringError
+from miniplm_assets.experiment import Scoring
+from miniplm_assets.lm.scorer import open_scorer
+from miniplm_assets.lm.scores import TokenRule
+from miniplm_assets.lm.vllm_engine import max_batched_tokens
+from miniplm_assets.lm.vllm_scorer import VllmScorer
+from tests.scoring_oracle import END_OF_DOCUMENT, brute_force, scrambled_sequences, tiny_model
+
+NATS_PER_TOKEN = 1e-4
+
+
+def processes_of(session):
+    listed = subprocess.run(["ps", "-o", "pid=,stat=,args=", "-s", str(session)], capture_output=True, text=True)
+    return [line for line in listed.stdout.splitlines() if line.split()[1][0] != "Z"]
+
+
+def log_of(failure):
+    return Path(str(failure.value).partition("Its whole log: ")[2].splitlines()[0])
+
+
+def opened(folder, lines, **scoring):
+    # 128 positions and sequences of up to 129 tokens: the last one is predicted, never read.
+    # 100 tokens a step, so that long prompts come in chunks and short ones share a step.
+    return open_scorer(
+        folder,
+        scoring=Scoring(backend="vllm", tokens_per_batch=100, **scoring),
+        end_of_document_id=END_OF_DOCUMENT,
+        max_sequence_tokens=129,
+        report=lines.append,
+    )
+
+
+@pytest.mark.vllm
+@pytest.mark.parametrize("kind", ["qwen2", "llama"])
+def test_vllm_gives_the_scores_of_the_brute_force(kind, tmp_path, monkeypatch):
+    model = tiny_model(kind, tmp_path)
+    sequences = [*scrambled_sequences(model.config.vocab_size, longest=129, num=16), np.array([4], np.int32)]
+    sequence_ids = np.arange(len(sequences), dtype=np.int64)[::-1] + 900
+    lines = []
+    with opened(tmp_path, lines) as scorer:
+        assert isinstance(scorer, VllmScorer)
+        for score_after_end_of_document in (False, True):
+            # The rule is applied to what the engine returns: one engine serves both.
+            monkeypatch.setattr(
+                scorer,
+                "_rule",
+                TokenRule(end_of_document_id=END_OF_DOCUMENT, score_after_end_of_document=score_after_end_of_document),
+            )
+            scores = scorer.score(sequences, sequence_ids)
+            expected, num_scored = brute_force(
+                model, sequences[:-1], score_after_end_of_document=score_after_end_of_document
+            )
+            np.testing.assert_array_equal(scores.num_scored_tokens, [*num_scored, 0])
+            error = np.abs(scores.logprob_nats - [*expected, 0.0])
+            assert np.all(error <= NATS_PER_TOKEN * np.maximum(scores.num_scored_tokens, 1))
+        session = scorer.session
+        assert len(processes_of(session)) >= 2
+        if kind == "llama":  # its worker dies in the middle
+            worker = next(int(line.split()[0]) for line in processes_of(session) if "VLLM::" in line)
+            os.kill(worker, signal.SIGKILL)
+            with pytest.raises(ScoringError, match=r"after 0 of 17 sequences the engine (failed|has ended)") as failure:
+                scorer.score([*sequences[:-1], sequences[0]], np.arange(17))
+            log_of(failure).unlink()
+    assert processes_of(session) == []
+    assert lines[0].startswith("starting vLLM")
+
+
+@pytest.mark.vllm
+def test_a_model_that_vllm_does_not_know_gives_its_reason(tmp_path):
+    tiny_model("xglm", tmp_path, d_model=64, num_layers=2, attention_heads=2, ffn_dim=96, vocab_size=300)
+    with pytest.raises(ModelError, match=r"vLLM does not start") as failure, opened(tmp_path, []):
+        pass
+    assert "XGLMForCausalLM" in str(failure.value)
+    log_of(failure).unlink()
+
+
+def test_the_tokens_of_a_step_follow_from_the_memory():
+    paper = {"vocab_size": 151_936, "max_sequence_tokens": 1_025, "tokens_per_batch": 16_384}
+    # A tenth of 80 GB, at 151,936 x 6 bytes a token: 8e9 / 911,616.
+    assert max_batched_tokens(**paper, bytes_per_weight=2, memory_bytes=80_000_000_000, is_cpu=False) == 8_775
+    # A CPU takes one sequence at once, where its memory holds it.
+    assert max_batched_tokens(**paper, bytes_per_weight=4, memory_bytes=24_000_000_000, is_cpu=True) == 1_025
+    assert max_batched_tokens(**paper, bytes_per_weight=4, memory_bytes=8_000_000_000, is_cpu=True) == 658
