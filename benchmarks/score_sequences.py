@@ -89,8 +89,8 @@ def matmul_flops(device: str, dtype: str) -> float:
     return 2.0 * size**3 / statistics.median(seconds[1:])
 
 
-def score_published(folder: Path, sequences: list[np.ndarray], device: str, dtype: str) -> tuple[Any, Any]:
-    """Return functions that score the published way, and that tell the largest batch that fitted."""
+def score_published(folder: Path, device: str, dtype: str) -> tuple[Any, Any]:
+    """Return functions that score the published way, and that close it."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -119,9 +119,7 @@ def score_published(folder: Path, sequences: list[np.ndarray], device: str, dtyp
     return score, lambda: None
 
 
-def score_ours(
-    backend: str, folder: Path, sequences: list[np.ndarray], device: str, dtype: str, tokens_per_batch: int
-) -> tuple[Any, Any]:
+def score_ours(backend: str, folder: Path, device: str, dtype: str, tokens_per_batch: int) -> tuple[Any, Any]:
     """Return functions that score with this project's scorer, and that close it."""
     from miniplm_assets.experiment import Scoring
     from miniplm_assets.lm.scorer import open_scorer
@@ -177,9 +175,9 @@ def run_way(way: str, folder: Path, arguments: argparse.Namespace) -> dict[str, 
         watcher = PeakMemory()
         watcher.start()
     if way == "published":
-        score, close = score_published(folder, sequences, arguments.device, arguments.dtype)
+        score, close = score_published(folder, arguments.device, arguments.dtype)
     else:
-        score, close = score_ours(way, folder, sequences, arguments.device, arguments.dtype, arguments.tokens_per_batch)
+        score, close = score_ours(way, folder, arguments.device, arguments.dtype, arguments.tokens_per_batch)
     score(sequences[:2])
     loaded_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     started = time.perf_counter()

@@ -11,7 +11,6 @@ is compared with NumPy's.
 
 import argparse
 import multiprocessing
-import resource
 import shutil
 import tempfile
 import time
@@ -90,6 +89,7 @@ def select_with_sql(folder: Path, memory_limit: str) -> dict[str, Any]:
         inputs[name] = sorted(target.glob("*.parquet"))
     started = time.monotonic()
     with duckdb.connect(config={"memory_limit": memory_limit, "temp_directory": str(folder / "spill")}) as connection:
+        connection.execute("set enable_progress_bar = false")
         for name in ("difference_scores", "selection_cutoff"):
             connection.read_parquet([str(path) for path in inputs[name]]).create_view(name)
         connection.execute(
@@ -136,8 +136,10 @@ def measure(work: Callable[..., dict[str, Any]], *arguments: object) -> dict[str
 
 def _with_peak_memory(work: Callable[..., dict[str, Any]], *arguments: object) -> dict[str, Any]:
     outcome = work(*arguments)
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return {**outcome, "cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_gib": usage.ru_maxrss / 2**20}
+    # Not ru_maxrss, which a new process takes over from the one that started it.
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    [peak_kib] = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")]
+    return {**outcome, "cpu_seconds": time.process_time(), "peak_gib": peak_kib / 2**20}
 
 
 def _write(folder: Path, number: int, columns: dict[str, Any]) -> None:

@@ -65,9 +65,9 @@ def _plan(options: argparse.Namespace) -> int:
     flops = sum(step.flops or 0 for step in todo_steps)
     seconds = sum(step.seconds or 0 for step in todo_steps)
     print(
-        f"\n{len(steps) - len(todo_steps)} of {len(steps)} assets are stored; the rest takes {flops:.2g} FLOPs of models, "
+        f"\n{len(steps) - len(todo_steps)} of {len(steps)} assets are stored; the rest takes {flops:.2g} FLOPs, "
         f"{seconds / 3600:,.2f} hours of one device at least.\nTimes marked * follow from earlier results of the same "
-        f"asset, the others from {ASSUMED_FLOPS_PER_SECOND:.0e} FLOPs a second;\n- is not known before the corpus is read."
+        f"asset, the others from {ASSUMED_FLOPS_PER_SECOND:.0e} FLOPs a second; - is not known yet."
     )
     return 0
 

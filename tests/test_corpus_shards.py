@@ -172,9 +172,8 @@ class Bucket(MemoryFileSystem):
     def info(self, path: str, **options: Any) -> dict[str, Any]:
         return self._marked(super().info(path, **options))
 
-    def ls(self, path: str, detail: bool = True, **options: Any) -> list[Any]:
-        found = super().ls(path, detail=True, **options)
-        return [self._marked(info) if detail else info["name"] for info in found]
+    def find(self, path: str, **options: Any) -> Any:
+        return {name: self._marked(info) for name, info in super().find(path, **options).items()}
 
 
 def test_a_remote_file_is_read_again_unless_its_store_marks_changes(monkeypatch: pytest.MonkeyPatch) -> None:

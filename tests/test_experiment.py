@@ -35,9 +35,9 @@ def minimal():
                 "tokenizer": "bpe",
                 "corpus": "refined_corpus/half",
                 "training": {"token_budget": 10},
+                "baseline": "plain",
             },
         },
-        "comparison": {"baseline": "plain"},
     }
 
 
@@ -128,7 +128,11 @@ def test_top_level_keys_with_x_are_left_alone(tmp_path):
             r"teacher large uses tokenizer bpe, reference small uses other; .*same token",
         ),
         ("references.small.scoring", {"score_after_end_of_document": True}, r"score_after_end_of_document differs"),
-        ("comparison.baseline", "plane", r"comparison\.baseline 'plane' is not in this file; did you mean 'plain'\?"),
+        (
+            "students.better.baseline",
+            "plane",
+            r"students\.better\.baseline 'plane' is not in this file; did you mean 'plain'\?",
+        ),
         ("corpus.splits", {"reference": 0.6, "validation": 0.5}, r"= 1\.1 leaves no candidates"),
         ("architectures.tiny", {"hidden_size": 8}, r"architectures\.tiny: no model_type"),
         ("tokenizers", None, r"tokenizers: Field required"),

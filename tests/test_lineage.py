@@ -81,10 +81,14 @@ def test_the_teachers_dtype_changes_its_scores_alone_and_what_hangs_on_them(fing
 def test_a_students_budget_changes_that_student_alone(fingerprints):
     content = minimal()
     content["students"]["plain"]["training"]["token_budget"] = 11
-    assert changed_keys(fingerprints(), fingerprints(content)) == {
-        "student_checkpoint/plain",
-        "student_evaluation/plain",
-    } | REPORTS
+    assert (
+        changed_keys(fingerprints(), fingerprints(content))
+        == {
+            "student_checkpoint/plain",
+            "student_evaluation/plain",
+        }
+        | REPORTS
+    )
 
 
 @pytest.mark.parametrize(

@@ -18,17 +18,6 @@ DEVICE_POOL = "device"
 # For what may pass: a network or a file system that fails. Bad input and mistakes of the code are not tried again.
 MAX_RETRIES = 2
 SECONDS_BEFORE_RETRY = 10
-# A dependency that was materialised with the same data version, such as one that was found stored, changes nothing.
-WHEN_CONTENT_CHANGED = (
-    (
-        dg.AutomationCondition.missing()
-        | dg.AutomationCondition.code_version_changed()
-        | dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed())
-    ).since_last_handled()
-    & ~dg.AutomationCondition.any_deps_missing()
-    & ~dg.AutomationCondition.any_deps_in_progress()
-    & ~dg.AutomationCondition.in_progress()
-)
 
 
 @dataclass(frozen=True)
@@ -87,7 +76,7 @@ def build_asset(pipeline: Pipeline, key: str, kind: Kind) -> dg.AssetsDefinition
         kinds=set(kind.technologies),
         description=kind.description,
         code_version=node.code_version,
-        automation_condition=None if key == RAW_CORPUS else WHEN_CONTENT_CHANGED,
+        automation_condition=None if key == RAW_CORPUS else _when_content_changed(),
         pool=DEVICE_POOL if kind.uses_device else None,
         metadata={**(kind.metadata or {}), "settings": dg.MetadataValue.json(dict(node.settings))},
         check_specs=[
@@ -113,6 +102,13 @@ def build_asset(pipeline: Pipeline, key: str, kind: Kind) -> dg.AssetsDefinition
         )
 
     return materialize
+
+
+def _when_content_changed() -> dg.AutomationCondition[dg.AssetKey]:
+    """A dependency that was materialised with the same data version, as one that was found stored, changes nothing."""
+    when: type[dg.AutomationCondition[dg.AssetKey]] = dg.AutomationCondition
+    is_stale = when.missing() | when.code_version_changed() | when.any_deps_match(when.data_version_changed())
+    return is_stale.since_last_handled() & ~when.any_deps_missing() & ~when.any_deps_in_progress() & ~when.in_progress()
 
 
 def _check_result(kind: Kind, outcome: CheckOutcome) -> dg.AssetCheckResult:

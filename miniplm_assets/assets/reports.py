@@ -7,10 +7,13 @@ import polars as pl
 
 from miniplm_assets.assets.build import Kind
 from miniplm_assets.assets.step import Made, Step
+from miniplm_assets.core.errors import ScoringError
+from miniplm_assets.core.splits import VALIDATION
 from miniplm_assets.evaluation.comparison import SelectionRecord, StudentRecord, comparison_table
 from miniplm_assets.evaluation.plots import plot_domain_shares, plot_loss_curves
 from miniplm_assets.evaluation.verdict import verdict
 from miniplm_assets.lineage.outcome import STUDENTS
+from miniplm_assets.lm.score_shard import mean_nll
 from miniplm_assets.storage.store import Draft
 from miniplm_assets.training.train import TRAINING_LOG
 
@@ -18,22 +21,35 @@ GROUP = "reports"
 
 
 def make_comparison(step: Step) -> Made:
-    """Hold all students against the baseline, in a table, plots and words."""
+    """Hold every student that names a baseline against it, in a table, plots and words."""
 
     def write(draft: Draft) -> None:
-        baseline = step.node.settings["baseline"]
         selections = {name: _selection(step, name) for name in _selections_in_use(step)}
-        students = [_student(step, name, selections) for name in step.pipeline.experiment.students]
-        table = comparison_table(students, baseline=baseline)
+        students = {name: _student(step, name, selections) for name in step.pipeline.experiment.students}
+        tables, verdicts = [], []
+        for baseline, names in _groups(step).items():
+            group = [students[name] for name in names]
+            tables.append(comparison_table(group, baseline=baseline))
+            verdicts.append(verdict(group, baseline=baseline))
+            (draft.path / f"held_out_loss_{baseline}.png").write_bytes(plot_loss_curves(group, baseline=baseline))
+        table = pl.concat(tables)
         table.write_parquet(draft.path / STUDENTS)
-        (draft.path / "held_out_loss.png").write_bytes(plot_loss_curves(students, baseline=baseline))
         for name, selection in selections.items():
             picture = plot_domain_shares(selection.domain_shift, selection=name)
             (draft.path / f"domain_shares_{name}.png").write_bytes(picture)
-        draft.facts = {"verdict": verdict(students, baseline=baseline), "students": table.to_dicts()}
+        draft.facts = {"verdict": "\n\n".join(verdicts), "students": table.to_dicts()}
         step.report(draft.facts["verdict"])
 
     return step.make(write)
+
+
+def _groups(step: Step) -> dict[str, list[str]]:
+    """Return the students to compare by their baseline, which comes first."""
+    groups: dict[str, list[str]] = {}
+    for name, student in step.pipeline.experiment.students.items():
+        if student.baseline is not None:
+            groups.setdefault(student.baseline, [student.baseline]).append(name)
+    return groups
 
 
 def _selections_in_use(step: Step) -> list[str]:
@@ -54,7 +70,14 @@ def _selection(step: Step, name: str) -> SelectionRecord:
 
 
 def _held_out_loss(step: Step, scores: str) -> float:
-    return float(step.input(scores).facts["validation_nll_nats_per_token"])
+    domains = step.input(scores).facts["by_split_and_domain"][VALIDATION]
+    nll = mean_nll(domains, excluded_domains=step.pipeline.experiment.evaluation.excluded_domains)
+    if nll is None:
+        raise ScoringError(
+            f"{scores}: no validation sequence was scored, so that its model cannot be judged; raise "
+            "corpus.splits.validation, or exclude fewer domains from the evaluation"
+        )
+    return nll
 
 
 def _only_row(step: Step, key: str) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ from miniplm_assets.assets.build import Kind
 from miniplm_assets.assets.step import Made, Step
 from miniplm_assets.corpus.tokenizer import load_tokenizer
 from miniplm_assets.experiment import Experiment, Scored
-from miniplm_assets.lm.score_shard import score_shard
+from miniplm_assets.lm.score_shard import mean_nll, score_shard
 from miniplm_assets.lm.scorer import Scorer, open_scorer
 from miniplm_assets.storage.store import Draft
 from miniplm_assets.storage.tables import SEQUENCES
@@ -57,9 +57,8 @@ def _scored(experiment: Experiment, key: str) -> Scored:
 
 def _add_means(draft: Draft) -> None:
     """Say how well the model predicts each split: mean NLL in nats a token."""
-    for split, sums in draft.facts["by_split"].items():
-        if sums["num_scored_tokens"]:
-            draft.facts[f"{split}_nll_nats_per_token"] = -sums["logprob_nats"] / sums["num_scored_tokens"]
+    for split, domains in draft.facts["by_split_and_domain"].items():
+        draft.facts[f"{split}_nll_nats_per_token"] = mean_nll(domains, excluded_domains=())
 
 
 def scores_kind(who: str) -> Kind:

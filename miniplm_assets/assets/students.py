@@ -76,6 +76,7 @@ def make_student_evaluation(step: Step) -> Made:
         table = held_out_table(
             held_out.select("sequence_id", "domain", "num_scored_bytes"),
             held_out.select("sequence_id", "logprob_nats", "num_scored_tokens"),
+            excluded_domains=step.pipeline.experiment.evaluation.excluded_domains,
         )
         table.write_parquet(draft.path / HELD_OUT)
         draft.facts = table.filter(domain=ALL_DOMAINS).drop("domain").row(0, named=True) | {
@@ -122,7 +123,7 @@ STUDENT_EVALUATION_KIND = Kind(
     make=make_student_evaluation,
     uses_device=True,
     columns={
-        "domain": "of the held-out texts; the last row is over all of them",
+        "domain": "of the held-out texts; the last row is over all but those that evaluation.excluded_domains names",
         "num_sequences": "held-out sequences",
         "num_scored_tokens": "tokens that the loss covers",
         "nll_nats": "sum of the negative log-probabilities",

@@ -44,6 +44,7 @@ def train(
         sequence_files=tuple(sequence_files),
         split=split,
         held_out_files=tuple(step.input_tables("sequences")),
+        excluded_domains=experiment.evaluation.excluded_domains,
         max_sequence_tokens=experiment.sequences.sequence_length + 1,
         seed=experiment.seed,
         data_fingerprint=step.recipe.fingerprint,

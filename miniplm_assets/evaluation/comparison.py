@@ -131,7 +131,7 @@ def find_student(students: Sequence[StudentRecord], name: str) -> StudentRecord:
         if student.name == name:
             return student
     known = ", ".join(student.name for student in students)
-    raise TrainingError(f"comparison.baseline '{name}' is none of the trained students ({known})")
+    raise TrainingError(f"baseline '{name}' is none of the trained students ({known})")
 
 
 def tokens_to_baseline_loss(student: StudentRecord, baseline: StudentRecord) -> float | None:

@@ -5,7 +5,7 @@ the bytes of a text do not depend on who cuts it up (Gao et al. 2020, arXiv 2101
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 import numpy as np
@@ -36,12 +36,15 @@ def count_scored_bytes(
     )
 
 
-def held_out_table(sequences: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFrame:
-    """Add up the scores of held-out sequences by domain, and over all of them in the last row.
+def held_out_table(
+    sequences: pl.DataFrame, scores: pl.DataFrame, *, excluded_domains: Collection[str] = ()
+) -> pl.DataFrame:
+    """Add up the scores of held-out sequences by domain, and over all but the excluded domains in the last row.
 
     Args:
         sequences: sequence_id, domain, num_scored_bytes; a row a sequence.
         scores: sequence_id, logprob_nats, num_scored_tokens; those of other sequences are left aside.
+        excluded_domains: domains that no model should be good at, such as noise.
 
     Returns:
         domain (in order of name, then `ALL_DOMAINS`), num_sequences, num_scored_tokens, nll_nats (the sum),
@@ -62,7 +65,8 @@ def held_out_table(sequences: pl.DataFrame, scores: pl.DataFrame) -> pl.DataFram
         twice = scored.filter(pl.col("sequence_id").is_duplicated())["sequence_id"][0]
         raise ScoringError(f"held-out sequence {twice} has more than one score; materialise the scores again")
     by_domain = _add_up(scored.group_by("domain")).sort("domain")
-    overall = _add_up(scored.with_columns(domain=pl.lit(ALL_DOMAINS)).group_by("domain"))
+    wanted = scored.filter(~pl.col("domain").is_in(list(excluded_domains)))
+    overall = _add_up(wanted.with_columns(domain=pl.lit(ALL_DOMAINS)).group_by("domain"))
     nats_per_token = pl.col("nll_nats") / _unless_zero("num_scored_tokens")
     return pl.concat([by_domain, overall]).select(
         "domain",

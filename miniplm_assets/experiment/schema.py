@@ -196,6 +196,7 @@ class Student(Settings):
     tokenizer: str
     corpus: str = Field(CANDIDATES, description="candidates, or refined_corpus/<selection>")
     training: Training
+    baseline: str | None = Field(None, description="the student that it is held against in the comparison")
 
     @property
     def selection(self) -> str | None:
@@ -203,10 +204,12 @@ class Student(Settings):
         return self.corpus.removeprefix(REFINED) if self.corpus.startswith(REFINED) else None
 
 
-class Comparison(Settings):
-    """Which student the others are held against."""
+class Evaluation(Settings):
+    """What held-out losses are measured on: the validation split."""
 
-    baseline: str
+    excluded_domains: tuple[str, ...] = Field(
+        (), description="measured by themselves, and left out of the total: noise, which no model should be good at"
+    )
 
 
 class Experiment(Settings):
@@ -224,7 +227,7 @@ class Experiment(Settings):
     references: dict[Name, Scored] = {}
     selections: dict[Name, Selection] = {}
     students: dict[Name, Student] = {}
-    comparison: Comparison | None = None
+    evaluation: Evaluation = Evaluation()
 
     @model_validator(mode="after")
     def _references_exist(self) -> "Experiment":
@@ -252,8 +255,6 @@ class Experiment(Settings):
             yield from self._selection_problems(f"selections.{name}", selection)
         for name, student in self.students.items():
             yield from self._student_problems(f"students.{name}", student)
-        if self.comparison is not None:
-            yield from _unknown("comparison.baseline", self.comparison.baseline, self.students)
 
     def _selection_problems(self, where: str, selection: Selection) -> Iterator[str]:
         unknown = [
@@ -279,6 +280,8 @@ class Experiment(Settings):
     def _student_problems(self, where: str, student: Student) -> Iterator[str]:
         yield from _unknown(f"{where}.architecture", student.architecture, self.architectures)
         yield from _unknown(f"{where}.tokenizer", student.tokenizer, self.tokenizers)
+        if student.baseline is not None:
+            yield from _unknown(f"{where}.baseline", student.baseline, self.students)
         if student.selection is None:
             if student.corpus != CANDIDATES:
                 yield f"{where}.corpus: '{student.corpus}' is neither '{CANDIDATES}' nor '{REFINED}<selection>'"

@@ -164,6 +164,7 @@ def _model_node(experiment: Experiment, key: str, scored: Scored, split: str) ->
                 settings={
                     "architecture": experiment.architectures[model.architecture],
                     "training": model.training.identity(),
+                    "evaluation": experiment.evaluation.identity(),
                     "split": split,
                     "seed": experiment.seed,
                 },
@@ -214,6 +215,7 @@ def _student_nodes(experiment: Experiment) -> Iterator[Node]:
             settings={
                 "architecture": experiment.architectures[student.architecture],
                 "training": student.training.identity(),
+                "evaluation": experiment.evaluation.identity(),
                 "seed": experiment.seed,
             },
         )
@@ -224,14 +226,18 @@ def _student_nodes(experiment: Experiment) -> Iterator[Node]:
                 "sequences": sequences,
                 "tokenizer": f"tokenizer/{student.tokenizer}",
             },
+            settings={"evaluation": experiment.evaluation.identity()},
         )
-    if experiment.comparison is not None:
+    if any(student.baseline for student in experiment.students.values()):
         yield _node(
             "comparison",
             inputs={key: key for key in _compared(experiment)},
             settings={
-                "baseline": experiment.comparison.baseline,
-                "students": {name: student.corpus for name, student in experiment.students.items()},
+                "evaluation": experiment.evaluation.identity(),
+                "students": {
+                    name: {"corpus": student.corpus, "baseline": student.baseline}
+                    for name, student in experiment.students.items()
+                },
                 "selections": {
                     name: selection.model_dump(mode="json") for name, selection in experiment.selections.items()
                 },
@@ -244,7 +250,7 @@ def _compared(experiment: Experiment) -> Iterator[str]:
         yield f"student_checkpoint/{name}"
         yield f"student_evaluation/{name}"
     selections = dict.fromkeys(student.selection for student in experiment.students.values() if student.selection)
-    scores = {}
+    scores: dict[str, None] = {}
     for name in selections:
         yield f"domain_shift/{name}"
         yield f"selection_cutoff/{name}"

@@ -85,7 +85,8 @@ def _planned(
     pipeline: Pipeline, fingerprints: Fingerprints | None, sizes: Sizes, node: Node, earlier: list[Manifest]
 ) -> PlannedStep:
     if fingerprints is None:
-        missing, stored, reasons = None, 0, ("the corpus has never been looked at",)
+        missing, stored = None, 0
+        reasons: tuple[str, ...] = ("the corpus has never been looked at",)
     else:
         absent = missing_recipes(pipeline.store, fingerprints, node.key)
         missing, stored = len(absent), len(_recipes(fingerprints, node)) - len(absent)
@@ -155,10 +156,19 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "")
 
 def _measured_seconds(earlier: list[Manifest], num_tokens: int | None, num_missing: int | None) -> float | None:
     """Scale what earlier results of the asset took: by tokens where a model runs, else by their number."""
-    if not earlier or num_missing is None:
+    timed = [manifest for manifest in earlier if "shards" not in manifest.facts]  # those only list what others hold
+    if not timed or num_missing is None:
         return None
-    by_tokens = [(m.seconds, m.facts["num_scored_tokens"]) for m in earlier if m.facts.get("num_scored_tokens")]
-    by_tokens += [(m.seconds, m.facts["num_tokens"]) for m in earlier if m.facts.get("num_training_tokens")]
-    if num_tokens is not None and by_tokens:
-        return num_tokens * sum(seconds for seconds, _ in by_tokens) / sum(tokens for _, tokens in by_tokens)
-    return num_missing * sum(manifest.seconds for manifest in earlier) / len(earlier)
+    seconds = sum(manifest.seconds for manifest in timed)
+    tokens = sum(_model_tokens(manifest) for manifest in timed)
+    if num_tokens is not None and tokens:
+        return num_tokens * seconds / tokens
+    return num_missing * seconds / len(timed)
+
+
+def _model_tokens(manifest: Manifest) -> int:
+    """Return the tokens that went through a model for a result: trained on, or scored in all splits."""
+    if "by_split_and_domain" in manifest.facts:
+        by_split = manifest.facts["by_split_and_domain"].values()
+        return sum(int(sums["num_scored_tokens"]) for domains in by_split for sums in domains.values())
+    return int(manifest.facts.get("num_tokens", 0)) if "num_steps" in manifest.facts else 0

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from miniplm_assets.experiment import DemoSource
 from miniplm_assets.lineage.graph import RAW_CORPUS
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.snapshot import demo_recipe, latest_snapshot
@@ -30,7 +31,7 @@ def _referenced(pipeline: Pipeline) -> set[tuple[str, str]]:
     for key, node in pipeline.graph.items():
         if node.is_stored_by_shard:
             recipes.extend(fingerprints.shard_recipes(key).values())
-    demo = demo_recipe(pipeline.experiment.corpus.source)
-    if demo is not None:
-        recipes.append(demo)
+    source = pipeline.experiment.corpus.source
+    if isinstance(source, DemoSource):
+        recipes.append(demo_recipe(source))
     return {(recipe.key, recipe.fingerprint) for recipe in recipes}

@@ -4,6 +4,7 @@ Counted where the packed sequences and the models are stored, else estimated fro
 file states; unknown where it states nothing.
 """
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Final
 
@@ -101,7 +102,7 @@ class Sizes:
             case _:
                 return None
 
-    def _count(self, architecture: dict[str, object], node: Node) -> int | None:
+    def _count(self, architecture: Mapping[str, object], node: Node) -> int | None:
         from miniplm_assets.lm.architectures import count_parameters
 
         try:

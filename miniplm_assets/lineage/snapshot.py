@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import polars as pl
 
@@ -25,11 +25,11 @@ from miniplm_assets.storage.files import write_json
 from miniplm_assets.storage.store import Draft, Result, Store
 
 TABLE = "files.parquet"
-SCHEMA = {
-    "shard": pl.String,
-    "files": pl.List(pl.String),
-    "num_bytes": pl.Int64,
-    "fingerprint": pl.String,
+SCHEMA: Final[dict[str, pl.DataType]] = {
+    "shard": pl.String(),
+    "files": pl.List(pl.String()),
+    "num_bytes": pl.Int64(),
+    "fingerprint": pl.String(),
 }
 
 
@@ -58,11 +58,8 @@ def look(source: Source, node: Node, store: Store, report: Callable[[str], None]
     Raises:
         CorpusError: if the corpus is not there, empty, or cannot be read.
     """
-    demo = demo_recipe(source)
-    if demo is not None and isinstance(source, DemoSource):
-        written = source
-        result = store.make(demo, lambda draft: write_demo_corpus(written, draft.path, report))
-        source = JsonlSource(type="jsonl", path=str(result.folder / "*.jsonl"))
+    if isinstance(source, DemoSource):
+        source = _demo_files(source, store, report)
     pointer = _read_pointer(node, store)
     known = {name: (stamp, seen) for name, (stamp, seen) in pointer.get("stamps", {}).items()}
     shards = observe_corpus(source, known=known, now_ns=time.time_ns())
@@ -142,15 +139,18 @@ def load_snapshot(node: Node, store: Store, fingerprint: str) -> Snapshot:
     return Snapshot(fingerprints.recipe(RAW_CORPUS), tuple(shards))
 
 
-def demo_recipe(source: Source) -> Recipe | None:
-    """Return the recipe of the demo corpus, made once for each interpreter; None for any other source."""
-    if not isinstance(source, DemoSource):
-        return None
+def demo_recipe(source: DemoSource) -> Recipe:
+    """Return the recipe of the demo corpus: it is made once for each interpreter."""
     return Recipe(
         key="demo_corpus",
         code_version=CODE_VERSIONS["demo_corpus"],
         settings={**source.identity(), "python": platform.python_version()},
     )
+
+
+def _demo_files(source: DemoSource, store: Store, report: Callable[[str], None]) -> JsonlSource:
+    result = store.make(demo_recipe(source), lambda draft: write_demo_corpus(source, draft.path, report))
+    return JsonlSource(type="jsonl", path=str(result.folder / "*.jsonl"))
 
 
 def _pointer(node: Node, store: Store) -> Path:

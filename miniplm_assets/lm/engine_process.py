@@ -132,7 +132,17 @@ class EngineProcess:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.session, signal.SIGKILL)
         self._process.wait()
+        deadline = time.monotonic() + END_SECONDS
+        while self._is_running() and time.monotonic() < deadline:  # until the device's memory is free again
+            time.sleep(0.05)
         self._connection.close()
+
+    def _is_running(self) -> bool:
+        try:
+            os.killpg(self.session, 0)
+        except ProcessLookupError:
+            return False
+        return True
 
     def _failure(self, how: str) -> EngineFailure:
         self._kill()

@@ -39,9 +39,7 @@ def _download(source: HubModel, folder: Path) -> None:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        snapshot_download(
-            source.id, revision=source.revision, local_dir=folder, allow_patterns=list(MODEL_FILES)
-        )
+        snapshot_download(source.id, revision=source.revision, local_dir=folder, allow_patterns=list(MODEL_FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
             f"model {source.id} at {source.revision} cannot be downloaded ({type(error).__name__}: {error}). Check the "

@@ -5,7 +5,7 @@ whenever. Finished parts lie in the work folder; a part that a crash left damage
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +21,8 @@ from miniplm_assets.storage.tables import SCORES
 
 # Those that no model of the selection has learnt from: the candidates, and what held-out losses are measured on.
 SCORED_SPLITS: Final = (CANDIDATE, VALIDATION)
+# By split and domain.
+Sums = dict[str, dict[str, dict[str, float]]]
 SCHEMA: Final = pa.schema(
     [("sequence_id", pa.int64()), ("logprob_nats", pa.float64()), ("num_scored_tokens", pa.int32())]
 )
@@ -48,19 +50,19 @@ def score_shard(
         report: takes a line of progress.
 
     Returns:
-        facts: sums over each split, sequences in all.
+        facts: num_sequences, and by split and domain num_sequences, num_scored_tokens and the sum logprob_nats.
 
     Raises:
         ScoringError: if a score is not finite; the message names the sequence.
     """
     wanted = (
-        pl.scan_parquet(sequences).filter(pl.col("split").is_in(SCORED_SPLITS)).select("sequence_id", "split").collect()
+        pl.scan_parquet(sequences)
+        .filter(pl.col("split").is_in(SCORED_SPLITS))
+        .select("sequence_id", "split", "domain")
+        .collect()
     )
-    splits = dict(zip(wanted["sequence_id"], wanted["split"], strict=True))
     started, num_tokens, num_parts = time.monotonic(), 0, -(-len(wanted) // sequences_per_part)
-    sums: dict[str, dict[str, float]] = {
-        split: {"num_sequences": 0, "num_scored_tokens": 0, "logprob_nats": 0.0} for split in SCORED_SPLITS
-    }
+    sums: Sums = {split: {} for split in SCORED_SPLITS}
     with pq.ParquetWriter(folder / SCORES, SCHEMA, compression="zstd") as writer:
         for number in range(num_parts):
             ids = wanted["sequence_id"][number * sequences_per_part : (number + 1) * sequences_per_part]
@@ -76,8 +78,20 @@ def score_shard(
                     f"({num_tokens / seconds:,.0f} a second)"
                 )
             writer.write_table(part.to_arrow().cast(SCHEMA))
-            _add(sums, part, splits)
-    return {"num_sequences": len(wanted), "by_split": sums}
+            _add(sums, part.join(wanted, on="sequence_id", validate="1:1"))
+    return {"num_sequences": len(wanted), "by_split_and_domain": sums}
+
+
+def mean_nll(domains: Mapping[str, Mapping[str, float]], *, excluded_domains: Collection[str]) -> float | None:
+    """Return the mean NLL in nats a token over the domains of a split, None where nothing was scored.
+
+    Args:
+        domains: sums by domain, as `score_shard` returns them for a split.
+        excluded_domains: domains to leave out.
+    """
+    sums = [total for domain, total in domains.items() if domain not in excluded_domains]
+    num_tokens = sum(total["num_scored_tokens"] for total in sums)
+    return -sum(total["logprob_nats"] for total in sums) / num_tokens if num_tokens else None
 
 
 def _score_part(sequences: Path, ids: pl.Series, scorer: Scorer) -> pl.DataFrame:
@@ -119,10 +133,11 @@ def _stored_part(path: Path, ids: pl.Series, report: Callable[[str], None]) -> p
     return part if part["sequence_id"].equals(ids) else None
 
 
-def _add(sums: dict[str, dict[str, float]], part: pl.DataFrame, splits: Mapping[int, str]) -> None:
-    by_split = part.with_columns(pl.col("sequence_id").replace_strict(splits, return_dtype=pl.String).alias("split"))
-    for split, rows in by_split.group_by("split"):
-        total = sums[str(split[0])]
+def _add(sums: Sums, part: pl.DataFrame) -> None:
+    for (split, domain), rows in part.group_by("split", "domain", maintain_order=True):
+        total = sums[str(split)].setdefault(
+            str(domain), {"num_sequences": 0, "num_scored_tokens": 0, "logprob_nats": 0.0}
+        )
         total["num_sequences"] += len(rows)
         total["num_scored_tokens"] += int(rows["num_scored_tokens"].sum())
         total["logprob_nats"] += float(rows["logprob_nats"].sum())

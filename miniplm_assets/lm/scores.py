@@ -41,7 +41,7 @@ class TokenRule:
         """Return m_1 .. m_n: bool of shape (num_tokens - 1,)."""
         if self.score_after_end_of_document:
             return np.ones(max(len(token_ids) - 1, 0), dtype=np.bool_)
-        return token_ids[:-1] != self.end_of_document_id
+        return np.asarray(token_ids[:-1] != self.end_of_document_id, dtype=np.bool_)
 
 
 def check_sequences(
@@ -91,7 +91,8 @@ def sum_by_sequence(logprobs: NDArray[np.float32], owners: NDArray[np.intp], seq
     Raises:
         ScoringError: naming the first sequence whose sum is NaN or infinite.
     """
-    totals = np.bincount(owners, weights=logprobs.astype(np.float64), minlength=len(sequence_ids))
+    nats = logprobs.astype(np.float64)
+    totals = np.bincount(owners, weights=nats, minlength=len(sequence_ids)).astype(np.float64)
     (broken,) = np.nonzero(~np.isfinite(totals))
     if len(broken):
         raise ScoringError(

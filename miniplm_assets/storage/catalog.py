@@ -102,6 +102,7 @@ def write_catalog(target: Path, tables: Sequence[CatalogTable]) -> None:
     beside.unlink(missing_ok=True)
     try:
         with closing(duckdb.connect()) as connection:
+            connection.execute("set enable_progress_bar = false")  # it would draw itself into the log of a run
             connection.execute(f"attach {_literal(str(beside))} as catalog (storage_version '{STORAGE_VERSION}')")
             connection.execute("use catalog")
             for statement in _statements(tables):

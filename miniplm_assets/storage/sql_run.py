@@ -90,6 +90,7 @@ def _connection(target: Path, memory_limit: str | None) -> Iterator[duckdb.DuckD
         config["memory_limit"] = memory_limit
     try:
         with duckdb.connect(config=config) as connection:
+            connection.execute("set enable_progress_bar = false")  # it would draw itself into the log of a run
             yield connection
     finally:
         shutil.rmtree(spill, ignore_errors=True)

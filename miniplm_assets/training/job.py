@@ -25,6 +25,7 @@ class TrainingJob:
         sequence_files: Parquet files with a column `token_ids`, and `split` where `split` is given.
         split: only the rows of this split are learned from; None where the files hold nothing else.
         held_out_files: Parquet files with `token_ids` and `split`, whose validation rows are never learned from.
+        excluded_domains: of the held-out rows, those of these domains are left aside.
         max_sequence_tokens: tokens of the longest sequence that the files may hold.
         seed: decides weights, order and dropout. The same seed gives the same model.
         data_fingerprint: identity of the files' content.
@@ -39,6 +40,7 @@ class TrainingJob:
     sequence_files: tuple[Path, ...]
     split: str | None
     held_out_files: tuple[Path, ...]
+    excluded_domains: tuple[str, ...] = ()
     max_sequence_tokens: int
     seed: int
     data_fingerprint: str
@@ -51,6 +53,7 @@ class TrainingJob:
             "vocab_size": self.vocab_size,
             "end_of_document_id": self.end_of_document_id,
             "split": self.split,
+            "excluded_domains": list(self.excluded_domains),
             "max_sequence_tokens": self.max_sequence_tokens,
             "seed": self.seed,
             "data_fingerprint": self.data_fingerprint,

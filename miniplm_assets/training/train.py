@@ -66,7 +66,11 @@ def train_language_model(
         seed=job.seed,
     )
     held_out = choose_held_out(
-        job.held_out_files, split=VALIDATION, num_sequences=job.training.num_held_out_sequences, seed=job.seed
+        job.held_out_files,
+        split=VALIDATION,
+        num_sequences=job.training.num_held_out_sequences,
+        seed=job.seed,
+        excluded_domains=job.excluded_domains,
     )
     tokens = write_token_file(
         work / "tokens",
