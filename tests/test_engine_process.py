@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -38,7 +39,8 @@ if __name__ == "__main__":
 
 
 @pytest.fixture
-def start(tmp_path):
+def start(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # a failure leaves its log there
     (tmp_path / "played_engine.py").write_text(ENGINE)
     started = []
 
@@ -119,7 +121,7 @@ def test_a_killed_parent_takes_the_engine_with_it(start, tmp_path):
         ],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(PACKAGE_ROOT)])},
+        env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join([str(tmp_path), str(PACKAGE_ROOT)])},
     )
     engine, grandchild = (int(pid) for pid in parent.stdout.readline().split())
     parent.kill()

@@ -1,6 +1,7 @@
 """Stage `corpus`: the raw files, their documents, the tokenizers, the packed sequences."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -12,7 +13,7 @@ from miniplm_assets.corpus.documents import write_documents
 from miniplm_assets.corpus.sequences import write_sequences
 from miniplm_assets.corpus.tokenizer import fetch_tokenizer, train_tokenizer
 from miniplm_assets.experiment import TrainedTokenizer
-from miniplm_assets.lineage.snapshot import look, publish
+from miniplm_assets.lineage.snapshot import look, make_latest, write_listing
 from miniplm_assets.storage.manifest import CheckOutcome
 from miniplm_assets.storage.store import Draft
 from miniplm_assets.storage.tables import DOCUMENTS
@@ -27,10 +28,10 @@ EVERY_DOCUMENT_IS_PACKED = Check(
 def make_raw_corpus(step: Step) -> Made:
     """Look at the corpus files and let the rest of the run work on what is seen."""
     snapshot = look(step.pipeline.experiment.corpus.source, step.node, step.store, step.report)
-    is_known = step.store.find(snapshot.recipe) is not None
-    result = publish(snapshot, step.node, step.store)
+    made = step.make_as(snapshot.recipe, partial(write_listing, snapshot))
+    make_latest(snapshot, step.node, step.store)
     step.pin(snapshot)
-    return Made(result, int(not is_known), int(is_known), 0.0, 0.0)
+    return made
 
 
 def make_documents(step: Step) -> Made:

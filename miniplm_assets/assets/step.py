@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import dagster as dg
@@ -57,7 +57,7 @@ class Step:
     @cached_property
     def snapshot(self) -> Snapshot:
         """The state of the corpus that this run works on: the one that its first step saw."""
-        run = self._context.instance.get_run_by_id(self._context.run_id)
+        run = self._context.instance.get_run_by_id(self._context.run.run_id)
         pinned = run.tags.get(SNAPSHOT_TAG) if run else None
         if pinned is not None:
             return load_snapshot(self.pipeline.graph[RAW_CORPUS], self.store, pinned)
@@ -67,7 +67,7 @@ class Step:
 
     def pin(self, snapshot: Snapshot) -> None:
         """Let all later steps of this run work on this state of the corpus."""
-        self._context.instance.add_run_tags(self._context.run_id, {SNAPSHOT_TAG: snapshot.recipe.fingerprint})
+        self._context.instance.add_run_tags(self._context.run.run_id, {SNAPSHOT_TAG: snapshot.recipe.fingerprint})
 
     @cached_property
     def fingerprints(self) -> Fingerprints:
@@ -106,18 +106,28 @@ class Step:
 
     def make(self, write: Callable[[Draft], None]) -> Made:
         """Return the asset's result; make it unless it is stored."""
+        made = self.make_as(self.recipe, write)
+        self._report_reuse(made)
+        return made
+
+    def make_as(self, recipe: Recipe, write: Callable[[Draft], None]) -> Made:
+        """Return the result of a recipe; make it unless it is stored, or another run makes it meanwhile."""
         started = time.monotonic()
-        found = self.store.find(self.recipe)
-        if found is not None:
-            self.report(f"{self.node.key}: stored as {self.recipe.fingerprint}, nothing to do")
-            return Made(found, 0, 1, 0.0, found.manifest.seconds)
-        result = self.store.make(self.recipe, write)
-        return Made(result, 1, 0, time.monotonic() - started, 0.0)
+        is_computed = False
+
+        def write_and_tell(draft: Draft) -> None:
+            nonlocal is_computed
+            is_computed = True
+            self.report(f"{recipe.describe()}: making {recipe.fingerprint}")
+            write(draft)
+
+        result = self.store.make(recipe, write_and_tell)
+        if is_computed:
+            return Made(result, 1, 0, time.monotonic() - started, 0.0)
+        return Made(result, 0, 1, 0.0, result.manifest.seconds)
 
     def make_by_shard(
-        self,
-        write_shard: Callable[[str, Draft], None],
-        finish: Callable[[Draft], None] | None = None,
+        self, write_shard: Callable[[str, Draft], None], finish: Callable[[Draft], None] | None = None
     ) -> Made:
         """Make what is missing of a by-shard asset, one corpus file after the other, each published on its own.
 
@@ -125,29 +135,29 @@ class Step:
             write_shard: fills the draft of one corpus file.
             finish: adds to the sums of the shards' facts what follows from them: a mean, the outcome of a check.
         """
-        started = time.monotonic()
         recipes = self.fingerprints.shard_recipes(self.node.key)
-        stored = {shard: self.store.find(recipe) for shard, recipe in recipes.items()}
-        missing = [shard for shard, result in stored.items() if result is None]
-        shards: dict[str, Result] = {shard: result for shard, result in stored.items() if result is not None}
-        for number, shard in enumerate(missing, start=1):
-            self.report(f"{self.node.key}: {shard}, file {number} of {len(missing)} ({len(shards)} stored)")
-            shards[shard] = self._make_shard(recipes[shard], shard, write_shard)
-        shards = {shard: shards[shard] for shard in recipes}
+        shards = {shard: self.make_as(recipe, partial(write_shard, shard)) for shard, recipe in recipes.items()}
+        results = {shard: made.result for shard, made in shards.items()}
 
         def write(draft: Draft) -> None:
-            draft.facts = sum_facts(result.facts for result in shards.values())
+            draft.facts = sum_facts(result.facts for result in results.values())
             if finish is not None:
                 finish(draft)
-            draft.facts["shards"] = shard_facts(shards)
-            draft.facts["columns"] = next(iter(shards.values())).columns
+            draft.facts["shards"] = shard_facts(results)
+            draft.facts["columns"] = next(iter(results.values())).columns
 
-        result = self.store.make(self.recipe, write)
-        if not missing:
-            self.report(f"{self.node.key}: all {len(shards)} files stored, nothing to do")
-        reused = [result.manifest.seconds for shard, result in shards.items() if shard not in missing]
-        seconds = time.monotonic() - started if missing else 0.0
-        return Made(result, len(missing), len(reused), seconds, sum(reused))
+        made = Made(
+            self.store.make(self.recipe, write),
+            num_computed=sum(made.num_computed for made in shards.values()),
+            num_reused=sum(made.num_reused for made in shards.values()),
+            seconds_computing=sum(made.seconds_computing for made in shards.values()),
+            seconds_saved=sum(made.seconds_saved for made in shards.values()),
+        )
+        self._report_reuse(made)
+        return made
 
-    def _make_shard(self, recipe: Recipe, shard: str, write_shard: Callable[[str, Draft], None]) -> Result:
-        return self.store.make(recipe, lambda draft: write_shard(shard, draft))
+    def _report_reuse(self, made: Made) -> None:
+        if not made.num_computed:
+            self.report(f"{self.node.key}: stored as {made.result.manifest.fingerprint}, nothing to do")
+        elif made.num_reused:
+            self.report(f"{self.node.key}: {made.num_computed} computed, {made.num_reused} found stored")

@@ -22,7 +22,7 @@ from miniplm_assets.experiment import DemoSource, JsonlSource, Source
 from miniplm_assets.lineage.fingerprints import Fingerprints
 from miniplm_assets.lineage.graph import CODE_VERSIONS, RAW_CORPUS, Node
 from miniplm_assets.storage.files import write_json
-from miniplm_assets.storage.store import Draft, Result, Store
+from miniplm_assets.storage.store import Draft, Store
 
 TABLE = "files.parquet"
 SCHEMA: Final[dict[str, pl.DataType]] = {
@@ -70,32 +70,31 @@ def look(source: Source, node: Node, store: Store, report: Callable[[str], None]
     return Snapshot(fingerprints.recipe(RAW_CORPUS), tuple(shards))
 
 
-def publish(snapshot: Snapshot, node: Node, store: Store) -> Result:
-    """Store a snapshot as a result of `raw_corpus`, and make it the latest."""
+def write_listing(snapshot: Snapshot, draft: Draft) -> None:
+    """Write the result of `raw_corpus`: a row a corpus file."""
+    pl.DataFrame(
+        [
+            {
+                "shard": shard.name,
+                "files": shard.files,
+                "num_bytes": shard.num_bytes,
+                "fingerprint": shard.fingerprint,
+            }
+            for shard in snapshot.shards
+        ],
+        schema=SCHEMA,
+    ).write_parquet(draft.path / TABLE)
+    draft.facts = {
+        "num_files": len(snapshot.shards),
+        "num_corpus_bytes": sum(shard.num_bytes for shard in snapshot.shards),
+    }
 
-    def write(draft: Draft) -> None:
-        pl.DataFrame(
-            [
-                {
-                    "shard": shard.name,
-                    "files": shard.files,
-                    "num_bytes": shard.num_bytes,
-                    "fingerprint": shard.fingerprint,
-                }
-                for shard in snapshot.shards
-            ],
-            schema=SCHEMA,
-        ).write_parquet(draft.path / TABLE)
-        draft.facts = {
-            "num_files": len(snapshot.shards),
-            "num_corpus_bytes": sum(shard.num_bytes for shard in snapshot.shards),
-        }
 
-    result = store.make(snapshot.recipe, write)
+def make_latest(snapshot: Snapshot, node: Node, store: Store) -> None:
+    """Let those who do not look themselves, other runs and commands, work on this snapshot from now on."""
     pointer = _read_pointer(node, store)
     if pointer.get("fingerprint") != snapshot.recipe.fingerprint:
         _write_pointer(node, store, pointer | {"fingerprint": snapshot.recipe.fingerprint})
-    return result
 
 
 def latest_snapshot(node: Node, store: Store) -> Snapshot:

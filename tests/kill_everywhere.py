@@ -1,0 +1,115 @@
+"""Kills a run at every place where something is made durable, and starts it again, until one comes through.
+
+Run as a script, with an experiment file: prints a JSON list of the places where runs were killed. A place is
+before or after a flush or a rename of some kind of file by some kind of asset. The first run that reaches a new
+place is killed there with SIGKILL; the next one goes on from what it left.
+
+Children are forked from a process that has imported everything and used nothing, which saves the seconds that
+each would take to import torch.
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import accelerate  # noqa: F401, TID253
+import dagster as dg
+import duckdb  # noqa: F401
+import torch  # noqa: F401, TID253
+import transformers  # noqa: F401, TID253
+
+from miniplm_assets.assets.factory import build_assets
+from miniplm_assets.lineage.pipeline import Pipeline
+
+Place = tuple[str, str, str, str]
+
+
+def category(path: Path) -> str:
+    """Say what kind of file or folder a path is, whatever its name says of shards, runs and fingerprints."""
+    name = path.name
+    if "checkpoint" in str(path):
+        return "checkpoint"
+    for part, kind in (("manifest", "manifest"), (".latest", "pointer"), ("part-", "part"), (".work", "work")):
+        if part in name:
+            return kind
+    return path.suffix if path.suffix else "folder"
+
+
+def kill_at_new_places(root: Path, covered: set[Place], tell: Callable[[Place], None]) -> None:
+    """Wrap the system calls that make something durable."""
+
+    def wrap(operation: str) -> None:
+        original = getattr(os, operation)
+
+        def reached(when: str, target: Any) -> None:
+            path = Path(f"/proc/self/fd/{target}").readlink() if isinstance(target, int) else Path(target)
+            if not path.is_relative_to(root):
+                return
+            step = path.relative_to(root).parts[0]
+            place = (step, operation, category(path), when)
+            if place not in covered:
+                tell(place)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def wrapped(target: Any, *args: Any, **kwargs: Any) -> Any:
+            reached("before", target)
+            result = original(target, *args, **kwargs)
+            reached("after", args[0] if operation != "fsync" else target)
+            return result
+
+        setattr(os, operation, wrapped)
+
+    for operation in ("fsync", "rename", "replace"):
+        wrap(operation)
+
+
+def run_once(experiment_file: Path, covered: set[Place]) -> Place | None:
+    """Materialise in a child; return where it was killed, None where it came through."""
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(read_end)
+        pipeline = Pipeline.open(experiment_file)
+        kill_at_new_places(
+            pipeline.store.root, covered, lambda place: os.write(write_end, json.dumps(place).encode()) and None
+        )
+        with dg.DagsterInstance.ephemeral() as instance:
+            dg.materialize(build_assets(pipeline), instance=instance)
+        os._exit(0)
+    os.close(write_end)
+    with os.fdopen(read_end, "rb") as pipe:
+        told = pipe.read()
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        return tuple(json.loads(told))
+    assert os.WEXITSTATUS(status) == 0, f"the run failed after {len(covered)} kills"
+    return None
+
+
+def results_of(root: Path) -> set[str]:
+    """Return the addresses of all published results."""
+    return {str(path.parent) for path in root.glob("**/manifest.json") if "/.writing" not in str(path)}
+
+
+def main(experiment_file: Path) -> None:
+    """Kill, start again, and check after each kill that nothing published was lost."""
+    root = Pipeline.open(experiment_file).store.root
+    covered: set[Place] = set()
+    published: set[str] = set()
+    while True:
+        place = run_once(experiment_file, covered)
+        now = results_of(root)
+        assert published <= now, f"lost after a kill at {place}: {published - now}"
+        published = now
+        if place is None:
+            break
+        covered.add(place)
+    print(json.dumps(sorted(covered)))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,312 @@
+"""The whole graph on a small real corpus: materialised, stored, found again, extended, and refused when it must be."""
+
+import gzip
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from miniplm_assets.assets.factory import build_assets
+from miniplm_assets.lineage.graph import RAW_CORPUS
+from miniplm_assets.lineage.outcome import outcome
+from miniplm_assets.lineage.pipeline import Pipeline
+from miniplm_assets.lineage.plan import plan
+from miniplm_assets.lineage.snapshot import latest_snapshot
+from miniplm_assets.lineage.verify import verify_selections, verify_store
+from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shard
+
+# What names the corpus files by their place, and so is made anew for a copy of the corpus.
+LISTINGS = {"raw_corpus", "warehouse_catalog"}
+pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning")
+
+
+def materialise(experiment_file, select="*"):
+    """Materialise in this process; return the pipeline and the metadata of each asset by key."""
+    pipeline = Pipeline.open(experiment_file)
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize(build_assets(pipeline), instance=instance, selection=select, raise_on_error=True)
+    events = result.get_asset_materialization_events()
+    checks = result.get_asset_check_evaluations()
+    materialisations = {"/".join(event.asset_key.path): event.materialization for event in events}
+    return pipeline, materialisations, checks
+
+
+def value(materialisation, name):
+    return materialisation.metadata[name].value
+
+
+def computed(materialisations):
+    return {key for key, one in materialisations.items() if value(one, "num_results_computed")}
+
+
+def failure(experiment_file):
+    with pytest.raises(dg.Failure) as caught:
+        materialise(experiment_file)
+    return caught.value.description
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A materialised experiment over two files; tests that change anything take a copy."""
+    folder = tmp_path_factory.mktemp("tiny")
+    write_shard(folder / "corpus" / "a.jsonl", MODULES[:5])
+    write_shard(folder / "corpus" / "b.jsonl", MODULES[5:])
+    content = tiny_experiment(folder / "corpus", folder / "warehouse")
+    for model in (content["teachers"]["large"]["model"], content["references"]["small"]["model"]):
+        model["shards"] = ["[ab].jsonl"]
+    content["tokenizers"]["bpe"]["shards"] = ["[ab].jsonl"]
+    experiment_file = write_experiment(folder / "experiment.yaml", content)
+    pipeline, materialisations, checks = materialise(experiment_file)
+    return folder, pipeline, materialisations, checks
+
+
+@pytest.fixture
+def copy_of_tiny(tiny, tmp_path):
+    """The same, to change: (experiment content, write it and return its path)."""
+    folder = shutil.copytree(tiny[0], tmp_path / "copy")
+    text = (folder / "experiment.yaml").read_text().replace(str(tiny[0]), str(folder))
+    (folder / "experiment.yaml").write_text(text)
+    return folder
+
+
+def test_every_asset_is_materialised_with_its_fingerprint_as_data_version(tiny):
+    _, pipeline, materialisations, _ = tiny
+    assert materialisations.keys() == pipeline.graph.keys()
+    fingerprints = pipeline.fingerprints(latest_snapshot(pipeline.graph[RAW_CORPUS], pipeline.store))
+    for key, materialisation in materialisations.items():
+        assert materialisation.tags["dagster/data_version"] == fingerprints.recipe(key).fingerprint
+        assert value(materialisation, "num_results_reused") == 0 or key == "raw_corpus"
+
+
+def test_every_check_passes(tiny):
+    checks = tiny[3]
+    assert [check.check_name for check in checks if not check.passed] == []
+    names = {(check.asset_key.path[0], check.check_name) for check in checks}
+    assert ("refined_corpus", "refined_documents_are_candidates") in names
+    assert ("sequences", "every_document_is_packed") in names
+
+
+def test_no_document_of_the_refined_corpus_is_in_another_split(tiny):
+    _, pipeline, _, _ = tiny
+    root = pipeline.store.root
+    splits = pl.read_parquet(f"{root}/documents/*/documents.parquet").select("document_id", "split", "text")
+    kept = (
+        pl.read_parquet(f"{root}/refined_corpus/half/*/*.parquet")
+        .explode("spans")
+        .select(pl.col("spans").struct.field("document_id"))
+    )
+    assert set(kept.join(splits, on="document_id")["split"]) == {"candidate"}
+    # Nor does an equal text stand in two splits.
+    assert splits.group_by("text").agg(pl.col("split").n_unique())["split"].max() == 1
+
+
+def test_every_document_is_in_the_sequences_once_and_whole(tiny):
+    root = tiny[1].store.root
+    documents = pl.read_parquet(f"{root}/documents/*/documents.parquet").select("document_id", "text")
+    pieces = (
+        pl.read_parquet(f"{root}/sequences/bpe/*/sequences.parquet")
+        .explode("spans", "texts")
+        .unnest("spans")
+        .sort("document_id", "char_start")
+        .group_by("document_id", maintain_order=True)
+        .agg(pl.col("texts").str.join(""))
+    )
+    joined = documents.join(pieces, on="document_id", how="full", validate="1:1")
+    assert (joined["text"] == joined["texts"]).all() and not joined["texts"].has_nulls()
+
+
+def test_a_second_run_computes_nothing_and_loads_no_model_library(tiny, tmp_path):
+    script = """
+import sys
+import dagster as dg
+from miniplm_assets.definitions import defs
+import miniplm_assets.definitions as definitions
+assert "torch" not in sys.modules, "loading the definitions imports torch"
+from miniplm_assets.assets.factory import build_assets
+with dg.DagsterInstance.ephemeral() as instance:
+    result = dg.materialize(build_assets(definitions.pipeline), instance=instance)
+for event in result.get_asset_materialization_events():
+    assert event.materialization.metadata["num_results_computed"].value == 0, event.asset_key
+for heavy in ("torch", "transformers", "vllm", "matplotlib", "accelerate", "lm_eval"):
+    assert heavy not in sys.modules, heavy
+"""
+    environment = {"MINIPLM_EXPERIMENT": str(tiny[0] / "experiment.yaml"), "PATH": "", "HOME": str(tmp_path)}
+    run = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+
+
+def test_a_new_file_costs_itself_alone(copy_of_tiny):
+    write_shard(copy_of_tiny / "corpus" / "c.jsonl", ("textwrap", "shlex"))
+    _, materialisations, _ = materialise(copy_of_tiny / "experiment.yaml")
+    for key in ("documents", "sequences/bpe", "teacher_scores/large", "reference_scores/small"):
+        assert value(materialisations[key], "num_results_computed") == 1
+        assert value(materialisations[key], "num_results_reused") == 2
+    for key in ("tokenizer/bpe", "teacher_model/large", "reference_model/small"):
+        assert value(materialisations[key], "num_results_computed") == 0
+    assert value(materialisations["refined_corpus/half"], "num_results_computed") == 1
+    # Switching back finds all that was there.
+    (copy_of_tiny / "corpus" / "c.jsonl").unlink()
+    _, materialisations, _ = materialise(copy_of_tiny / "experiment.yaml")
+    assert computed(materialisations) <= LISTINGS
+
+
+def test_a_touched_file_changes_nothing(copy_of_tiny):
+    (copy_of_tiny / "corpus" / "a.jsonl").touch()
+    _, materialisations, _ = materialise(copy_of_tiny / "experiment.yaml")
+    assert computed(materialisations) <= LISTINGS
+
+
+def test_part_of_the_graph_can_be_asked_for(copy_of_tiny):
+    shutil.rmtree(copy_of_tiny / "warehouse")
+    _, materialisations, _ = materialise(copy_of_tiny / "experiment.yaml", '+key:"refined_corpus/half"')
+    assert "refined_corpus/half" in materialisations
+    assert "student_checkpoint/no_kd" not in materialisations
+
+
+def test_the_students_load_as_any_model(tiny):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    materialisations = tiny[2]
+    for name in ("no_kd", "miniplm"):
+        folder = value(materialisations[f"student_checkpoint/{name}"], "folder")
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        tokens = AutoTokenizer.from_pretrained(folder)("import sys", return_tensors="pt")
+        assert model(**tokens).logits.shape[-1] == 300
+        assert not [path for path in Path(folder).iterdir() if path.suffix in (".bin", ".pt", ".pkl")]
+
+
+def test_the_outcome_says_who_is_better_with_the_measured_losses(tiny):
+    text = outcome(tiny[1])
+    losses = {name: value(tiny[2][f"student_evaluation/{name}"], "nll_nats_per_token") for name in ("no_kd", "miniplm")}
+    word = "better" if losses["miniplm"] < losses["no_kd"] else "worse"
+    assert f"is {word} than" in text or "the same held-out loss" in text
+    assert f"{losses['miniplm']:.3f} against {losses['no_kd']:.3f}" in text
+    assert "warehouse.duckdb" in text
+
+
+def test_what_is_stored_is_verified_and_damage_is_found(copy_of_tiny):
+    pipeline = Pipeline.open(copy_of_tiny / "experiment.yaml")
+    assert list(verify_store(pipeline.store, print)) == []
+    assert list(verify_selections(pipeline, print)) == []
+    scores = next((copy_of_tiny / "warehouse" / "teacher_scores").glob("*/*/scores.parquet"))
+    content = bytearray(scores.read_bytes())
+    content[len(content) // 2] ^= 1
+    scores.write_bytes(content)
+    assert [problem.split(":")[0] for problem in verify_store(pipeline.store, print)] == [str(scores)]
+
+
+def test_the_plan_names_what_differs_and_by_how_much(copy_of_tiny):
+    path = copy_of_tiny / "experiment.yaml"
+    assert all(step.is_complete for step in plan(Pipeline.open(path)))
+    path.write_text(path.read_text().replace("keep_fraction: 0.5", "keep_fraction: 0.25"))
+    steps = {step.key: step for step in plan(Pipeline.open(path))}
+    assert steps["selection_cutoff/half"].reasons == ("settings.keep_fraction: 0.5 -> 0.25",)
+    assert steps["refined_corpus/half"].reasons == ("input selection_cutoff changed",)
+    assert steps["student_checkpoint/miniplm"].reasons == ("input refined_corpus changed",)
+    assert steps["student_checkpoint/miniplm"].num_tokens == 6_000
+    assert steps["student_checkpoint/miniplm"].is_measured and steps["student_checkpoint/miniplm"].seconds > 0
+    assert steps["teacher_scores/large"].is_complete and steps["student_checkpoint/no_kd"].is_complete
+
+
+def corpus_of(tmp_path, **files):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name.replace("__", ".")).write_bytes(content)
+    return write_experiment(tmp_path / "experiment.yaml", tiny_experiment(folder, tmp_path / "warehouse"))
+
+
+def test_a_missing_corpus_is_named(tmp_path):
+    path = write_experiment(tmp_path / "e.yaml", tiny_experiment(tmp_path / "absent", tmp_path / "warehouse"))
+    assert str(tmp_path / "absent") in failure(path)
+
+
+def test_an_empty_corpus_is_refused(tmp_path):
+    assert "corpus" in failure(corpus_of(tmp_path))
+    (tmp_path / "corpus" / "a.jsonl").write_bytes(b"")
+    assert "empty" in failure(tmp_path / "experiment.yaml")
+
+
+def test_a_corpus_of_one_document_is_too_small_to_be_split(tmp_path):
+    message = failure(corpus_of(tmp_path, a__jsonl=b'{"text": "The only document.", "meta": {"source": "x"}}\n'))
+    assert "reference" in message or "tokenizer" in message
+
+
+def test_a_corrupt_gzip_is_named(tmp_path):
+    whole = gzip.compress(b'{"text": "one"}\n' * 5_000)
+    message = failure(corpus_of(tmp_path, a__jsonl__gz=whole[: len(whole) // 2]))
+    assert "a.jsonl.gz" in message
+
+
+def test_a_parquet_file_without_the_text_column_is_named_with_the_columns_there_are(tmp_path):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    pq.write_table(pa.table({"content": ["some text"]}), folder / "a.parquet")
+    content = tiny_experiment(folder, tmp_path / "warehouse")
+    content["corpus"] = {"source": {"type": "parquet", "path": str(folder)}}
+    content["teachers"], content["selections"], content["students"] = {}, {}, {}
+    message = failure(write_experiment(tmp_path / "e.yaml", content))
+    assert "a.parquet" in message and "text" in message and "content" in message
+
+
+def test_bad_rows_are_kept_apart_with_their_reason_and_the_rest_goes_on(tmp_path):
+    good = write_shard(tmp_path / "good.jsonl", MODULES).read_bytes()
+    bad = b'{"text": ""}\nnot json\n{"title": "no text"}\n{"text": "\xff"}\n'
+    pipeline, materialisations, _ = materialise(corpus_of(tmp_path, a__jsonl=bad + good), "raw_corpus or documents")
+    assert value(materialisations["documents"], "num_rejected") == 4
+    rejected = pl.read_parquet(f"{pipeline.store.root}/documents/*/rejected.parquet")
+    assert rejected["line"].to_list() == [1, 2, 3, 4]
+    assert rejected["reason"].n_unique() == 4
+
+
+def test_an_unknown_architecture_is_named_with_the_nearest(tmp_path):
+    write_shard(tmp_path / "corpus" / "a.jsonl")
+    content = tiny_experiment(tmp_path / "corpus", tmp_path / "warehouse")
+    content["architectures"]["tiny"]["model_type"] = "qwen22"
+    assert "did you mean 'qwen2'" in failure(write_experiment(tmp_path / "e.yaml", content))
+
+
+def test_sequences_longer_than_the_model_takes_are_refused(tmp_path):
+    write_shard(tmp_path / "corpus" / "a.jsonl")
+    content = tiny_experiment(tmp_path / "corpus", tmp_path / "warehouse")
+    content["architectures"]["tiny"]["max_position_embeddings"] = 32
+    message = failure(write_experiment(tmp_path / "e.yaml", content))
+    assert ("32" in message and "64" in message) or "65" in message
+
+
+def test_a_full_disk_is_named_and_what_is_stored_stays(copy_of_tiny, monkeypatch):
+    """The disk fills up while the refined corpus is written; space comes back, and only the rest is made."""
+    path = copy_of_tiny / "experiment.yaml"
+    path.write_text(path.read_text().replace("keep_fraction: 0.5", "keep_fraction: 0.25"))
+    import miniplm_assets.storage.store as store_module
+
+    original = store_module.flush_to_disk
+
+    def full(file):
+        if file.suffix == ".parquet" and "refined_corpus" in file.parts:
+            with Path("/dev/full").open("wb", buffering=0) as device:
+                device.write(b"x")
+        original(file)
+
+    monkeypatch.setattr(store_module, "flush_to_disk", full)
+    assert "is full" in failure(path)
+    monkeypatch.undo()
+    _, materialisations, _ = materialise(path)
+    assert value(materialisations["selection_cutoff/half"], "num_results_computed") == 0
+    assert value(materialisations["refined_corpus/half"], "num_results_computed") == 1
+
+
+def test_the_manifest_holds_what_a_reader_needs(tiny):
+    folder = Path(value(tiny[2]["refined_corpus/half"], "folder"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["key"] == "refined_corpus/half" and manifest["fingerprint"] == folder.name
+    assert {file["name"] for file in manifest["files"]} == {"a.jsonl.parquet", "b.jsonl.parquet"}
+    assert manifest["ingredients"]["inputs"].keys() >= {"difference_scores", "selection_cutoff", "sequences"}
+    assert manifest["versions"]["duckdb"] and manifest["seconds"] > 0
