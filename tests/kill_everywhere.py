@@ -30,13 +30,21 @@ Place = tuple[str, str, str, str]
 
 def category(path: Path) -> str:
     """Say what kind of file or folder a path is, whatever its name says of shards, runs and fingerprints."""
-    name = path.name
-    if "checkpoint" in str(path):
+    if any(part.startswith((".checkpoint-", "checkpoint-")) for part in path.parts):
         return "checkpoint"
-    for part, kind in (("manifest", "manifest"), (".latest", "pointer"), ("part-", "part"), (".work", "work")):
-        if part in name:
-            return kind
-    return path.suffix if path.suffix else "folder"
+    kinds = (
+        ".writing-",
+        "manifest",
+        ".latest",
+        ".stamps",
+        "part-",
+        "contents",
+        "parquet",
+        "json",
+        "duckdb",
+        "safetensors",
+    )
+    return next((kind for kind in kinds if kind in path.name), "other")
 
 
 def kill_at_new_places(root: Path, covered: set[Place], tell: Callable[[Place], None]) -> None:

@@ -88,7 +88,7 @@ def test_a_run_killed_at_every_publication_point_ends_with_the_same_bytes(experi
     for kind in kinds - {"warehouse.duckdb", ".warehouse.duckdb.copy"}:
         for when in ("before", "after"):
             assert (kind, "replace", "manifest", when) in places
-    assert {place[2] for place in places} >= {"manifest", "folder", "part", "checkpoint", ".parquet", "pointer"}
+    assert {place[2] for place in places} >= {".writing-", "manifest", "part-", "checkpoint", "parquet", ".latest"}
 
     run("tests.run_once", uninterrupted)
     assert contents(folder / "killed") == contents(folder / "uninterrupted")

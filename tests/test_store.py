@@ -112,12 +112,27 @@ def test_a_damaged_file_is_named_and_never_read(tmp_path, damage, message):
     assert "materialise teacher_scores/large" in str(caught.value)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"format": 99}', '{"format": 1, "key": "x"}'])
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"format": 99}', b'{"format": 1, "key": "x"}', b"\xff{}"])
 def test_a_manifest_that_is_none_or_of_another_version_is_refused(tmp_path, content):
     result = Store(tmp_path).make(RECIPE, write_table)
-    (result.folder / "manifest.json").write_text(content)
+    (result.folder / "manifest.json").write_bytes(content)
     with pytest.raises(DamagedResultError, match=r"manifest\.json"):
         Store(tmp_path).find(RECIPE)
+
+
+def test_a_manifest_that_lies_elsewhere_is_refused(tmp_path):
+    result = Store(tmp_path).make(RECIPE, write_table)
+    result.folder.rename(result.folder.with_name("0" * 32))
+    with pytest.raises(DamagedResultError, match="is not where it lies"):
+        Store(tmp_path).lookup(RECIPE.key, "0" * 32)
+
+
+def test_a_full_disk_is_told_from_the_words_of_a_library_too(tmp_path):
+    def fill(draft):
+        pl.DataFrame({"a": [1]}).write_parquet("/dev/full")
+
+    with pytest.raises(StoreError, match="is full"):
+        Store(tmp_path).make(RECIPE, fill)
 
 
 def test_a_folder_without_a_manifest_is_no_result(tmp_path):

@@ -89,6 +89,8 @@ def make_sequences(step: Step) -> Made:
     def finish(draft: Draft) -> None:
         num_read = sum(result.facts["num_documents"] for result in documents.values())
         num_packed = draft.facts["num_documents"]
+        max_tokens = draft.facts["num_sequences"] * (step.pipeline.experiment.sequences.sequence_length + 1)
+        draft.facts["fill_share"] = draft.facts["num_tokens"] / max_tokens if max_tokens else 0.0
         draft.checks.append(
             CheckOutcome(
                 name=EVERY_DOCUMENT_IS_PACKED.name,

@@ -18,8 +18,8 @@ from miniplm_assets.corpus.progress import Progress, Report
 from miniplm_assets.corpus.tables import SEQUENCES, SPAN, RowGroupWriter, RowNumbers
 from miniplm_assets.corpus.tokenizer import load_tokenizer
 from miniplm_assets.experiment.schema import Sequences
+from miniplm_assets.storage.tables import SEQUENCES as SEQUENCES_FILE
 
-SEQUENCES_FILE: Final = "sequences.parquet"
 # Text that is encoded at once: enough to keep all cores busy, at some 100 bytes of memory a token. The order of the
 # sequences of a shard depends on it: to change it is to raise the step's code version.
 _CHUNK_BYTES: Final = 4 << 20
@@ -59,8 +59,7 @@ def write_sequences(
         report: called with a sentence every few seconds.
 
     Returns:
-        num_documents, num_sequences, num_tokens, num_bytes, tokens_per_split, and fill_share: tokens as a share of
-        what sequences of full length would hold.
+        num_documents, num_sequences, num_tokens, num_bytes, tokens_per_split.
 
     Raises:
         CorpusError: if a document has no tokens.
@@ -118,7 +117,6 @@ def write_sequences(
         "num_tokens": num_tokens,
         "num_bytes": num_bytes,
         "tokens_per_split": tokens_per_split,
-        "fill_share": num_tokens / (num_sequences * max_tokens) if num_sequences else 0.0,
     }
 
 

@@ -75,18 +75,18 @@ def read_manifest(folder: Path) -> Manifest | None:
     """
     path = folder / MANIFEST
     try:
-        text = path.read_text(encoding="utf-8")
+        content_bytes = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
     remedy = f"Delete the folder {folder} and materialise again."
     try:
-        content = json.loads(text)
+        content = json.loads(content_bytes)
         if content.get("format") != FORMAT:
             raise DamagedResultError(
                 f"{path}: written as format {content.get('format')}, this version reads format {FORMAT}. {remedy}"
             )
         return Manifest.model_validate(content)
-    except (ValidationError, json.JSONDecodeError, AttributeError) as error:
+    except (ValidationError, json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
         raise DamagedResultError(f"{path}: not a manifest ({error}). {remedy}") from None
 
 

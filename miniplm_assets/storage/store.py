@@ -14,9 +14,7 @@ import errno
 import fcntl
 import os
 import shutil
-import socket
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -135,7 +133,14 @@ class Store:
         """Return a stored result by its address, or None."""
         folder = self.root / key / fingerprint
         manifest = read_manifest(folder)
-        return None if manifest is None else Result(folder, manifest)
+        if manifest is None:
+            return None
+        if (manifest.key, manifest.fingerprint) != (key, fingerprint):
+            raise DamagedResultError(
+                f"{folder / MANIFEST}: describes {manifest.key} {manifest.fingerprint}, which is not where it lies. "
+                f"Delete the folder {folder} and materialise {key} again."
+            )
+        return Result(folder, manifest)
 
     def require(self, recipe: Recipe) -> Result:
         """Return the stored result of a recipe.
@@ -166,11 +171,26 @@ class Store:
                 return found
             return self._write(recipe, place, write)
 
-    def results(self) -> Iterator[Result]:
-        """Go through everything that is stored."""
+    def results(self, *, on_problem: Callable[[str], None] | None = None) -> Iterator[Result]:
+        """Go through everything that is stored.
+
+        Args:
+            on_problem: takes what is wrong with a manifest that cannot be read; absent: that is an error.
+
+        Raises:
+            DamagedResultError: if a manifest cannot be read, and nobody takes the problem.
+        """
         for path in sorted(self.root.glob(f"**/{MANIFEST}")):
-            manifest = read_manifest(path.parent)
-            if manifest is not None and not any(part.startswith(".") for part in path.relative_to(self.root).parts):
+            if any(part.startswith(".") for part in path.relative_to(self.root).parts):
+                continue
+            try:
+                manifest = read_manifest(path.parent)
+            except DamagedResultError as error:
+                if on_problem is None:
+                    raise
+                on_problem(str(error))
+                continue
+            if manifest is not None:
                 yield Result(path.parent, manifest)
 
     def remove(self, result: Result) -> None:
@@ -182,11 +202,11 @@ class Store:
 
     def _write(self, recipe: Recipe, place: Path, write: Callable[[Draft], None]) -> Result:
         started = time.monotonic()
-        _remove_leftovers(place)
-        staging = place / f".writing-{recipe.fingerprint}-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        staging = place / f".writing-{recipe.fingerprint}"
         work = place / f".work-{recipe.fingerprint}"
         draft = Draft(path=staging, work=work)
         try:
+            shutil.rmtree(staging, ignore_errors=True)  # of a killed writer: this one holds the lock
             staging.mkdir()
             work.mkdir(exist_ok=True)
             write(draft)
@@ -207,8 +227,9 @@ class Store:
                 shutil.rmtree(final)
             staging.rename(final)
             flush_to_disk(place)
-        except OSError as error:
-            raise _explained(error, recipe, self.root) from None
+        except Exception as error:
+            _explain(error, recipe, self.root)
+            raise
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         shutil.rmtree(work, ignore_errors=True)
@@ -222,7 +243,8 @@ class Store:
             place.mkdir(parents=True, exist_ok=True)
             lock = (place / f".lock-{recipe.fingerprint}").open("a")
         except OSError as error:
-            raise _explained(error, recipe, self.root) from None
+            _explain(error, recipe, self.root)
+            raise
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield place
@@ -230,6 +252,7 @@ class Store:
 
 def _describe_files(folder: Path) -> Iterator[StoredFile]:
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        assert path.name != MANIFEST, f"{path}: a manifest is written by the store alone"
         flush_to_disk(path)
         is_table = path.suffix == ".parquet"
         yield StoredFile(
@@ -241,27 +264,24 @@ def _describe_files(folder: Path) -> Iterator[StoredFile]:
         )
 
 
-def _remove_leftovers(place: Path) -> None:
-    """Remove what killed processes of this machine left half written."""
-    for folder in place.glob(".writing-*"):
-        host, pid = folder.name.rsplit("-", 3)[1:3] if folder.name.count("-") >= 4 else ("", "")
-        if host == socket.gethostname() and pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            shutil.rmtree(folder, ignore_errors=True)
+def _explain(error: Exception, recipe: Recipe, root: Path) -> None:
+    """Raise a StoreError where an error says that the warehouse cannot be written; else note where it happened.
 
-
-def _explained(error: OSError, recipe: Recipe, root: Path) -> OSError | StoreError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreError(
+    Libraries tell of a full disk in errors of their own, in which the system's words stand.
+    """
+    code = error.errno if isinstance(error, OSError) else None
+    words = str(error)
+    if code in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in words or "os error 28" in words:
+        raise StoreError(
             f"{recipe.describe()}: the disk of the warehouse {root} is full. Free some space (`prune` lists what no "
             "experiment needs) and start again: what is stored stays, and the work goes on where it stopped."
-        )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return StoreError(
+        ) from error
+    if isinstance(error, OSError) and code in (errno.EACCES, errno.EPERM, errno.EROFS):
+        raise StoreError(
             f"{recipe.describe()}: the warehouse {root} cannot be written ({error.strerror}: {error.filename}). Give "
             "this user write access, or set MINIPLM_WAREHOUSE to a folder that can be written."
-        )
+        ) from error
     error.add_note(f"while making {recipe.describe()} in the warehouse {root}; what was stored before stays")
-    return error
 
 
 def shard_facts(shards: Mapping[str, Result]) -> list[dict[str, Any]]:

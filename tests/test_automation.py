@@ -1,0 +1,72 @@
+"""The separate daemon and webserver at work: a file is dropped, changed, touched and taken away."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from miniplm_assets.automation import SECONDS_BETWEEN_LOOKS
+from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shard
+from tests.dagster_server import RUNS, SELECTOR, START_SENSOR, running_dagster
+
+FINISHED = ("SUCCESS", "FAILURE", "CANCELED")
+
+
+@pytest.fixture
+def watched(tmp_path):
+    write_shard(tmp_path / "corpus" / "a.jsonl", MODULES)
+    content = tiny_experiment(tmp_path / "corpus", tmp_path / "warehouse")
+    for learner in (
+        content["tokenizers"]["bpe"],
+        content["teachers"]["large"]["model"],
+        content["references"]["small"]["model"],
+    ):
+        learner["shards"] = ["a.jsonl"]
+    experiment_file = write_experiment(tmp_path / "experiment.yaml", content)
+    programs = Path(sys.executable).parent
+    commands = (
+        [str(programs / "dagster-webserver"), "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", "PORT"],
+        [str(programs / "dagster-daemon"), "run", "-w", "workspace.yaml"],
+    )
+    with running_dagster(experiment_file, tmp_path / "home", *commands) as server:
+        started = server.query(START_SENSOR, selector=SELECTOR | {"sensorName": "corpus_changed"})["startSensor"]
+        assert started["__typename"] == "Sensor", started
+        yield tmp_path / "corpus", server
+
+
+def runs(server):
+    return server.query(RUNS)["runsOrError"]["results"]
+
+
+def wait_for_runs(server, number, *, seconds):
+    server.wait_until(lambda: sum(run["status"] in FINISHED for run in runs(server)) >= number, seconds=seconds)
+    assert [run["status"] for run in runs(server)] == ["SUCCESS"] * number, server.log.read_text()[-5_000:]
+
+
+def test_the_sensor_asks_for_what_the_files_make_stale_and_for_nothing_else(watched):
+    corpus, server = watched
+    wait_for_runs(server, 1, seconds=240)
+    assert server.materialisations("teacher_scores/large")[0]["num_results_computed"] == 1
+
+    write_shard(corpus / "b.jsonl", ("textwrap", "shlex"))
+    wait_for_runs(server, 2, seconds=120)
+    newest = {key: server.materialisations(key)[0] for key in ("teacher_scores/large", "reference_scores/small")}
+    for one in newest.values():
+        assert (one["num_results_computed"], one["num_results_reused"]) == (1, 1)
+    for key in ("refined_corpus/half", "student_checkpoint/miniplm", "comparison"):
+        assert server.materialisations(key)[0]["num_results_computed"] == 1
+    # The teacher does not learn from the new file, and is not even asked for.
+    assert len(server.materialisations("teacher_model/large")) == 1
+
+    (corpus / "b.jsonl").touch()
+    started = len(runs(server))
+    import time
+
+    time.sleep(3 * SECONDS_BETWEEN_LOOKS)
+    assert len(runs(server)) == started
+
+    (corpus / "b.jsonl").unlink()
+    wait_for_runs(server, 3, seconds=120)
+    back = server.materialisations("refined_corpus/half")
+    assert back[0]["num_results_computed"] == 0
+    assert back[0]["fingerprint"] == back[2]["fingerprint"] != back[1]["fingerprint"]

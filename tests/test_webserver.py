@@ -1,0 +1,99 @@
+"""The Dagster UI's own way: the real webserver and daemon, driven over GraphQL, and looked at in a browser."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shard
+from tests.dagster_server import ASSETS, running_dagster
+
+CHROMIUM = shutil.which("chromium")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served")
+    write_shard(folder / "corpus" / "a.jsonl", MODULES)
+    experiment_file = write_experiment(
+        folder / "experiment.yaml", tiny_experiment(folder / "corpus", folder / "warehouse")
+    )
+    with running_dagster(experiment_file, folder / "home") as server:
+        run_id = server.launch()
+        server.wait_for_success(run_id, seconds=240)
+        yield folder, server
+
+
+def test_the_graph_is_there_with_its_stages_and_dependencies(served):
+    nodes = {"/".join(node["assetKey"]["path"]): node for node in served[1].query(ASSETS)["assetNodes"]}
+    assert {node["groupName"] for node in nodes.values()} == {
+        "corpus",
+        "models",
+        "scores",
+        "selection",
+        "students",
+        "reports",
+    }
+    dependencies = {"/".join(key["path"]) for key in nodes["refined_corpus/half"]["dependencyKeys"]}
+    assert dependencies == {"sequences/bpe", "documents", "difference_scores/half", "selection_cutoff/half"}
+    assert all(node["description"] and node["kinds"] and node["opVersion"] for node in nodes.values())
+
+
+def test_what_a_run_made_can_be_read_back(served):
+    folder, server = served
+    (refined,) = server.materialisations("refined_corpus/half")
+    (cutoff,) = server.materialisations("selection_cutoff/half")
+    rows = duckdb.sql(f"select count(*) from '{refined['folder']}/*.parquet'").fetchall()[0]
+    assert refined["dagster/row_count"] == rows[0]
+    assert refined["tags"]["dagster/data_version"] == Path(refined["folder"]).name
+    assert {column["name"] for column in refined["dagster/column_schema"]["columns"]} >= {"sequence_id", "texts"}
+    assert cutoff["num_results_computed"] == 1
+    (comparison,) = server.materialisations("comparison")
+    assert "no_kd" in comparison["verdict"]
+    assert any("data:image/png;base64," in str(entry) for entry in comparison.values())
+    with duckdb.connect(str(folder / "warehouse" / "warehouse.duckdb"), read_only=True) as warehouse:
+        assert warehouse.sql("select count(*) from refined_corpus").fetchall() == [rows]
+        assert warehouse.sql("select * from kept_and_dropped_texts").fetchall()
+
+
+def test_a_second_run_finds_everything_stored(served):
+    server = served[1]
+    run_id = server.launch()
+    server.wait_for_success(run_id, seconds=60)
+    newest = server.materialisations("student_checkpoint/miniplm")[0]
+    assert newest["run_id"] == run_id
+    assert (newest["num_results_computed"], newest["num_results_reused"]) == (0, 1)
+    assert newest["seconds_saved"] > 0
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+def test_the_graph_can_be_looked_at_in_a_browser(served, tmp_path):
+    picture = tmp_path / "graph.png"
+    subprocess.run(
+        [
+            CHROMIUM,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--no-first-run",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--window-size=1600,1200",
+            "--virtual-time-budget=20000",
+            f"--screenshot={picture}",
+            f"{served[1].url}/asset-groups",
+        ],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    from matplotlib import image
+
+    pixels = image.imread(picture)
+    assert pixels.shape[:2] == (1200, 1600)
+    # A page that failed to load has a colour or two; the graph has icons, text and edges.
+    assert len({tuple(pixel) for pixel in pixels[::4, ::4].reshape(-1, pixels.shape[2]).tolist()}) > 50
