@@ -7,15 +7,16 @@ together: what one has made, the others find stored.
 import dagster as dg
 
 from miniplm_assets.assets.build import asset_key
-from miniplm_assets.core.errors import MiniplmError
+from miniplm_assets.core.errors import MiniplmError, MissingResultError
 from miniplm_assets.core.recipe import fingerprint_of
+from miniplm_assets.lineage.fingerprints import Fingerprints
 from miniplm_assets.lineage.graph import RAW_CORPUS
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.plan import missing_recipes
-from miniplm_assets.lineage.snapshot import look
+from miniplm_assets.lineage.snapshot import latest_snapshot, look
 
 NIGHTLY = "0 3 * * *"
-SECONDS_BETWEEN_LOOKS = 30
+SECONDS_BETWEEN_LOOKS = 15
 
 
 def corpus_sensor(pipeline: Pipeline) -> dg.SensorDefinition:
@@ -26,31 +27,40 @@ def corpus_sensor(pipeline: Pipeline) -> dg.SensorDefinition:
         target=dg.AssetSelection.all(),
         minimum_interval_seconds=SECONDS_BETWEEN_LOOKS,
         description="Looks at the corpus files; where one is new, changed or gone, requests a run of what that makes "
-        "stale. A file that was only touched is read once and changes nothing.",
+        "stale. A file that was only touched is read once and changes nothing. A run that failed is not asked for "
+        "again until something changes; start it again by hand.",
     )
     def corpus_changed(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         source = pipeline.experiment.corpus.source
         try:
             snapshot = look(source, pipeline.graph[RAW_CORPUS], pipeline.store, context.log.info)
+            fingerprints = pipeline.fingerprints(snapshot)
+            state = fingerprint_of([fingerprints.recipe(key).fingerprint for key in pipeline.graph])
+            if state == context.cursor:  # asked for once, however long its run takes and however it ends
+                return dg.SkipReason("the corpus and the experiment are as they were at the last request")
+            wanted = _stale(pipeline, fingerprints)
         except MiniplmError as error:
             return dg.SkipReason(str(error))
-        fingerprints = pipeline.fingerprints(snapshot)
-        stale = [key for key in pipeline.graph if missing_recipes(pipeline.store, fingerprints, key)]
-        if not stale:
-            return dg.SkipReason("all is stored for the corpus as it is")
-        state = fingerprint_of([fingerprints.recipe(key).fingerprint for key in pipeline.graph])
-        return dg.SensorResult(
-            [
-                dg.RunRequest(
-                    # The same state is asked for once, however long its run takes.
-                    run_key=state,
-                    asset_selection=[asset_key(key) for key in dict.fromkeys([RAW_CORPUS, *stale])],
-                    tags={"miniplm/reason": f"{len(stale)} assets are stale"},
-                )
-            ]
+        request = dg.RunRequest(
+            asset_selection=[asset_key(key) for key in wanted],
+            tags={"miniplm/reason": f"{len(wanted)} assets are stale"},
         )
+        return dg.SensorResult([request] if wanted else [], cursor=state)
 
     return corpus_changed
+
+
+def _stale(pipeline: Pipeline, fingerprints: Fingerprints) -> list[str]:
+    """Return the assets whose result is missing, or is another one than on the state that was looked at last."""
+    try:
+        latest = pipeline.fingerprints(latest_snapshot(pipeline.graph[RAW_CORPUS], pipeline.store))
+    except MissingResultError:
+        return list(pipeline.graph)
+    return [
+        key
+        for key in pipeline.graph
+        if fingerprints.recipe(key) != latest.recipe(key) or missing_recipes(pipeline.store, fingerprints, key)
+    ]
 
 
 def nightly_schedule() -> dg.ScheduleDefinition:

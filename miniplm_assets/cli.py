@@ -4,13 +4,14 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from miniplm_assets.core.errors import MiniplmError
 from miniplm_assets.lineage.outcome import outcome
 from miniplm_assets.lineage.pipeline import EXPERIMENT_VARIABLE, WAREHOUSE_VARIABLE, Pipeline
 from miniplm_assets.lineage.plan import ASSUMED_FLOPS_PER_SECOND, PlannedStep, plan
-from miniplm_assets.lineage.prune import leftovers, unreferenced_results
+from miniplm_assets.lineage.prune import leftovers, referenced, remove_leftover, unreferenced_results
 from miniplm_assets.lineage.verify import verify_selections, verify_store
 
 
@@ -74,11 +75,12 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _verify(options: argparse.Namespace) -> int:
     pipeline = _open(options.experiment)
-    problems = [*verify_store(pipeline.store, print), *verify_selections(pipeline, print)]
-    for problem in problems:
-        print(f"WRONG {problem}")
-    print(f"{len(problems)} problems" if problems else "all is well")
-    return 1 if problems else 0
+    num_problems = 0
+    for problem in chain(verify_store(pipeline.store, print), verify_selections(pipeline, print)):
+        num_problems += 1
+        print(f"WRONG {problem}", flush=True)
+    print(f"{num_problems} problems" if num_problems else "all is well")
+    return 1 if num_problems else 0
 
 
 def _prune(options: argparse.Namespace) -> int:
@@ -89,19 +91,24 @@ def _prune(options: argparse.Namespace) -> int:
             f"the experiments have different warehouses ({', '.join(map(str, roots))}); prune each alone"
         )
     store = pipelines[0].store
-    results = unreferenced_results(store, pipelines)
+    wanted = referenced(pipelines)
+    results = unreferenced_results(store, wanted)
     for result in results:
         print(f"{result.manifest.num_bytes / 1e6:12,.2f} MB  {result.manifest.created_at}  {result.folder}")
-    unfinished = leftovers(store)
-    for folder in unfinished:
-        print(f"{'unfinished work':>15}  {folder}")
+    unfinished = leftovers(store, wanted)
+    for leftover in unfinished:
+        print(f"{leftover.num_bytes / 1e6:12,.2f} MB  {'never finished':25}  {leftover.folder}")
     num_bytes = sum(result.manifest.num_bytes for result in results)
-    print(f"{len(results)} results that no given experiment refers to, {num_bytes / 1e6:,.2f} MB")
+    print(
+        f"{len(results)} results that no given experiment refers to, {num_bytes / 1e6:,.2f} MB; "
+        f"{len(unfinished)} leftovers, {sum(leftover.num_bytes for leftover in unfinished) / 1e6:,.2f} MB"
+    )
     if options.delete:
         for result in results:
             store.remove(result)
-        print("deleted")
-    elif results:
+        in_use = [leftover.folder for leftover in unfinished if not remove_leftover(leftover)]
+        print("deleted" + "".join(f"\nin use by now, and left: {folder}" for folder in in_use))
+    elif results or unfinished:
         print("nothing was deleted; repeat with --delete")
     return 0
 

@@ -9,7 +9,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry as filesystems
 
-from miniplm_assets.core.errors import CorpusError
+from miniplm_assets.core.errors import CorpusError, TransientError
 from miniplm_assets.corpus import shards as shards_module
 from miniplm_assets.corpus.shards import FileSource, fingerprint_shard, list_shards, observe_corpus
 from miniplm_assets.experiment import JsonlSource, ParquetSource, TextSource
@@ -63,8 +63,21 @@ def test_no_files_are_an_error_that_says_what_was_looked_for(tmp_path: Path, pla
     (tmp_path / "empty").mkdir()
     with pytest.raises(CorpusError, match=r"no corpus file found in .*looked for files that end in \.jsonl, .*Check"):
         list_shards(JsonlSource(type="jsonl", path=str(tmp_path / place)))
+
+
+@pytest.mark.parametrize("place", ["nowhere", "empty"])
+def test_a_folder_without_texts_is_an_error_that_says_what_was_looked_for(tmp_path: Path, place: str) -> None:
+    (tmp_path / "empty").mkdir()
     with pytest.raises(CorpusError, match=r"looked for files that match '\*\.txt'"):
         list_shards(TextSource(type="text", path=str(tmp_path / place)))
+
+
+@pytest.mark.parametrize(("place", "what"), [("web/*.txt", "pattern"), ("web/a.txt", "file")])
+def test_texts_come_from_a_folder(tmp_path: Path, place: str, what: str) -> None:
+    fill(tmp_path, "web/a.txt", "odd[1]/b.txt")
+    with pytest.raises(CorpusError, match=rf"{what}; a source of type text expects a folder"):
+        list_shards(TextSource(type="text", path=str(tmp_path / place)))
+    assert len(list_shards(TextSource(type="text", path=str(tmp_path / "odd[1]")))) == 1
 
 
 def test_empty_files_are_an_empty_corpus(tmp_path: Path) -> None:
@@ -199,7 +212,17 @@ def test_a_store_out_of_reach_is_explained(monkeypatch: pytest.MonkeyPatch) -> N
     def lost(*_: Any, **__: Any) -> None:
         raise ConnectionLostError("no route to host")
 
+    def forbidden(*_: Any, **__: Any) -> None:
+        raise PermissionError("no key")
+
     monkeypatch.setitem(filesystems, "bucket", Bucket)
     monkeypatch.setattr(Bucket, "isfile", lost)
-    with pytest.raises(CorpusError, match=r"bucket://corpus cannot be read \(ConnectionLostError: no route to host\)"):
+    with pytest.raises(
+        CorpusError, match=r"bucket://corpus cannot be read \(ConnectionLostError: no route to host\)"
+    ) as passing:
         list_shards(JsonlSource(type="jsonl", path="bucket://corpus"))
+    assert isinstance(passing.value, TransientError)
+    monkeypatch.setattr(Bucket, "isfile", forbidden)
+    with pytest.raises(CorpusError, match="PermissionError") as failure:
+        list_shards(JsonlSource(type="jsonl", path="bucket://corpus"))
+    assert not isinstance(failure.value, TransientError)

@@ -1,14 +1,24 @@
 """Fingerprints: exactly what a result depends on, neither less nor more."""
 
+import os
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 
 from miniplm_assets.core.errors import CorpusError, ModelError
+from miniplm_assets.core.recipe import Recipe
+from miniplm_assets.corpus.shards import observe_corpus
+from miniplm_assets.experiment import FolderModel, JsonlSource
+from miniplm_assets.lineage import folders
+from miniplm_assets.lineage import snapshot as snapshot_module
 from miniplm_assets.lineage.fingerprints import Fingerprints
-from miniplm_assets.lineage.folders import FolderFingerprints
+from miniplm_assets.lineage.folders import FolderFingerprints, require_copied
+from miniplm_assets.lineage.graph import RAW_CORPUS, Node
 from miniplm_assets.lineage.pipeline import PROJECT, Pipeline
+from miniplm_assets.lm.model_sources import fetch_model
+from miniplm_assets.storage.files import sha256_of
 from miniplm_assets.storage.store import Store
 from tests.test_experiment import minimal
 
@@ -98,14 +108,17 @@ def test_a_students_budget_changes_that_student_alone(fingerprints):
         lambda content: content["students"]["plain"]["training"].update(sequences_per_device=1),
         lambda content: content["references"]["small"]["model"]["training"].update(checkpoint_minutes=1.0),
         lambda content: content["corpus"].update(expected_tokens=7),
-        lambda content: content.update(warehouse="elsewhere"),
     ],
-    ids=["batch size and device", "gradient accumulation", "checkpoints", "plans", "place"],
+    ids=["batch size and device", "gradient accumulation", "checkpoints", "plans"],
 )
 def test_how_and_where_changes_nothing(fingerprints, change):
     content = minimal()
     change(content)
     assert changed_keys(fingerprints(), fingerprints(content)) == set()
+
+
+def test_another_warehouse_changes_the_catalog_that_names_its_files_alone(fingerprints):
+    assert changed_keys(fingerprints(), fingerprints(minimal() | {"warehouse": "elsewhere"})) == {"warehouse_catalog"}
 
 
 def test_moving_the_corpus_changes_nothing_but_the_listing_and_the_catalog_that_shows_it(fingerprints):
@@ -172,7 +185,113 @@ def test_a_folder_is_known_by_its_content(fingerprints, tmp_path):
 
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(ModelError, match="nowhere: no such folder"):
-        FolderFingerprints(Store(tmp_path / "warehouse"))(tmp_path / "nowhere")
+        FolderFingerprints(Store(tmp_path / "warehouse"))("teacher_model", tmp_path / "nowhere")
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A model folder with a tokenizer in it."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        (folder / name).write_text(name)
+    return folder
+
+
+clock_ns = time.time_ns
+
+
+class FolderLooks:
+    """Looks at a folder again and again, an hour after it changed, and counts what is read."""
+
+    def __init__(self, store, monkeypatch):
+        self.read = []
+        self.fingerprint = FolderFingerprints(store)
+        self.offset_ns = 3_600 * 10**9
+
+        def digest(path):
+            self.read.append(path.name)
+            return sha256_of(path)
+
+        monkeypatch.setattr(folders, "sha256_of", digest)
+        monkeypatch.setattr(folders.time, "time_ns", lambda: clock_ns() + self.offset_ns)
+
+    def look(self, step, folder):
+        self.read.clear()
+        fingerprint = self.fingerprint(step, folder)
+        return fingerprint, list(self.read)
+
+
+def test_only_the_files_that_are_copied_count(model, tmp_path, monkeypatch):
+    looks = FolderLooks(Store(tmp_path / "warehouse"), monkeypatch)
+    teacher, _ = looks.look("teacher_model", model)
+    tokenizer, read = looks.look("tokenizer", model)
+    assert read == ["tokenizer.json"]
+    for name in ("manifest.json", "pytorch_model.bin", "notes.log"):
+        (model / name).write_text("more")
+    (model / "deeper").mkdir()
+    (model / "deeper" / "config.json").write_text("more")
+    assert looks.look("teacher_model", model) == (teacher, [])
+    (model / "model.safetensors").write_text("other weights")
+    assert looks.look("tokenizer", model) == (tokenizer, [])
+    assert looks.look("reference_model", model)[0] != teacher
+
+
+def test_a_file_is_read_again_only_where_it_may_have_changed(model, tmp_path, monkeypatch):
+    store = Store(tmp_path / "warehouse")
+    looks = FolderLooks(store, monkeypatch)
+    everything = ["config.json", "model.safetensors", "tokenizer.json"]
+    looks.offset_ns = 0
+    first, read = looks.look("teacher_model", model)
+    assert read == everything
+    assert looks.look("teacher_model", model) == (first, everything)  # younger than the tick of a clock
+    looks.offset_ns = 3_600 * 10**9
+    assert looks.look("teacher_model", model) == (first, everything)
+    assert looks.look("teacher_model", model) == (first, [])
+    weights = model / "model.safetensors"
+    before = weights.stat()
+    weights.write_text("MODEL.safetensors")  # as long as before, and the modification time set back
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    second, read = looks.look("teacher_model", model)
+    assert read == ["model.safetensors"] and second != first
+    (cache,) = (store.root / ".folders").iterdir()
+    for damaged in ("{", "[]", '{"config.json": 1}'):
+        cache.write_text(damaged)
+        assert looks.look("teacher_model", model) == (second, everything)
+
+
+def test_a_folder_that_changes_while_it_is_copied_is_noticed(model, tmp_path):
+    node = Node(key="teacher_model/large", code_version="1", folder=model)
+    content = FolderFingerprints(Store(tmp_path / "warehouse"))(node.step, model)
+    recipe = Recipe(key=node.key, code_version="1", settings={"content": content})
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    fetch_model(FolderModel(source="folder", path=str(model)), copy)
+    require_copied(node, recipe, copy)
+    (copy / "model.safetensors").write_text("half old, half new")
+    with pytest.raises(ModelError, match="teacher_model/large: the files in .*model changed while they were copied"):
+        require_copied(node, recipe, copy)
+
+
+def test_a_look_and_a_run_at_the_same_time_lose_nothing_of_each_other(tmp_path, monkeypatch):
+    """The look reads what is known, the run names its state the latest, the look writes its stamps."""
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "a.jsonl").write_text('{"text": "one"}\n')
+    store = Store(tmp_path / "warehouse")
+    source = JsonlSource(type="jsonl", path=str(tmp_path / "corpus"))
+    node = Node(key=RAW_CORPUS, code_version="1", is_by_shard=True)
+    run = snapshot_module.look(source, node, store, print)
+    store.make(run.recipe, lambda draft: snapshot_module.write_listing(run, draft))
+
+    def observe_late(*args, **keywords):
+        snapshot_module.make_latest(run, node, store)
+        return observe_corpus(*args, **keywords | {"now_ns": clock_ns() + 3_600 * 10**9})
+
+    monkeypatch.setattr(snapshot_module, "observe_corpus", observe_late)
+    snapshot_module.look(source, node, store, print)
+    latest = snapshot_module.latest_snapshot(node, store)
+    assert latest.recipe == run.recipe
+    assert latest.shards[0].stamp is not None
 
 
 def test_one_name_in_three_places():

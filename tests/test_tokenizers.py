@@ -179,7 +179,7 @@ def test_an_unreachable_hub_is_explained(tmp_path: Path, monkeypatch: pytest.Mon
 
     asked = {}
 
-    def offline(repo_id: str, *, revision: str, allow_patterns: list[str]) -> str:
+    def offline(repo_id: str, *, revision: str, allow_patterns: list[str], local_dir: None) -> str:
         asked.update(repo_id=repo_id, revision=revision, patterns=allow_patterns)
         raise LocalEntryNotFoundError("no connection")
 

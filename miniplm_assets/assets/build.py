@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from miniplm_assets.assets.step import Made, Step
-from miniplm_assets.core.errors import MiniplmError
+from miniplm_assets.core.errors import MiniplmError, TransientError
 from miniplm_assets.lineage.graph import RAW_CORPUS
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.storage.manifest import CheckOutcome
@@ -89,11 +89,11 @@ def build_asset(pipeline: Pipeline, key: str, kind: Kind) -> dg.AssetsDefinition
     def materialize(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster reads the annotation, and takes only the bare one
         try:
             made = kind.make(Step(pipeline, key, context))
-        except MiniplmError as error:
-            raise dg.Failure(description=str(error), allow_retries=False) from error
-        except OSError as error:
+        except (OSError, TransientError) as error:
             seconds = SECONDS_BEFORE_RETRY * 2**context.retry_number
             raise dg.RetryRequested(max_retries=MAX_RETRIES, seconds_to_wait=seconds) from error
+        except MiniplmError as error:
+            raise dg.Failure(description=str(error), allow_retries=False) from error
         return dg.MaterializeResult(
             asset_key=asset_key(key),
             data_version=dg.DataVersion(made.result.manifest.fingerprint),
@@ -128,7 +128,8 @@ def describe(made: Made, columns: Mapping[str, str]) -> dict[str, Any]:
     facts = dict(manifest.facts)
     shards = facts.pop("shards", None)
     types = facts.pop("columns", made.result.columns)
-    num_rows = sum(shard["num_rows"] for shard in shards) if shards is not None else manifest.num_rows
+    parts = shards or [{"num_rows": manifest.num_rows, "num_bytes": manifest.num_bytes}]
+    num_rows = sum(part["num_rows"] for part in parts)
     shown: dict[str, Any] = {name: _shown(value) for name, value in facts.items()}
     for file in manifest.files:
         if file.name.endswith(".png"):
@@ -146,11 +147,13 @@ def describe(made: Made, columns: Mapping[str, str]) -> dict[str, Any]:
     return shown | {
         "fingerprint": manifest.fingerprint,
         "folder": dg.MetadataValue.path(str(made.result.folder)),
-        "num_bytes": manifest.num_bytes,
+        "num_stored_bytes": sum(part["num_bytes"] for part in parts),
         "num_results_computed": made.num_computed,
         "num_results_reused": made.num_reused,
         "seconds_computing": round(made.seconds_computing, 2),
         "seconds_saved": round(made.seconds_saved, 2),
+        "tokens_saved": made.tokens_saved,
+        **{name: _shown(note) for name, note in made.notes.items()},
     }
 
 

@@ -1,5 +1,6 @@
 """Stage `reports`: warehouse.duckdb, with every table of the graph under its own name."""
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from miniplm_assets.assets.reports import GROUP
 from miniplm_assets.assets.step import Made, Step
 from miniplm_assets.lineage.outcome import CATALOG
 from miniplm_assets.storage.catalog import CatalogTable, write_catalog
+from miniplm_assets.storage.files import flush_to_disk
 from miniplm_assets.storage.store import Draft
 from miniplm_assets.storage.tables import REJECTED
 
@@ -92,6 +94,8 @@ def _place(stored: Path, target: Path) -> None:
     there, wanted = (path.stat() if path.exists() else None for path in (target, stored))
     if there and wanted and (there.st_size, there.st_mtime_ns) == (wanted.st_size, wanted.st_mtime_ns):
         return
-    beside = target.with_name(f".{target.name}.copy")
+    beside = target.with_name(f".{target.name}.{os.getpid()}")
     shutil.copy2(stored, beside)
+    flush_to_disk(beside)
     beside.replace(target)
+    flush_to_disk(target.parent)

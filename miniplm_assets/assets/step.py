@@ -1,14 +1,15 @@
 """One asset in one run: its inputs, and making its result unless it is stored."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
-from miniplm_assets.core.facts import sum_facts
+from miniplm_assets.core.facts import model_tokens, sum_facts
 from miniplm_assets.core.recipe import Recipe
 from miniplm_assets.lineage.fingerprints import Fingerprints
 from miniplm_assets.lineage.graph import RAW_CORPUS, Node
@@ -31,6 +32,8 @@ class Made:
         num_reused: results found in the store.
         seconds_computing: in this run.
         seconds_saved: what the re-used results took when they were made.
+        tokens_saved: tokens that went through a model for them.
+        notes: what the page of the asset shows of this run alone.
     """
 
     result: Result
@@ -38,6 +41,8 @@ class Made:
     num_reused: int
     seconds_computing: float
     seconds_saved: float
+    tokens_saved: int
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Step:
@@ -121,10 +126,10 @@ class Step:
             self.report(f"{recipe.describe()}: making {recipe.fingerprint}")
             write(draft)
 
-        result = self.store.make(recipe, write_and_tell)
+        result = self.store.make(recipe, write_and_tell, self.report)
         if is_computed:
-            return Made(result, 1, 0, time.monotonic() - started, 0.0)
-        return Made(result, 0, 1, 0.0, result.manifest.seconds)
+            return Made(result, 1, 0, time.monotonic() - started, 0.0, 0)
+        return Made(result, 0, 1, 0.0, result.manifest.seconds, model_tokens(result.facts))
 
     def make_by_shard(
         self, write_shard: Callable[[str, Draft], None], finish: Callable[[Draft], None] | None = None
@@ -147,11 +152,12 @@ class Step:
             draft.facts["columns"] = next(iter(results.values())).columns
 
         made = Made(
-            self.store.make(self.recipe, write),
+            self.store.make(self.recipe, write, self.report),
             num_computed=sum(made.num_computed for made in shards.values()),
             num_reused=sum(made.num_reused for made in shards.values()),
             seconds_computing=sum(made.seconds_computing for made in shards.values()),
             seconds_saved=sum(made.seconds_saved for made in shards.values()),
+            tokens_saved=sum(made.tokens_saved for made in shards.values()),
         )
         self._report_reuse(made)
         return made

@@ -7,12 +7,15 @@
     ├── ScoringError          a score is not finite, or a sequence cannot be scored
     ├── TrainingError         a model cannot be trained, or resumed, as asked
     ├── SqlError              a model or test of dbt_like_sql is wrong
-    └── StoreError            the warehouse cannot be written or read
-        ├── MissingResultError    what is needed has not been materialised yet
-        └── DamagedResultError    a stored file is not what its manifest says
+    ├── StoreError            the warehouse cannot be written or read
+    │   ├── MissingResultError    what is needed has not been materialised yet
+    │   └── DamagedResultError    a stored file is not what its manifest says
+    └── TransientError        a network or a server failed; another try may succeed
+        ├── UnreachableModelError     is a ModelError too
+        └── UnreachableCorpusError    is a CorpusError too
 
-All are ValueErrors: the input, not the program, has to change. Each message names the file, shard,
-row or key, what was expected, what was found, and what to do.
+All are ValueErrors: the input, not the program, has to change; after a TransientError perhaps only the time.
+Each message names the file, shard, row or key, what was expected, what was found, and what to do.
 """
 
 
@@ -54,3 +57,15 @@ class MissingResultError(StoreError):
 
 class DamagedResultError(StoreError):
     """A stored file is not what its manifest says."""
+
+
+class TransientError(MiniplmError):
+    """A network or a server failed; another try may succeed."""
+
+
+class UnreachableModelError(ModelError, TransientError):
+    """A model or tokenizer is out of reach."""
+
+
+class UnreachableCorpusError(CorpusError, TransientError):
+    """A source file is out of reach."""

@@ -1,4 +1,4 @@
-"""Adding up what the shards of a result report."""
+"""What results report of themselves: added up over shards, and read for the work that they stand for."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,3 +17,13 @@ def sum_facts(facts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             elif isinstance(value, int | float) and not isinstance(value, bool):
                 total[name] = total.get(name, 0) + value
     return total
+
+
+def model_tokens(facts: Mapping[str, Any]) -> int:
+    """Return the tokens that went through a model for a result: trained on, or scored in all splits; else 0."""
+    if "by_split_and_domain" in facts:
+        by_split = facts["by_split_and_domain"].values()
+        return sum(int(sums["num_scored_tokens"]) for domains in by_split for sums in domains.values())
+    if "training_flops" in facts:
+        return int(facts["num_tokens"])
+    return int(facts.get("num_scored_tokens", 0))

@@ -13,7 +13,8 @@ from miniplm_assets.corpus.readers import read_rows
 from miniplm_assets.corpus.shards import ObservedShard, require_unchanged
 from miniplm_assets.corpus.tables import DOCUMENTS, REJECTED, RowGroupWriter, RowNumbers
 from miniplm_assets.experiment.sources import DocumentFields, Source
-from miniplm_assets.storage.tables import DOCUMENTS as DOCUMENTS_FILE, REJECTED as REJECTED_FILE
+from miniplm_assets.storage.tables import DOCUMENTS as DOCUMENTS_FILE
+from miniplm_assets.storage.tables import REJECTED as REJECTED_FILE
 
 _BATCH_BYTES: Final = 4 << 20
 _BATCH_ROWS: Final = 4_096

@@ -62,10 +62,12 @@ def list_shards(source: FileSource) -> list[Shard]:
     """Return the shards of a source, by name.
 
     Raises:
-        CorpusError: if the folder is missing, no file matches, or all files are empty.
+        CorpusError: if the folder is missing or is none, no file matches, or all files are empty.
     """
     location, endings = _where_and_what(source)
     with explained(location):
+        if isinstance(source, TextSource):
+            _require_folder(location)
         found = _find(location, endings)
         shards = [_combined(name, members, found, source) for name, members in _grouped(sorted(found), source)]
     if not shards:
@@ -138,6 +140,19 @@ def _looked_for(source: FileSource, endings: tuple[str, ...]) -> str:
     return f"files that end in {', '.join(endings)}"
 
 
+def _require_folder(location: str) -> None:
+    filesystem, root = url_to_fs(location)
+    if filesystem.isfile(root) or (_is_pattern(root) and not filesystem.isdir(root)):
+        raise CorpusError(
+            f"corpus.source.path {location} is a {'file' if filesystem.isfile(root) else 'pattern'}; a source of type "
+            "text expects a folder. Name the folder, and say in corpus.source.pattern which of its files are documents."
+        )
+
+
+def _is_pattern(path: str) -> bool:
+    return any(character in path for character in "*?[")
+
+
 def _find(location: str, endings: tuple[str, ...]) -> dict[str, tuple[str, _FileState]]:
     """Return URL and state of each file, by its name relative to the source.
 
@@ -147,7 +162,7 @@ def _find(location: str, endings: tuple[str, ...]) -> dict[str, tuple[str, _File
     is_file = filesystem.isfile(root)
     if is_file:
         base, paths = root.rpartition("/")[0], {root: filesystem.info(root)}
-    elif not filesystem.isdir(root) and any(character in root for character in "*?["):
+    elif not filesystem.isdir(root) and _is_pattern(root):
         base = _literal_start(root)
         paths = filesystem.glob(root, detail=True)
     else:
@@ -166,7 +181,7 @@ def _find(location: str, endings: tuple[str, ...]) -> dict[str, tuple[str, _File
 def _literal_start(pattern: str) -> str:
     """Return the folders of a glob pattern that stand before its first wildcard."""
     parts = pattern.split("/")
-    first = next(index for index, part in enumerate(parts) if any(character in part for character in "*?["))
+    first = next(index for index, part in enumerate(parts) if _is_pattern(part))
     return "/".join(parts[:first])
 
 

@@ -11,10 +11,12 @@ import fsspec
 import pyarrow as pa
 import zstandard
 
-from miniplm_assets.core.errors import CorpusError, MiniplmError
+from miniplm_assets.core.errors import CorpusError, MiniplmError, UnreachableCorpusError
+from miniplm_assets.storage.hub import may_pass
 
 # What a damaged, unreachable or forbidden file raises, by the library that reads it.
-READ_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, pa.ArrowException)
+DAMAGE = (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, pa.ArrowException)
+READ_ERRORS = (OSError, *DAMAGE)
 
 _BUFFER_BYTES = 1 << 20
 # 16 kB of Zstandard are some 60 kB of text; larger reads would let a few hostile bytes fill the memory.
@@ -31,7 +33,8 @@ def explained(file: str) -> Iterator[None]:
         file: its URL.
 
     Raises:
-        CorpusError: if the file is damaged, cut off, missing, out of reach or may not be read.
+        CorpusError: if the file is damaged, cut off, missing or may not be read.
+        UnreachableCorpusError: if it lies elsewhere and is out of reach.
     """
     try:
         yield
@@ -39,7 +42,9 @@ def explained(file: str) -> Iterator[None]:
         # Every remote filesystem raises errors of its own kind; of a local one, others are mistakes of this program.
         if isinstance(error, MiniplmError) or not (isinstance(error, READ_ERRORS) or is_remote(file)):
             raise
-        raise CorpusError(
+        is_unreachable = is_remote(file) and not isinstance(error, DAMAGE) and may_pass(error)
+        kind = UnreachableCorpusError if is_unreachable else CorpusError
+        raise kind(
             f"{file} cannot be read ({type(error).__name__}: {error}). Check that it is complete and that this user "
             "may read it; replace it, or take it out of the corpus, and start again."
         ) from error

@@ -15,6 +15,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from miniplm_assets.core.errors import ModelError
 from miniplm_assets.corpus.encoding import PackingTokenizer
 from miniplm_assets.experiment.schema import FolderTokenizer, HubTokenizer
+from miniplm_assets.storage.hub import download
 
 TOKENIZER_FILE: Final = "tokenizer.json"
 CONFIG_FILE: Final = "tokenizer_config.json"
@@ -83,15 +84,30 @@ def fetch_tokenizer(source: HubTokenizer | FolderTokenizer, folder: Path) -> Non
     """Copy a tokenizer's files into a folder.
 
     Raises:
-        ModelError: if the hub cannot be reached or has no such revision, the folder does not exist, or what is
-            there is no tokenizer that can be used.
+        ModelError: if the hub has no such revision, the folder does not exist, or what is there is no tokenizer that
+            can be used.
+        UnreachableModelError: if the hub cannot be reached.
     """
-    origin = _snapshot(source) if isinstance(source, HubTokenizer) else Path(source.path)
-    if not origin.is_dir():
-        raise ModelError(f"tokenizer folder {origin} does not exist; check tokenizers.*.path in the experiment file")
-    for path in sorted({path for pattern in TOKENIZER_FILES for path in origin.glob(pattern) if path.is_file()}):
+    if isinstance(source, HubTokenizer):
+        named = source.id
+        origin = download(
+            "tokenizer", repository=source.id, revision=source.revision, patterns=TOKENIZER_FILES, folder=None
+        )
+    else:
+        named = source.path
+        origin = Path(source.path)
+        if not origin.is_dir():
+            raise ModelError(
+                f"tokenizer folder {origin} does not exist; check tokenizers.*.path in the experiment file"
+            )
+    for path in tokenizer_files(origin):
         shutil.copyfile(path, folder / path.name)
-    load_tokenizer(folder, origin=str(origin) if isinstance(source, FolderTokenizer) else source.id)
+    load_tokenizer(folder, origin=named)
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """Return the files of a folder that make the tokenizer, by name."""
+    return sorted({path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()})
 
 
 def load_tokenizer(folder: Path, *, origin: str | None = None) -> PackingTokenizer:
@@ -120,20 +136,6 @@ def load_tokenizer(folder: Path, *, origin: str | None = None) -> PackingTokeniz
             f"tokenizer {named} names no eos_token in {CONFIG_FILE}; packing needs one to end documents. Add it there."
         )
     return PackingTokenizer(spec, end_of_document=end_of_document, named=named)
-
-
-def _snapshot(source: HubTokenizer) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        return Path(snapshot_download(source.id, revision=source.revision, allow_patterns=list(TOKENIZER_FILES)))
-    except (OSError, HfHubHTTPError, ValueError) as error:
-        raise ModelError(
-            f"tokenizer {source.id} at revision {source.revision} cannot be fetched ({type(error).__name__}: {error}). "
-            f"Check both names. Without a network, fetch it elsewhere (hf download {source.id} --revision "
-            f"{source.revision} --local-dir <folder>) and use source: folder."
-        ) from error
 
 
 def _end_of_document(folder: Path) -> str | None:

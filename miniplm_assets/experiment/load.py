@@ -16,7 +16,7 @@ def load_experiment(path: Path, *, warehouse: str | None = None) -> Experiment:
 
     Args:
         path: the YAML file.
-        warehouse: a folder or URL that takes the place of the file's own, relative to the working directory.
+        warehouse: a folder that takes the place of the file's own, relative to the working directory.
 
     Raises:
         ExperimentError: with every problem of the file, each at its key.

@@ -162,6 +162,14 @@ class Scoring(Settings):
     sequences_per_part: int = Field(4_096, ge=1, description="a crash loses at most this many sequences")
     tensor_parallel_size: int = Field(1, ge=1, description="devices for one model; vllm only")
 
+    @model_validator(mode="after")
+    def _parallel_only_with_vllm(self) -> "Scoring":
+        if self.backend == "torch" and self.tensor_parallel_size > 1:
+            raise ValueError(
+                f"tensor_parallel_size {self.tensor_parallel_size} needs backend vllm; torch scores on one device"
+            )
+        return self
+
 
 class Scored(Settings):
     """A model that scores the corpus: a teacher or a reference."""
@@ -215,7 +223,7 @@ class Evaluation(Settings):
 class Experiment(Settings):
     """The whole file."""
 
-    warehouse: str = Field(description="a folder or any fsspec URL")
+    warehouse: str = Field(description="a local folder")
     seed: int = Field(0, ge=0, lt=2**63)
     corpus: Corpus
     sequences: Sequences = Sequences()
@@ -237,6 +245,11 @@ class Experiment(Settings):
         return self
 
     def _problems(self) -> Iterator[str]:
+        if "://" in self.warehouse:
+            yield (
+                f"warehouse: {self.warehouse} is a URL, and only a local folder can be a warehouse so far (the corpus "
+                "may be a URL); name a folder"
+            )
         for name, architecture in self.architectures.items():
             if not isinstance(architecture.get("model_type"), str):
                 yield f"architectures.{name}: no model_type (for example qwen2, llama, mamba)"

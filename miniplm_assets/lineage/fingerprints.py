@@ -20,11 +20,11 @@ class Fingerprints:
     Args:
         graph: the nodes by key.
         shards: the content fingerprint of each corpus file, by its name.
-        folder_fingerprint: gives the content fingerprint of a local folder.
+        folder_fingerprint: gives the content fingerprint of what a step reads of a local folder.
     """
 
     def __init__(
-        self, graph: Mapping[str, Node], shards: Mapping[str, str], folder_fingerprint: Callable[[Path], str]
+        self, graph: Mapping[str, Node], shards: Mapping[str, str], folder_fingerprint: Callable[[str, Path], str]
     ) -> None:
         self.graph = graph
         self.shards = dict(shards)
@@ -52,7 +52,7 @@ class Fingerprints:
             return self._whole(node, self.matching_shards(node))
         settings = dict(node.settings)
         if node.folder is not None:
-            settings["content"] = self._folder_fingerprint(node.folder)
+            settings["content"] = self._folder_fingerprint(node.step, node.folder)
         inputs = {role: self._input_fingerprint(node, self.graph[needed]) for role, needed in node.inputs.items()}
         return Recipe(key=key, code_version=node.code_version, settings=settings, inputs=inputs)
 

@@ -1,39 +1,93 @@
 """Content fingerprints of local folders: a teacher, a reference or a tokenizer that lies on this machine."""
 
 import json
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, Final
 
 from miniplm_assets.core.errors import ModelError
-from miniplm_assets.core.recipe import fingerprint_of
+from miniplm_assets.core.recipe import Recipe, fingerprint_of
+from miniplm_assets.corpus.shards import RACY_NS
+from miniplm_assets.corpus.tokenizer import tokenizer_files
+from miniplm_assets.lineage.graph import Node
+from miniplm_assets.lm.model_sources import model_files
 from miniplm_assets.storage.files import sha256_of, write_json
 from miniplm_assets.storage.store import Store
 
+# Only what is copied counts: the fingerprint of a copy is that of the folder.
+_FILES_OF_STEP: Final[Mapping[str, Callable[[Path], list[Path]]]] = {
+    "teacher_model": model_files,
+    "reference_model": model_files,
+    "tokenizer": tokenizer_files,
+}
+
 
 class FolderFingerprints:
-    """Fingerprints of folders; a file is read again only when its size, time or inode changed."""
+    """Fingerprints of folders; a file is read again only when its size, times or inode changed."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def __call__(self, folder: Path) -> str:
-        """Return the fingerprint of the names and contents of a folder's files.
+    def __call__(self, step: str, folder: Path) -> str:
+        """Return the fingerprint of the names and contents of the files that a step copies out of a folder.
+
+        Args:
+            step: `teacher_model`, `reference_model` or `tokenizer`.
+            folder: where they lie.
 
         Raises:
-            ModelError: if there is no such folder, or nothing in it.
+            ModelError: if there is no such folder, or no such file in it.
         """
-        files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+        files = _FILES_OF_STEP[step](folder)
         if not files:
-            raise ModelError(f"{folder}: no such folder, or nothing in it; correct the path in the experiment file")
-        cache = self._store.root / ".folders" / f"{fingerprint_of(str(folder))}.json"
-        known = json.loads(cache.read_text(encoding="utf-8")) if cache.exists() else {}
-        seen = {}
+            raise ModelError(
+                f"{folder}: no such folder, or no file of a {step} in it; correct the path in the experiment file"
+            )
+        cache = self._store.root / ".folders" / f"{fingerprint_of([step, str(folder)])}.json"
+        known = _read_cache(cache)
+        trusted: dict[str, list[Any]] = {}
+        digests = {}
+        now_ns = time.time_ns()
         for path in files:
             status = path.stat()
-            stamp = [status.st_size, status.st_mtime_ns, status.st_ino]
-            name = path.relative_to(folder).as_posix()
-            old = known.get(name)
-            seen[name] = {"stamp": stamp, "sha256": old["sha256"] if old and old["stamp"] == stamp else sha256_of(path)}
-        if seen != known:
+            # The change time too: a copy that keeps the modification time cannot keep that one.
+            stamp = f"{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}-{status.st_ino}"
+            old_stamp, digest = known.get(path.name, (None, ""))
+            digests[path.name] = digest if old_stamp == stamp else sha256_of(path)
+            if max(status.st_mtime_ns, status.st_ctime_ns) <= now_ns - RACY_NS:
+                trusted[path.name] = [stamp, digests[path.name]]
+        if trusted != known:
             cache.parent.mkdir(parents=True, exist_ok=True)
-            write_json(cache, seen)
-        return fingerprint_of({name: entry["sha256"] for name, entry in seen.items()})
+            write_json(cache, trusted)
+        return fingerprint_of(digests)
+
+
+def require_copied(node: Node, recipe: Recipe, copy: Path) -> None:
+    """Make sure that the copy of a folder is what its recipe names; nothing to do for a node without a folder.
+
+    Args:
+        node: the asset.
+        recipe: of its result.
+        copy: the folder that its files were copied into.
+
+    Raises:
+        ModelError: if they changed between the fingerprint and the copy.
+    """
+    if node.folder is None:
+        return
+    found = fingerprint_of({path.name: sha256_of(path) for path in _FILES_OF_STEP[node.step](copy)})
+    if found != recipe.settings["content"]:
+        raise ModelError(
+            f"{node.key}: the files in {node.folder} changed while they were copied (fingerprint "
+            f"{recipe.settings['content']} when the run began, {found} now). Start again when nothing writes to them."
+        )
+
+
+def _read_cache(path: Path) -> dict[str, list[Any]]:
+    """Return stamp and SHA-256 by file name; none where there is no cache, or no readable one."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {name: [stamp, digest] for name, (stamp, digest) in content.items()}
+    except (FileNotFoundError, ValueError, AttributeError, TypeError):
+        return {}

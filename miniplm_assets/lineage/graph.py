@@ -24,7 +24,8 @@ from miniplm_assets.storage.sql_project import SqlProject
 
 RAW_CORPUS: Final = "raw_corpus"
 
-# Raised whenever a step would give another result for the same input. The SQL models carry their own.
+# Raised whenever a step would give another result for the same input. To that of `selection`, each SQL model adds
+# one of its own.
 CODE_VERSIONS: Final[Mapping[str, str]] = {
     "demo_corpus": "1",
     RAW_CORPUS: "1",
@@ -35,6 +36,7 @@ CODE_VERSIONS: Final[Mapping[str, str]] = {
     "reference_model": "1",
     "teacher_scores": "1",
     "reference_scores": "1",
+    "selection": "1",
     "student_checkpoint": "1",
     "student_evaluation": "1",
     "comparison": "1",
@@ -91,7 +93,11 @@ def _nodes(experiment: Experiment, sql: SqlProject) -> Iterator[Node]:
     for node in _table_nodes(experiment, sql):
         tables.append(node.key)
         yield node
-    yield _node("warehouse_catalog", inputs={key: key for key in tables if not key.startswith("tokenizer/")})
+    yield _node(
+        "warehouse_catalog",
+        inputs={key: key for key in tables if not key.startswith("tokenizer/")},
+        settings={"warehouse": experiment.warehouse},  # its views name files by their place
+    )
 
 
 def _table_nodes(experiment: Experiment, sql: SqlProject) -> Iterator[Node]:
@@ -119,8 +125,11 @@ def _table_nodes(experiment: Experiment, sql: SqlProject) -> Iterator[Node]:
 
 def _corpus_nodes(experiment: Experiment) -> Iterator[Node]:
     corpus = experiment.corpus
-    yield _node(RAW_CORPUS, settings={"source": corpus.source.identity()}, is_by_shard=True)
     source = corpus.source
+    listed: dict[str, Any] = {"source": source.identity()}
+    if isinstance(source, DemoSource):
+        listed["warehouse"] = experiment.warehouse  # where its files are written
+    yield _node(RAW_CORPUS, settings=listed, is_by_shard=True)
     yield _node(
         "documents",
         inputs={RAW_CORPUS: RAW_CORPUS},
@@ -189,7 +198,7 @@ def _selection_nodes(experiment: Experiment, sql: SqlProject, name: str) -> Iter
     for model in sql.marts:
         yield Node(
             key=f"{model.name}/{name}",
-            code_version=model.code_version,
+            code_version=f"{CODE_VERSIONS['selection']}-{model.code_version}",
             inputs={role: tables[role] for role in model.inputs},
             settings={parameter: parameters[parameter] for parameter in sorted(model.parameters)},
         )

@@ -1,22 +1,22 @@
 """What a run would do, before anybody pays for it: what is stored, what is missing and why, and its cost.
 
-Every fingerprint follows from the experiment file and the corpus, so nothing is run for it. Where the
-corpus has never been looked at, nothing of it can be stored, and the size comes from the experiment file
-(`corpus.expected_tokens`) or stays unknown.
+Every fingerprint follows from the experiment file and the corpus, so nothing is run for it. A corpus on this
+machine is taken as it is now, another one as it was seen last. Where it has never been seen, nothing of it can be
+stored, and the size comes from the experiment file (`corpus.expected_tokens`) or stays unknown.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from miniplm_assets.core.errors import MissingResultError
+from miniplm_assets.core.facts import model_tokens
 from miniplm_assets.core.flops import scoring_flops, training_flops
 from miniplm_assets.core.recipe import Recipe
 from miniplm_assets.lineage.fingerprints import Fingerprints
 from miniplm_assets.lineage.graph import RAW_CORPUS, Node
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.sizes import Sizes
-from miniplm_assets.lineage.snapshot import latest_snapshot
+from miniplm_assets.lineage.snapshot import current_snapshot
 from miniplm_assets.storage.manifest import Manifest
 from miniplm_assets.storage.store import Store
 
@@ -32,7 +32,7 @@ class PlannedStep:
         key: the asset.
         num_stored: results that are there: files of a by-shard asset, else one.
         num_missing: results that would be computed; None where the corpus is unknown.
-        reasons: why, against the nearest stored result, a line each.
+        reasons: why, against the nearest stored result, a line each; of `raw_corpus`, also what the plan rests on.
         num_tokens: tokens that would go through a model; None where unknown or none do.
         flops: floating-point operations of that; None where unknown.
         seconds: estimate, from earlier results of the same asset or from `ASSUMED_FLOPS_PER_SECOND`.
@@ -56,17 +56,27 @@ class PlannedStep:
         return self.num_missing == 0
 
 
-def plan(pipeline: Pipeline) -> list[PlannedStep]:
-    """Return what materialising the whole experiment would do, asset by asset."""
-    try:
-        snapshot = latest_snapshot(pipeline.graph[RAW_CORPUS], pipeline.store)
-    except MissingResultError:
-        fingerprints = None
-    else:
-        fingerprints = pipeline.fingerprints(snapshot)
+def plan(pipeline: Pipeline, report: Callable[[str], None] = print) -> list[PlannedStep]:
+    """Return what materialising the whole experiment would do, asset by asset.
+
+    Args:
+        pipeline: the experiment.
+        report: takes a line of progress.
+
+    Raises:
+        ModelError: if a folder that the experiment names is not there.
+    """
+    source, node = pipeline.experiment.corpus.source, pipeline.graph[RAW_CORPUS]
+    snapshot, why_not_now = current_snapshot(source, node, pipeline.store, report)
+    fingerprints = None if snapshot is None else pipeline.fingerprints(snapshot)
     earlier = _earlier_results(pipeline)
     sizes = Sizes(pipeline, fingerprints)
-    return [_planned(pipeline, fingerprints, sizes, node, earlier.get(key, [])) for key, node in pipeline.graph.items()]
+    steps = [
+        _planned(pipeline, fingerprints, sizes, node, earlier.get(key, [])) for key, node in pipeline.graph.items()
+    ]
+    if why_not_now is None:
+        return steps
+    return [replace(step, reasons=(why_not_now, *step.reasons)) if step.key == RAW_CORPUS else step for step in steps]
 
 
 def missing_recipes(store: Store, fingerprints: Fingerprints, key: str) -> list[Recipe]:
@@ -86,7 +96,7 @@ def _planned(
 ) -> PlannedStep:
     if fingerprints is None:
         missing, stored = None, 0
-        reasons: tuple[str, ...] = ("the corpus has never been looked at",)
+        reasons: tuple[str, ...] = ()
     else:
         absent = missing_recipes(pipeline.store, fingerprints, node.key)
         missing, stored = len(absent), len(_recipes(fingerprints, node)) - len(absent)
@@ -160,15 +170,7 @@ def _measured_seconds(earlier: list[Manifest], num_tokens: int | None, num_missi
     if not timed or num_missing is None:
         return None
     seconds = sum(manifest.seconds for manifest in timed)
-    tokens = sum(_model_tokens(manifest) for manifest in timed)
+    tokens = sum(model_tokens(manifest.facts) for manifest in timed)
     if num_tokens is not None and tokens:
         return num_tokens * seconds / tokens
     return num_missing * seconds / len(timed)
-
-
-def _model_tokens(manifest: Manifest) -> int:
-    """Return the tokens that went through a model for a result: trained on, or scored in all splits."""
-    if "by_split_and_domain" in manifest.facts:
-        by_split = manifest.facts["by_split_and_domain"].values()
-        return sum(int(sums["num_scored_tokens"]) for domains in by_split for sums in domains.values())
-    return int(manifest.facts.get("num_tokens", 0)) if "num_steps" in manifest.facts else 0

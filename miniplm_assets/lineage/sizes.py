@@ -4,13 +4,15 @@ Counted where the packed sequences and the models are stored, else estimated fro
 file states; unknown where it states nothing.
 """
 
+import json
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Final
 
 from miniplm_assets.core.errors import ModelError
+from miniplm_assets.core.recipe import canonical_json
 from miniplm_assets.core.splits import CANDIDATE, VALIDATION
-from miniplm_assets.experiment import HubModel, HubTokenizer, Scored, TrainedModel, TrainedTokenizer
+from miniplm_assets.experiment import HubModel, Scored, TrainedModel, TrainedTokenizer
 from miniplm_assets.lineage.fingerprints import Fingerprints
 from miniplm_assets.lineage.graph import Node
 from miniplm_assets.lineage.pipeline import Pipeline
@@ -19,8 +21,8 @@ from miniplm_assets.lineage.pipeline import Pipeline
 BYTES_PER_SEQUENCE_TOKEN: Final = 4
 BYTES_PER_SCORE: Final = 20
 BYTES_PER_PARAMETER: Final = 4
-# A tokenizer that lies on a hub is not asked for its size; those of this field have about as many entries.
-HUB_VOCAB_SIZE: Final = 151_936
+# Only a tokenizer that is trained here has a size that the file states; published ones have about as many entries.
+UNKNOWN_VOCAB_SIZE: Final = 151_936
 
 
 class Sizes:
@@ -87,7 +89,7 @@ class Sizes:
             key = f"sequences/{name}"
             stored = self._pipeline.store.find(self._fingerprints.recipe(key)) if self._fingerprints else None
             if stored is not None:
-                counted = stored.facts["num_tokens_by_split"]
+                counted = stored.facts["tokens_per_split"]
                 packed[key] = {split: int(counted.get(split, 0)) for split in shares}
             elif expected is not None:
                 packed[key] = {split: round(expected * share) for split, share in shares.items()}
@@ -103,19 +105,22 @@ class Sizes:
                 return None
 
     def _count(self, architecture: Mapping[str, object], node: Node) -> int | None:
-        from miniplm_assets.lm.architectures import count_parameters
-
-        try:
-            return count_parameters(architecture, vocab_size=self._vocab_size(node)).total
-        except ModelError:
-            return None  # the step itself says what is wrong with it; a plan goes on
+        return _num_parameters(canonical_json(architecture), self._vocab_size(node))
 
     def _vocab_size(self, node: Node) -> int:
         key = node.inputs.get("tokenizer") or node.inputs["sequences"].replace("sequences/", "tokenizer/")
         match self._experiment.tokenizers[key.partition("/")[2]]:
             case TrainedTokenizer(vocab_size=vocab_size):
                 return vocab_size
-            case HubTokenizer():
-                return HUB_VOCAB_SIZE
             case _:
-                return HUB_VOCAB_SIZE
+                return UNKNOWN_VOCAB_SIZE
+
+
+@cache  # both students of a pair, their training and their evaluation ask for the same
+def _num_parameters(architecture: str, vocab_size: int) -> int | None:
+    from miniplm_assets.lm.architectures import count_parameters
+
+    try:
+        return count_parameters(json.loads(architecture), vocab_size=vocab_size).total
+    except ModelError:
+        return None  # the step itself says what is wrong with it; a plan goes on

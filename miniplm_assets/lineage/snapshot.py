@@ -1,24 +1,26 @@
 """The state of the corpus that a run works on.
 
 Looking at the corpus reads only the files that changed since the last look. What was seen is a result
-like any other, ``raw_corpus/<fingerprint>``; a small file beside it says which one is the latest.
+like any other, ``raw_corpus/<fingerprint>``. Of two small files beside it, one says which is the latest, the other
+by which stamps the files were known: who only looks never changes what is the latest.
 """
 
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import polars as pl
 
-from miniplm_assets.core.errors import MissingResultError
+from miniplm_assets.core.errors import CorpusError, MissingResultError
 from miniplm_assets.core.recipe import Recipe, fingerprint_of
 from miniplm_assets.corpus.demo import write_demo_corpus
 from miniplm_assets.corpus.shards import ObservedShard, observe_corpus
-from miniplm_assets.experiment import DemoSource, JsonlSource, Source
+from miniplm_assets.corpus.streams import is_remote
+from miniplm_assets.experiment import DemoSource, HuggingFaceSource, JsonlSource, Source
 from miniplm_assets.lineage.fingerprints import Fingerprints
 from miniplm_assets.lineage.graph import CODE_VERSIONS, RAW_CORPUS, Node
 from miniplm_assets.storage.files import write_json
@@ -60,14 +62,44 @@ def look(source: Source, node: Node, store: Store, report: Callable[[str], None]
     """
     if isinstance(source, DemoSource):
         source = _demo_files(source, store, report)
-    pointer = _read_pointer(node, store)
-    known = {name: (stamp, seen) for name, (stamp, seen) in pointer.get("stamps", {}).items()}
+    known = _known_stamps(node, store)
     shards = observe_corpus(source, known=known, now_ns=time.time_ns())
     stamps = {shard.name: (shard.stamp, shard.fingerprint) for shard in shards if shard.stamp is not None}
     if stamps != known:
-        _write_pointer(node, store, pointer | {"stamps": stamps})
+        _write(_beside(node, store, "stamps"), stamps)
     fingerprints = Fingerprints({RAW_CORPUS: node}, {shard.name: shard.fingerprint for shard in shards}, _no_folder)
     return Snapshot(fingerprints.recipe(RAW_CORPUS), tuple(shards))
+
+
+def current_snapshot(
+    source: Source, node: Node, store: Store, report: Callable[[str], None]
+) -> tuple[Snapshot | None, str | None]:
+    """Return the corpus as it is, where that can be seen without a network; else as it was seen last.
+
+    Args:
+        source: where the corpus is.
+        node: the node of `raw_corpus`.
+        store: the warehouse.
+        report: takes a line of progress.
+
+    Returns:
+        The snapshot, None where nobody has looked yet; and why it is not the present one, None where it is.
+    """
+    if isinstance(source, DemoSource):
+        why = None if store.find(demo_recipe(source)) else "the demo corpus has not been written yet"
+    elif isinstance(source, HuggingFaceSource) or is_remote(source.path):
+        why = "the corpus lies elsewhere, and was not asked"
+    else:
+        why = None
+    if why is None:
+        try:
+            return look(source, node, store, report), None
+        except CorpusError as error:
+            why = str(error)
+    try:
+        return latest_snapshot(node, store), f"{why}; this is for the corpus as it was seen last"
+    except MissingResultError:
+        return None, f"{why}; nothing of it has been seen so far"
 
 
 def write_listing(snapshot: Snapshot, draft: Draft) -> None:
@@ -92,9 +124,10 @@ def write_listing(snapshot: Snapshot, draft: Draft) -> None:
 
 def make_latest(snapshot: Snapshot, node: Node, store: Store) -> None:
     """Let those who do not look themselves, other runs and commands, work on this snapshot from now on."""
-    pointer = _read_pointer(node, store)
-    if pointer.get("fingerprint") != snapshot.recipe.fingerprint:
-        _write_pointer(node, store, pointer | {"fingerprint": snapshot.recipe.fingerprint})
+    latest = _beside(node, store, "latest")
+    content = {"fingerprint": snapshot.recipe.fingerprint}
+    if _read(latest) != content:
+        _write(latest, content)
 
 
 def latest_snapshot(node: Node, store: Store) -> Snapshot:
@@ -103,7 +136,7 @@ def latest_snapshot(node: Node, store: Store) -> Snapshot:
     Raises:
         MissingResultError: if nobody has looked yet.
     """
-    fingerprint = _read_pointer(node, store).get("fingerprint")
+    fingerprint = _read(_beside(node, store, "latest")).get("fingerprint")
     if fingerprint is None:
         raise MissingResultError(
             "raw_corpus has not been materialised, so that the corpus files are unknown. Materialise it first: "
@@ -121,7 +154,7 @@ def load_snapshot(node: Node, store: Store, fingerprint: str) -> Snapshot:
     result = store.lookup(RAW_CORPUS, fingerprint)
     if result is None:
         raise MissingResultError(f"raw_corpus {fingerprint} is not in {store.root}; materialise raw_corpus again")
-    stamps = _read_pointer(node, store).get("stamps", {})
+    stamps = _known_stamps(node, store)
     shards = []
     for row in pl.read_parquet(result.file(TABLE)).iter_rows(named=True):
         stamp, seen = stamps.get(row["shard"], (None, None))
@@ -152,23 +185,28 @@ def _demo_files(source: DemoSource, store: Store, report: Callable[[str], None])
     return JsonlSource(type="jsonl", path=str(result.folder / "*.jsonl"))
 
 
-def _pointer(node: Node, store: Store) -> Path:
-    return store.root / RAW_CORPUS / f".latest-{fingerprint_of(dict(node.settings))}.json"
+def _known_stamps(node: Node, store: Store) -> dict[str, tuple[str, str]]:
+    """Return the stamp and the fingerprint of each corpus file at the last look."""
+    return {name: (stamp, seen) for name, (stamp, seen) in _read(_beside(node, store, "stamps")).items()}
 
 
-def _write_pointer(node: Node, store: Store, content: dict[str, Any]) -> None:
-    path = _pointer(node, store)
+def _beside(node: Node, store: Store, what: str) -> Path:
+    return store.root / RAW_CORPUS / f".{what}-{fingerprint_of(dict(node.settings))}.json"
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, content)
 
 
-def _read_pointer(node: Node, store: Store) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
+    """Return the content of a JSON file; nothing where it is missing or damaged, as a look makes it anew."""
     try:
-        content: dict[str, Any] = json.loads(_pointer(node, store).read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
         return {}
     return content
 
 
-def _no_folder(path: Path) -> str:
+def _no_folder(_step: str, path: Path) -> str:
     raise AssertionError(f"the raw corpus has no folder input: {path}")

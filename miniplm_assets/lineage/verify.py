@@ -17,10 +17,15 @@ from miniplm_assets.storage.store import Store
 def verify_store(store: Store, report: Callable[[str], None]) -> Iterator[str]:
     """Re-read every stored file and say what differs from its manifest."""
     num_results = num_bytes = 0
-    for result in store.results():
+    unreadable: list[str] = []
+    for result in store.results(on_problem=unreadable.append):
         num_results += 1
         num_bytes += result.manifest.num_bytes
-        yield from result.problems()
+        try:
+            yield from result.problems()
+        except OSError as error:
+            yield f"{result.folder}: cannot be read ({error})"
+    yield from unreadable
     report(f"{num_results:,} results, {num_bytes / 1e6:,.1f} MB re-read")
 
 
@@ -33,24 +38,33 @@ def verify_selections(pipeline: Pipeline, report: Callable[[str], None]) -> Iter
         return
     fingerprints = pipeline.fingerprints(snapshot)
     for name in pipeline.experiment.selections:
-        stored = pipeline.store.find(fingerprints.recipe(f"refined_corpus/{name}"))
-        if stored is None:
-            report(f"refined_corpus/{name}: not stored, nothing to verify")
-            continue
-        kept = {
-            sequence_id
-            for path in stored.files(".parquet")
-            for sequence_id in pl.read_parquet(path, columns=["sequence_id"])["sequence_id"]
-        }
-        expected = _expected(pipeline, fingerprints, name)
-        if kept == expected:
-            report(f"refined_corpus/{name}: the {len(kept):,} sequences that its scores ask for")
-        else:
-            example = next(iter(kept ^ expected))
-            yield (
-                f"refined_corpus/{name} ({stored.folder}): {len(kept - expected):,} sequences too many, "
-                f"{len(expected - kept):,} missing, for example {example}"
-            )
+        try:
+            yield from _selection_problems(pipeline, fingerprints, name, report)
+        except (MiniplmError, OSError) as error:
+            yield f"refined_corpus/{name} cannot be verified: {error}"
+
+
+def _selection_problems(
+    pipeline: Pipeline, fingerprints: Fingerprints, name: str, report: Callable[[str], None]
+) -> Iterator[str]:
+    stored = pipeline.store.find(fingerprints.recipe(f"refined_corpus/{name}"))
+    if stored is None:
+        report(f"refined_corpus/{name}: not stored, nothing to verify")
+        return
+    kept = {
+        sequence_id
+        for path in stored.files(".parquet")
+        for sequence_id in pl.read_parquet(path, columns=["sequence_id"])["sequence_id"]
+    }
+    expected = _expected(pipeline, fingerprints, name)
+    if kept == expected:
+        report(f"refined_corpus/{name}: the {len(kept):,} sequences that its scores ask for")
+    else:
+        example = next(iter(kept ^ expected))
+        yield (
+            f"refined_corpus/{name} ({stored.folder}): {len(kept - expected):,} sequences too many, "
+            f"{len(expected - kept):,} missing, for example {example}"
+        )
 
 
 def _expected(pipeline: Pipeline, fingerprints: Fingerprints, name: str) -> set[int]:

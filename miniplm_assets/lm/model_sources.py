@@ -5,6 +5,8 @@ from pathlib import Path
 
 from miniplm_assets.core.errors import ModelError
 from miniplm_assets.experiment import FolderModel, HubModel
+from miniplm_assets.storage.hub import download
+from miniplm_assets.storage.manifest import MANIFEST
 
 # Weights in safetensors and what describes them; never pickled weights.
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja")
@@ -19,9 +21,11 @@ def fetch_model(source: HubModel | FolderModel, folder: Path) -> None:
 
     Raises:
         ModelError: if the model is not there, or has no config.json or no weights in safetensors.
+        UnreachableModelError: if the hub cannot be reached.
     """
     if isinstance(source, HubModel):
-        _download(source, folder)
+        download("model", repository=source.id, revision=source.revision, patterns=MODEL_FILES, folder=folder)
+        (folder / MANIFEST).unlink(missing_ok=True)
         origin = f"{source.id} at {source.revision}"
     else:
         origin = source.path
@@ -34,24 +38,17 @@ def fetch_model(source: HubModel | FolderModel, folder: Path) -> None:
         )
 
 
-def _download(source: HubModel, folder: Path) -> None:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+def model_files(folder: Path) -> list[Path]:
+    """Return the files of a folder that make the model, by name.
 
-    try:
-        snapshot_download(source.id, revision=source.revision, local_dir=folder, allow_patterns=list(MODEL_FILES))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(
-            f"model {source.id} at {source.revision} cannot be downloaded ({type(error).__name__}: {error}). Check the "
-            "id, the commit and the network; without one, give a local copy: source: folder, path: ..."
-        ) from error
-    shutil.rmtree(folder / ".cache", ignore_errors=True)  # the hub's own notes on the download
+    A result of a warehouse is a model folder too; its manifest describes that result, not the model.
+    """
+    found = {path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.is_file()}
+    return sorted(path for path in found if path.name != MANIFEST)
 
 
 def _copy(source: Path, folder: Path) -> None:
     if not source.is_dir():
         raise ModelError(f"model folder {source} does not exist; correct the path in the experiment file")
-    for pattern in MODEL_FILES:
-        for path in sorted(source.glob(pattern)):
-            if not (folder / path.name).exists():
-                shutil.copyfile(path, folder / path.name)
+    for path in model_files(source):
+        shutil.copyfile(path, folder / path.name)

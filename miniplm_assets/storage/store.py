@@ -156,8 +156,15 @@ class Store:
             )
         return found
 
-    def make(self, recipe: Recipe, write: Callable[[Draft], None]) -> Result:
+    def make(
+        self, recipe: Recipe, write: Callable[[Draft], None], report: Callable[[str], None] | None = None
+    ) -> Result:
         """Return the stored result of a recipe; where there is none, let `write` fill a draft and publish it.
+
+        Args:
+            recipe: what goes into it.
+            write: fills the draft.
+            report: told where another run is at it, and this one waits.
 
         Raises:
             StoreError: if the warehouse cannot be written, or the disk is full.
@@ -165,7 +172,7 @@ class Store:
         found = self.find(recipe)
         if found is not None:
             return found
-        with self._locked(recipe) as place:
+        with self._locked(recipe, report) as place:
             found = self.find(recipe)  # another run may have made it while this one waited
             if found is not None:
                 return found
@@ -236,7 +243,7 @@ class Store:
         return Result(final, manifest)
 
     @contextmanager
-    def _locked(self, recipe: Recipe) -> Iterator[Path]:
+    def _locked(self, recipe: Recipe, report: Callable[[str], None] | None) -> Iterator[Path]:
         """Hold the lock of one result; the system lets go of it when the process ends, however it ends."""
         place = self.root / recipe.key
         try:
@@ -246,7 +253,12 @@ class Store:
             _explain(error, recipe, self.root)
             raise
         with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if report is not None:
+                    report(f"{recipe.describe()}: another run is making it; waiting for that")
+                fcntl.flock(lock, fcntl.LOCK_EX)
             yield place
 
 
@@ -287,6 +299,11 @@ def _explain(error: Exception, recipe: Recipe, root: Path) -> None:
 def shard_facts(shards: Mapping[str, Result]) -> list[dict[str, Any]]:
     """Describe the shard results that a whole asset consists of."""
     return [
-        {"shard": shard, "fingerprint": result.manifest.fingerprint, "num_rows": result.manifest.num_rows}
+        {
+            "shard": shard,
+            "fingerprint": result.manifest.fingerprint,
+            "num_rows": result.manifest.num_rows,
+            "num_bytes": result.manifest.num_bytes,
+        }
         for shard, result in shards.items()
     ]

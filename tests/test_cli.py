@@ -1,0 +1,144 @@
+"""The commands, as a person calls them."""
+
+import fcntl
+import socket
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from miniplm_assets.cli import main
+from miniplm_assets.core.recipe import Recipe
+from miniplm_assets.lineage.graph import RAW_CORPUS
+from miniplm_assets.lineage.pipeline import PROJECT, WAREHOUSE_VARIABLE, Pipeline
+from miniplm_assets.lineage.plan import plan
+from miniplm_assets.lineage.snapshot import look, make_latest, write_listing
+from tests.corpora import tiny_experiment, write_experiment, write_shard
+
+PAPER = PROJECT / "experiments" / "paper.yaml"
+
+
+def silent(_line):
+    """Take a line of progress."""
+
+
+@pytest.fixture
+def experiment(tmp_path, monkeypatch):
+    """The file of a tiny experiment whose corpus has been looked at."""
+    monkeypatch.delenv(WAREHOUSE_VARIABLE, raising=False)
+    write_shard(tmp_path / "corpus" / "a.jsonl", ("bisect",))
+    path = tmp_path / "experiment.yaml"
+    write_experiment(path, tiny_experiment(tmp_path / "corpus", tmp_path / "warehouse"))
+    pipeline = Pipeline.open(path)
+    node = pipeline.graph[RAW_CORPUS]
+    snapshot = look(pipeline.experiment.corpus.source, node, pipeline.store, silent)
+    pipeline.store.make(snapshot.recipe, partial(write_listing, snapshot))
+    make_latest(snapshot, node, pipeline.store)
+    return path
+
+
+def store_something(store, recipe):
+    return store.make(recipe, lambda draft: draft.path.joinpath("note.txt").write_text(recipe.key))
+
+
+def documents_recipe(pipeline):
+    snapshot = look(pipeline.experiment.corpus.source, pipeline.graph[RAW_CORPUS], pipeline.store, silent)
+    return pipeline.fingerprints(snapshot).shard_recipes("documents")["a.jsonl"]
+
+
+def test_the_plan_of_the_paper_needs_no_network(tmp_path, monkeypatch, capsys):
+    def refuse(*_args, **_keywords):
+        raise AssertionError("a plan asked the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setenv(WAREHOUSE_VARIABLE, str(tmp_path))
+    assert main(["plan", str(PAPER)]) == 0
+    printed = capsys.readouterr().out
+    pipeline = Pipeline.open(PAPER, warehouse=str(tmp_path))
+    lines = {line.split()[0]: line.split() for line in printed.splitlines() if line and not line.startswith(" ")}
+    assert set(pipeline.graph) <= set(lines)
+    # 105B tokens without the reference's 5 %, through 1,836,828,672 parameters twice; 4e14 FLOPs a second.
+    assert lines["teacher_scores/qwen_1800m"][1:] == ["0", "?", "99.8G", "3.7e20", "254.5h", "1.9GB"]
+    step = next(step for step in plan(pipeline) if step.key == "teacher_scores/qwen_1800m")
+    assert step.flops == pytest.approx(2 * 1_836_828_672 * 99_750_000_000, rel=1e-9)
+    assert "nothing of it has been seen so far" in printed
+
+
+def test_a_plan_sees_the_corpus_as_it_is_and_leaves_the_latest_alone(experiment, tmp_path):
+    pipeline = Pipeline.open(experiment)
+    latest = next((tmp_path / "warehouse" / RAW_CORPUS).glob(".latest-*"))
+    before = latest.read_bytes()
+    assert plan(pipeline)[0].is_complete
+    write_shard(tmp_path / "corpus" / "b.jsonl", ("heapq",))
+    listing, documents = plan(pipeline)[:2]
+    assert (listing.key, listing.num_missing, listing.reasons) == (RAW_CORPUS, 1, ("input b.jsonl is new",))
+    assert (documents.key, documents.num_missing) == ("documents", 2)
+    assert latest.read_bytes() == before
+
+
+def test_a_plan_without_its_corpus_says_what_it_rests_on(experiment, tmp_path):
+    pipeline = Pipeline.open(experiment)
+    (tmp_path / "corpus").rename(tmp_path / "gone")
+    listing, documents = plan(pipeline)[:2]
+    assert listing.is_complete
+    assert listing.reasons[0].startswith("no corpus file found in ")
+    assert listing.reasons[0].endswith("this is for the corpus as it was seen last")
+    assert documents.num_missing == 1
+
+
+def test_prune_lists_first_and_deletes_what_nobody_refers_to_when_told(experiment, capsys):
+    pipeline = Pipeline.open(experiment)
+    store = pipeline.store
+    wanted = documents_recipe(pipeline)
+    kept = store_something(store, wanted)
+    old = store_something(store, Recipe(key="documents", code_version="an older one"))
+    place = store.root / "sequences" / "bpe"
+    gone = [place / f".work-{'a' * 32}", place / f".writing-{'b' * 32}-host-1-0123abcd", place / ("c" * 32)]
+    in_use = place / f".work-{'d' * 32}"
+    to_go_on = store.root / "tokenizer" / "bpe" / f".work-{_tokenizer_fingerprint(pipeline)}"
+    for folder in (*gone, in_use, to_go_on):
+        folder.mkdir(parents=True)
+        (folder / "part").write_bytes(bytes(10_000))
+    with (place / f".lock-{'d' * 32}").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert main(["prune", str(experiment)]) == 0
+        printed = capsys.readouterr().out
+        for folder in (old.folder, *gone):
+            assert str(folder) in printed and folder.exists()
+        for folder in (kept.folder, in_use, to_go_on):
+            assert str(folder) not in printed
+        assert "1 results that no given experiment refers to" in printed and "3 leftovers, 0.03 MB" in printed
+        assert "repeat with --delete" in printed
+
+        assert main(["prune", str(experiment), "--delete"]) == 0
+    for folder in (old.folder, *gone):
+        assert not folder.exists()
+    for folder in (kept.folder, in_use, to_go_on):
+        assert folder.exists()
+    assert store.find(wanted) is not None
+
+
+def _tokenizer_fingerprint(pipeline):
+    snapshot = look(pipeline.experiment.corpus.source, pipeline.graph[RAW_CORPUS], pipeline.store, silent)
+    return pipeline.fingerprints(snapshot).recipe("tokenizer/bpe").fingerprint
+
+
+def test_verify_goes_on_after_damage(experiment, capsys):
+    pipeline = Pipeline.open(experiment)
+    assert main(["verify", str(experiment)]) == 0
+    assert "all is well" in capsys.readouterr().out
+    unreadable = store_something(pipeline.store, Recipe(key="documents", code_version="1"))
+    (unreadable.folder / "manifest.json").write_text("{")
+    changed = store_something(pipeline.store, Recipe(key="sequences/bpe", code_version="1"))
+    (changed.folder / "note.txt").write_text("another..txt!")
+    assert main(["verify", str(experiment)]) == 1
+    wrong = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WRONG")]
+    assert len(wrong) == 2
+    assert any(str(changed.folder / "note.txt") in line for line in wrong)
+    assert any(str(unreadable.folder) in line for line in wrong)
+
+
+def test_an_experiment_that_does_not_exist(tmp_path, capsys):
+    assert main(["plan", str(Path(tmp_path) / "nowhere.yaml")]) == 2
+    assert "nowhere.yaml does not exist" in capsys.readouterr().err
