@@ -10,6 +10,7 @@ each would take to import torch.
 
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -23,9 +24,20 @@ import torch  # noqa: F401, TID253
 import transformers  # noqa: F401, TID253
 
 from miniplm_assets.assets.factory import build_assets
-from miniplm_assets.lineage.pipeline import Pipeline
+from miniplm_assets.lineage.pipeline import PROJECT, Pipeline
+from miniplm_assets.storage.sql_project import load_sql_project
 
 Place = tuple[str, str, str, str]
+# Assets that the same code writes count as one.
+SAME_CODE = {
+    "teacher_model": "model",
+    "reference_model": "model",
+    "teacher_scores": "scores",
+    "reference_scores": "scores",
+    **dict.fromkeys((model.name for model in load_sql_project(PROJECT / "dbt_like_sql").marts), "selection"),
+}
+FINGERPRINT = re.compile("[0-9a-f]{32}")
+PUBLISHING = ("manifest", ".latest")
 
 
 def category(path: Path) -> str:
@@ -57,8 +69,11 @@ def kill_at_new_places(root: Path, covered: set[Place], tell: Callable[[Place], 
             path = Path(f"/proc/self/fd/{target}").readlink() if isinstance(target, int) else Path(target)
             if not path.is_relative_to(root):
                 return
-            step = path.relative_to(root).parts[0]
-            place = (step, operation, category(path), when)
+            kind = category(path)
+            # What publishes a result is a place for each kind of asset; how its files are flushed is one for all.
+            step = next(iter(path.relative_to(root).parts), "warehouse")
+            asset = SAME_CODE.get(step, step) if kind in PUBLISHING or operation == "rename" else "any"
+            place = (asset, operation, kind, when)
             if place not in covered:
                 tell(place)
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -66,7 +81,8 @@ def kill_at_new_places(root: Path, covered: set[Place], tell: Callable[[Place], 
         def wrapped(target: Any, *args: Any, **kwargs: Any) -> Any:
             reached("before", target)
             result = original(target, *args, **kwargs)
-            reached("after", args[0] if operation != "fsync" else target)
+            if operation != "fsync":  # after a flush, nothing is different until the next call
+                reached("after", args[0])
             return result
 
         setattr(os, operation, wrapped)
@@ -75,18 +91,15 @@ def kill_at_new_places(root: Path, covered: set[Place], tell: Callable[[Place], 
         wrap(operation)
 
 
-def run_once(experiment_file: Path, covered: set[Place]) -> Place | None:
+def run_once(root: Path, assets: list[dg.AssetsDefinition], covered: set[Place]) -> Place | None:
     """Materialise in a child; return where it was killed, None where it came through."""
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(read_end)
-        pipeline = Pipeline.open(experiment_file)
-        kill_at_new_places(
-            pipeline.store.root, covered, lambda place: os.write(write_end, json.dumps(place).encode()) and None
-        )
+        kill_at_new_places(root, covered, lambda place: os.write(write_end, json.dumps(place).encode()) and None)
         with dg.DagsterInstance.ephemeral() as instance:
-            dg.materialize(build_assets(pipeline), instance=instance)
+            dg.materialize(assets, instance=instance)
         os._exit(0)
     os.close(write_end)
     with os.fdopen(read_end, "rb") as pipe:
@@ -105,17 +118,19 @@ def results_of(root: Path) -> set[str]:
 
 def main(experiment_file: Path) -> None:
     """Kill, start again, and check after each kill that nothing published was lost."""
-    root = Pipeline.open(experiment_file).store.root
+    pipeline = Pipeline.open(experiment_file)
+    root, assets = pipeline.store.root, build_assets(pipeline)
     covered: set[Place] = set()
     published: set[str] = set()
     while True:
-        place = run_once(experiment_file, covered)
+        place = run_once(root, assets, covered)
         now = results_of(root)
         assert published <= now, f"lost after a kill at {place}: {published - now}"
         published = now
         if place is None:
             break
         covered.add(place)
+        print(len(covered), *place, file=sys.stderr, flush=True)
     print(json.dumps(sorted(covered)))
 
 

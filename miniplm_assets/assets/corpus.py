@@ -13,6 +13,7 @@ from miniplm_assets.corpus.documents import write_documents
 from miniplm_assets.corpus.sequences import write_sequences
 from miniplm_assets.corpus.tokenizer import fetch_tokenizer, train_tokenizer
 from miniplm_assets.experiment import TrainedTokenizer
+from miniplm_assets.lineage.folders import require_copied
 from miniplm_assets.lineage.snapshot import look, make_latest, write_listing
 from miniplm_assets.storage.manifest import CheckOutcome
 from miniplm_assets.storage.store import Draft
@@ -65,6 +66,7 @@ def make_tokenizer(step: Step) -> Made:
             train_tokenizer(texts, vocab_size=source.vocab_size, folder=draft.path)
         else:
             fetch_tokenizer(source, draft.path)
+            require_copied(step.node, step.recipe, draft.path)
 
     return step.make(write)
 

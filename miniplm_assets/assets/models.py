@@ -5,6 +5,7 @@ from miniplm_assets.assets.step import Made, Step
 from miniplm_assets.assets.training import train
 from miniplm_assets.core.splits import REFERENCE, TEACHER
 from miniplm_assets.experiment import TrainedModel
+from miniplm_assets.lineage.folders import require_copied
 from miniplm_assets.lm.model_sources import fetch_model
 from miniplm_assets.lm.scorer import check_model_length
 from miniplm_assets.storage.store import Draft
@@ -30,6 +31,7 @@ def make_model(step: Step) -> Made:
             )
         else:
             fetch_model(model, draft.path)
+            require_copied(step.node, step.recipe, draft.path)
             check_model_length(draft.path, experiment.sequences.sequence_length + 1)
 
     return step.make(write)

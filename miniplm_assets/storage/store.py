@@ -171,6 +171,8 @@ class Store:
         """
         found = self.find(recipe)
         if found is not None:
+            # What a process left that was killed after it had published, and before it had tidied up.
+            shutil.rmtree(self.root / recipe.key / f".work-{recipe.fingerprint}", ignore_errors=True)
             return found
         with self._locked(recipe, report) as place:
             found = self.find(recipe)  # another run may have made it while this one waited
