@@ -134,7 +134,6 @@ def test_every_token_and_character_is_in_one_sequence(
     assert facts["num_tokens"] == sum(row["num_tokens"] for row in rows) == sum(facts["tokens_per_split"].values())
     assert facts["num_bytes"] == sum(row["num_bytes"] for row in rows) == sum(row["num_bytes"] for row in documents)
     assert facts["tokens_per_split"]["teacher"] == 0
-    assert np.isclose(facts["fill_share"], facts["num_tokens"] / (41 * len(rows)))
 
 
 def test_trimmed_sequences_end_with_sentences(tmp_path: Path, tokenizer_folder: Path) -> None:
@@ -148,7 +147,7 @@ def test_trimmed_sequences_end_with_sentences(tmp_path: Path, tokenizer_folder: 
 def test_an_empty_shard_gives_an_empty_file(tmp_path: Path, tokenizer_folder: Path) -> None:
     write_documents(tmp_path / "documents.parquet", [])
     facts, rows = pack(tmp_path / "documents.parquet", tokenizer_folder, tmp_path)
-    assert rows == [] and facts["num_sequences"] == 0 and facts["fill_share"] == 0.0
+    assert rows == [] and facts["num_sequences"] == 0
 
 
 def test_a_document_without_tokens_is_named(tmp_path: Path, tokenizer_folder: Path) -> None:

@@ -163,6 +163,18 @@ def test_a_touched_file_changes_nothing(copy_of_tiny):
     assert computed(materialisations) <= LISTINGS
 
 
+def test_the_page_of_the_raw_corpus_says_what_a_run_has_to_do(tiny):
+    table = value(tiny[2]["raw_corpus"], "plan")
+    assert "| student_checkpoint/miniplm | 0 | 1 | never computed |" in table
+    assert "raw_corpus" not in table
+
+
+def test_the_share_that_the_sequences_fill_is_that_of_all_files(tiny):
+    one = tiny[2]["sequences/bpe"]
+    assert value(one, "fill_share") == value(one, "num_tokens") / (65 * value(one, "num_sequences"))
+    assert 0.5 < value(one, "fill_share") <= 1
+
+
 def test_part_of_the_graph_can_be_asked_for(copy_of_tiny):
     shutil.rmtree(copy_of_tiny / "warehouse")
     _, materialisations, _ = materialise(copy_of_tiny / "experiment.yaml", '+key:"refined_corpus/half"')

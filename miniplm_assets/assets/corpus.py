@@ -1,8 +1,10 @@
 """Stage `corpus`: the raw files, their documents, the tokenizers, the packed sequences."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -14,6 +16,7 @@ from miniplm_assets.corpus.sequences import write_sequences
 from miniplm_assets.corpus.tokenizer import fetch_tokenizer, train_tokenizer
 from miniplm_assets.experiment import TrainedTokenizer
 from miniplm_assets.lineage.folders import require_copied
+from miniplm_assets.lineage.plan import PlannedStep, plan_on
 from miniplm_assets.lineage.snapshot import look, make_latest, write_listing
 from miniplm_assets.storage.manifest import CheckOutcome
 from miniplm_assets.storage.store import Draft
@@ -32,7 +35,24 @@ def make_raw_corpus(step: Step) -> Made:
     made = step.make_as(snapshot.recipe, partial(write_listing, snapshot))
     make_latest(snapshot, step.node, step.store)
     step.pin(snapshot)
-    return made
+    return replace(made, notes={"plan": _plan_table(plan_on(step.pipeline, snapshot))})
+
+
+def _plan_table(steps: Sequence[PlannedStep]) -> list[dict[str, Any]] | str:
+    """Return what a run of the whole graph has to do, a row an asset; what is stored is left out."""
+    return [
+        {
+            "asset": step.key,
+            "stored": step.num_stored,
+            "to do": step.num_missing,
+            "why": "; ".join(step.reasons),
+            "tokens": step.num_tokens,
+            "FLOPs": None if step.flops is None else float(step.flops),
+            "seconds": step.seconds,
+        }
+        for step in steps
+        if not step.is_complete
+    ] or "everything is stored for the corpus as it is"
 
 
 def make_documents(step: Step) -> Made:

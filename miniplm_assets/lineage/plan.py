@@ -16,7 +16,7 @@ from miniplm_assets.lineage.fingerprints import Fingerprints
 from miniplm_assets.lineage.graph import RAW_CORPUS, Node
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.sizes import Sizes
-from miniplm_assets.lineage.snapshot import current_snapshot
+from miniplm_assets.lineage.snapshot import Snapshot, current_snapshot
 from miniplm_assets.storage.manifest import Manifest
 from miniplm_assets.storage.store import Store
 
@@ -68,15 +68,17 @@ def plan(pipeline: Pipeline, report: Callable[[str], None] = print) -> list[Plan
     """
     source, node = pipeline.experiment.corpus.source, pipeline.graph[RAW_CORPUS]
     snapshot, why_not_now = current_snapshot(source, node, pipeline.store, report)
-    fingerprints = None if snapshot is None else pipeline.fingerprints(snapshot)
-    earlier = _earlier_results(pipeline)
-    sizes = Sizes(pipeline, fingerprints)
-    steps = [
-        _planned(pipeline, fingerprints, sizes, node, earlier.get(key, [])) for key, node in pipeline.graph.items()
-    ]
+    steps = plan_on(pipeline, snapshot)
     if why_not_now is None:
         return steps
     return [replace(step, reasons=(why_not_now, *step.reasons)) if step.key == RAW_CORPUS else step for step in steps]
+
+
+def plan_on(pipeline: Pipeline, snapshot: Snapshot | None) -> list[PlannedStep]:
+    """Return what materialising the whole experiment would do on one state of the corpus; None: it is unknown."""
+    fingerprints = None if snapshot is None else pipeline.fingerprints(snapshot)
+    sizes = Sizes(pipeline, fingerprints)
+    return [_planned(pipeline, fingerprints, sizes, node) for node in pipeline.graph.values()]
 
 
 def missing_recipes(store: Store, fingerprints: Fingerprints, key: str) -> list[Recipe]:
@@ -84,25 +86,18 @@ def missing_recipes(store: Store, fingerprints: Fingerprints, key: str) -> list[
     return [recipe for recipe in _recipes(fingerprints, fingerprints.graph[key]) if store.find(recipe) is None]
 
 
-def _earlier_results(pipeline: Pipeline) -> dict[str, list[Manifest]]:
-    earlier: dict[str, list[Manifest]] = {}
-    for result in pipeline.store.results():
-        earlier.setdefault(result.manifest.key, []).append(result.manifest)
-    return earlier
-
-
-def _planned(
-    pipeline: Pipeline, fingerprints: Fingerprints | None, sizes: Sizes, node: Node, earlier: list[Manifest]
-) -> PlannedStep:
+def _planned(pipeline: Pipeline, fingerprints: Fingerprints | None, sizes: Sizes, node: Node) -> PlannedStep:
+    earlier: list[Manifest] = []
     if fingerprints is None:
         missing, stored = None, 0
         reasons: tuple[str, ...] = ()
     else:
         absent = missing_recipes(pipeline.store, fingerprints, node.key)
         missing, stored = len(absent), len(_recipes(fingerprints, node)) - len(absent)
-        reasons = tuple(_reasons(absent, earlier)) if absent else ()
         if not absent:
             return PlannedStep(key=node.key, num_stored=stored, num_missing=0)
+        earlier = [result.manifest for result in pipeline.store.results(node.key)]
+        reasons = tuple(_reasons(absent, earlier))
     num_tokens = sizes.tokens(node, missing)
     num_parameters = sizes.parameters(node)
     flops = None

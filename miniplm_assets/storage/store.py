@@ -180,16 +180,17 @@ class Store:
                 return found
             return self._write(recipe, place, write)
 
-    def results(self, *, on_problem: Callable[[str], None] | None = None) -> Iterator[Result]:
-        """Go through everything that is stored.
+    def results(self, key: str = "**", *, on_problem: Callable[[str], None] | None = None) -> Iterator[Result]:
+        """Go through everything that is stored, or all results of one asset.
 
         Args:
+            key: of the asset.
             on_problem: takes what is wrong with a manifest that cannot be read; absent: that is an error.
 
         Raises:
             DamagedResultError: if a manifest cannot be read, and nobody takes the problem.
         """
-        for path in sorted(self.root.glob(f"**/{MANIFEST}")):
+        for path in sorted(self.root.glob(f"{key}/*/{MANIFEST}")):
             if any(part.startswith(".") for part in path.relative_to(self.root).parts):
                 continue
             try:
