@@ -56,7 +56,8 @@ def category(path: Path) -> str:
         "duckdb",
         "safetensors",
     )
-    return next((kind for kind in kinds if kind in path.name), "other")
+    other = "result" if FINGERPRINT.fullmatch(path.name) else "other"
+    return next((kind for kind in kinds if kind in path.name), other)
 
 
 def kill_at_new_places(root: Path, covered: set[Place], tell: Callable[[Place], None]) -> None:

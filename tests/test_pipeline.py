@@ -204,7 +204,7 @@ def test_the_outcome_says_who_is_better_with_the_measured_losses(tiny):
 
 
 def test_what_is_stored_is_verified_and_damage_is_found(copy_of_tiny):
-    pipeline = Pipeline.open(copy_of_tiny / "experiment.yaml")
+    pipeline, _, _ = materialise(copy_of_tiny / "experiment.yaml")  # looks at the copy of the corpus
     assert list(verify_store(pipeline.store, print)) == []
     assert list(verify_selections(pipeline, print)) == []
     scores = next((copy_of_tiny / "warehouse" / "teacher_scores").glob("*/*/scores.parquet"))
@@ -216,6 +216,7 @@ def test_what_is_stored_is_verified_and_damage_is_found(copy_of_tiny):
 
 def test_the_plan_names_what_differs_and_by_how_much(copy_of_tiny):
     path = copy_of_tiny / "experiment.yaml"
+    materialise(path)  # looks at the copy of the corpus
     assert all(step.is_complete for step in plan(Pipeline.open(path)))
     path.write_text(path.read_text().replace("keep_fraction: 0.5", "keep_fraction: 0.25"))
     steps = {step.key: step for step in plan(Pipeline.open(path))}
@@ -271,7 +272,9 @@ def test_a_parquet_file_without_the_text_column_is_named_with_the_columns_there_
 def test_bad_rows_are_kept_apart_with_their_reason_and_the_rest_goes_on(tmp_path):
     good = write_shard(tmp_path / "good.jsonl", MODULES).read_bytes()
     bad = b'{"text": ""}\nnot json\n{"title": "no text"}\n{"text": "\xff"}\n'
-    pipeline, materialisations, _ = materialise(corpus_of(tmp_path, a__jsonl=bad + good), "raw_corpus or documents")
+    pipeline, materialisations, _ = materialise(
+        corpus_of(tmp_path, a__jsonl=bad + good), "key:raw_corpus or key:documents"
+    )
     assert value(materialisations["documents"], "num_rejected") == 4
     rejected = pl.read_parquet(f"{pipeline.store.root}/documents/*/rejected.parquet")
     assert rejected["line"].to_list() == [1, 2, 3, 4]
