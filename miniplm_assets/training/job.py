@@ -7,9 +7,6 @@ from typing import Any
 
 from miniplm_assets.experiment.schema import Training
 
-# Where and how fast, not what: a run may be resumed with other values of these.
-_NOT_PART_OF_THE_RESULT = {"sequences_per_device", "checkpoint_minutes"}
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingJob:
@@ -49,7 +46,7 @@ class TrainingJob:
         """Return all that the trained weights depend on; a checkpoint fits only the same."""
         return {
             "architecture": dict(self.architecture),
-            **self.training.model_dump(mode="json", exclude=_NOT_PART_OF_THE_RESULT),
+            **self.training.identity(),
             "vocab_size": self.vocab_size,
             "end_of_document_id": self.end_of_document_id,
             "split": self.split,
