@@ -10,7 +10,8 @@ INSTALLED := $(VENV)/.installed-$(VLLM)
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED) ## set up, materialise experiments/demo.yaml, show the outcome
-	MINIPLM_EXPERIMENT=experiments/demo.yaml $(BIN)/dagster asset materialize --select '*' -m miniplm_assets.definitions
+	MINIPLM_EXPERIMENT=experiments/demo.yaml $(BIN)/dagster asset materialize --select '*' -m miniplm_assets.definitions \
+		--config-json '{"loggers": {"console": {}}}' # progress alone, without Dagster's own events
 	$(BIN)/python -m miniplm_assets outcome experiments/demo.yaml
 
 test: $(INSTALLED) ## set up and run the tests
