@@ -8,7 +8,7 @@ by which stamps the files were known: who only looks never changes what is the l
 import json
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -67,8 +67,7 @@ def look(source: Source, node: Node, store: Store, report: Callable[[str], None]
     stamps = {shard.name: (shard.stamp, shard.fingerprint) for shard in shards if shard.stamp is not None}
     if stamps != known:
         _write(_beside(node, store, "stamps"), stamps)
-    fingerprints = Fingerprints({RAW_CORPUS: node}, {shard.name: shard.fingerprint for shard in shards}, _no_folder)
-    return Snapshot(fingerprints.recipe(RAW_CORPUS), tuple(shards))
+    return _snapshot_of(node, shards)
 
 
 def current_snapshot(
@@ -167,6 +166,10 @@ def load_snapshot(node: Node, store: Store, fingerprint: str) -> Snapshot:
                 stamp=stamp if seen == row["fingerprint"] else None,
             )
         )
+    return _snapshot_of(node, shards)
+
+
+def _snapshot_of(node: Node, shards: Sequence[ObservedShard]) -> Snapshot:
     fingerprints = Fingerprints({RAW_CORPUS: node}, {shard.name: shard.fingerprint for shard in shards}, _no_folder)
     return Snapshot(fingerprints.recipe(RAW_CORPUS), tuple(shards))
 
