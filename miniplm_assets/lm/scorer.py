@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from miniplm_assets.core.errors import ModelError
 from miniplm_assets.experiment import Scoring
+from miniplm_assets.lm.memory import kept_memory
 from miniplm_assets.lm.scores import Scores, TokenRule
 
 __all__ = ["Scorer", "Scores", "open_scorer"]
@@ -98,10 +99,11 @@ def _opened(
             max_sequence_tokens=max_sequence_tokens,
             report=report,
         )
-    try:
-        yield scorer
-    finally:
-        scorer.close()
+    with kept_memory():
+        try:
+            yield scorer
+        finally:
+            scorer.close()
 
 
 def _read_config(folder: Path) -> Any:

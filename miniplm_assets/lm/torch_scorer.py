@@ -25,8 +25,8 @@ from miniplm_assets.lm.scores import Scores, TokenRule, check_sequences, sum_by_
 if TYPE_CHECKING:
     import torch
 
-# More than this leaves a CPU's cache: 104M parameters, sequences of about 800 tokens, one thread, batches of
-# 1,024 / 2,048 / 4,096 / 8,192 tokens ran at 0.77 / 0.92 / 0.79 / 0.75 of the matrix-product rate.
+# More than this leaves a CPU's cache: 104M parameters, sequences of about 800 tokens, two threads, batches of
+# 1,024 / 2,048 / 4,096 tokens ran at 0.75 / 0.81 / 0.79 of the matrix-product rate.
 CPU_TOKENS_PER_BATCH: Final = 2_048
 # Where the logits must exist whole, this many bytes of them at once.
 WHOLE_LOGITS_BYTES: Final = 1 << 30

@@ -12,6 +12,7 @@ from miniplm_assets.core.errors import TrainingError
 from miniplm_assets.core.flops import training_flops
 from miniplm_assets.core.splits import VALIDATION
 from miniplm_assets.lm.architectures import build_model, count_model_parameters
+from miniplm_assets.lm.memory import kept_memory
 from miniplm_assets.lm.torch_scorer import score_with_model
 from miniplm_assets.training.checkpoint import find_checkpoint
 from miniplm_assets.training.job import TrainingJob
@@ -29,6 +30,7 @@ TRAINING_LOG = "training_log.parquet"
 HELD_OUT_TOKENS_PER_BATCH = 8_192
 
 
+@kept_memory()
 def train_language_model(
     job: TrainingJob, *, work: Path, target: Path, report: Callable[[str], None]
 ) -> dict[str, Any]:
