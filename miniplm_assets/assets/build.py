@@ -71,7 +71,7 @@ def build_asset(pipeline: Pipeline, key: str, kind: Kind) -> dg.AssetsDefinition
 
     @dg.asset(
         key=asset_key(key),
-        deps=[asset_key(needed) for needed in dict.fromkeys(node.inputs.values())],
+        deps=[asset_key(needed) for needed in dict.fromkeys([*node.inputs.values(), *node.gates])],
         group_name=kind.group,
         kinds=set(kind.technologies),
         description=kind.description,

@@ -15,15 +15,26 @@ from miniplm_assets.storage.store import Draft
 from miniplm_assets.storage.tables import REJECTED
 
 # Too large to be copied: views over the Parquet files.
-VIEWS = ("documents", "sequences", "teacher_scores", "reference_scores", "difference_scores", "refined_corpus")
+VIEWS = (
+    "documents",
+    "sequences",
+    "teacher_scores",
+    "reference_scores",
+    "difference_scores",
+    "refined_corpus",
+    "rescored_teacher_scores",
+    "rescored_reference_scores",
+)
 # What the second part of a key names; of any other step, a selection.
 NAMES = {
     "tokenizer": "tokenizer",
     "sequences": "tokenizer",
     "teacher_model": "teacher",
     "teacher_scores": "teacher",
+    "pilot_teacher_scores": "teacher",
     "reference_model": "reference",
     "reference_scores": "reference",
+    "pilot_reference_scores": "reference",
     "student_checkpoint": "student",
     "student_evaluation": "student",
 }

@@ -10,6 +10,7 @@ from miniplm_assets.assets.reports import COMPARISON_KIND
 from miniplm_assets.assets.scores import scores_kind
 from miniplm_assets.assets.selection import selection_kind
 from miniplm_assets.assets.students import STUDENT_CHECKPOINT_KIND, STUDENT_EVALUATION_KIND
+from miniplm_assets.assets.trials import PILOT_KIND, SCORE_AGREEMENT_KIND
 from miniplm_assets.lineage.graph import Node
 from miniplm_assets.lineage.pipeline import Pipeline
 
@@ -35,10 +36,12 @@ def _kind(pipeline: Pipeline, node: Node) -> Kind:
             return model_kind("teacher")
         case "reference_model":
             return model_kind("reference")
-        case "teacher_scores":
-            return scores_kind("teacher")
-        case "reference_scores":
-            return scores_kind("reference")
+        case "pilot":
+            return PILOT_KIND
+        case "score_agreement":
+            return SCORE_AGREEMENT_KIND
+        case step if step.endswith(("teacher_scores", "reference_scores")):
+            return scores_kind(node)
         case "student_checkpoint":
             return STUDENT_CHECKPOINT_KIND
         case "student_evaluation":

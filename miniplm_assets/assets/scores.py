@@ -1,24 +1,54 @@
-"""Stage `scores`: the log-probability of every sequence under each teacher and reference."""
+"""Stage `scores`: the log-probability of sequences under each teacher and reference.
 
+Four assets differ only in which sequences they score and how: all of them; the pilot's share, before; a sample a
+second time in another way, to see whether both agree; and the band around a cutoff again, more exactly.
+"""
+
+from collections.abc import Callable
 from contextlib import ExitStack
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import polars as pl
 
 from miniplm_assets.assets.build import Kind
 from miniplm_assets.assets.step import Made, Step
+from miniplm_assets.core.sampling import agreement_sample, with_share
+from miniplm_assets.core.splits import CANDIDATE
 from miniplm_assets.corpus.tokenizer import load_tokenizer
-from miniplm_assets.experiment import Experiment, Scored
-from miniplm_assets.lm.score_shard import mean_nll, score_shard
+from miniplm_assets.experiment import Experiment, OtherScoring, Scoring
+from miniplm_assets.lineage.graph import Node
+from miniplm_assets.lm.score_shard import TOKEN_LOGPROBS, mean_nll, merge_scores, score_shard
 from miniplm_assets.lm.scorer import Scorer, open_scorer
 from miniplm_assets.storage.store import Draft
-from miniplm_assets.storage.tables import SEQUENCES
+from miniplm_assets.storage.tables import SCORES, SEQUENCES
 
 GROUP = "scores"
 
+Choose = Callable[[pl.DataFrame], pl.DataFrame]
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """Which sequences are scored, and how.
+
+    Attributes:
+        scoring: backend, dtype and the like.
+        choose: keeps the rows of a file's sequences that are scored; all where absent.
+        is_merged: whether the other sequences keep the scores that they have.
+    """
+
+    scoring: Scoring
+    choose: Choose | None = None
+    is_merged: bool = False
+
 
 def make_scores(step: Step) -> Made:
-    """Score the candidate and validation sequences of each corpus file under one model."""
-    scored = _scored(step.pipeline.experiment, step.node.key)
+    """Score sequences of each corpus file under one model."""
+    scored = _pass(step)
     sequences = step.input_shards("sequences")
+    earlier = step.input_shards("scores") if scored.is_merged else {}
 
     with ExitStack() as stack:
 
@@ -45,14 +75,88 @@ def make_scores(step: Step) -> Made:
                 work=draft.work,
                 folder=draft.path,
                 report=step.report,
+                choose=scored.choose,
+                keeps_token_logprobs=scored.scoring.keep_token_logprobs,
             )
+            if scored.is_merged:
+                merge_scores(earlier[shard].file(SCORES), draft.path / SCORES)
 
         return step.make_by_shard(write, _add_means)
 
 
-def _scored(experiment: Experiment, key: str) -> Scored:
-    step, _, name = key.partition("/")
-    return (experiment.teachers if step == "teacher_scores" else experiment.references)[name]
+def _pass(step: Step) -> _Pass:
+    experiment, settings = step.pipeline.experiment, step.node.settings
+    scoring = _scoring(experiment, step.node.step, step.node.name)
+    match step.node.step.partition("_")[0]:
+        case "pilot":
+            return _Pass(scoring, partial(_pilot_share, share=settings["share"], seed=settings["seed"]))
+        case "second":
+            return _Pass(scoring, partial(_rows_of, cache(lambda: second_sample(step)["sequence_id"])))
+        case "rescored":
+            return _Pass(scoring, partial(_rows_of, cache(partial(_band, step))), is_merged=True)
+        case _:
+            return _Pass(scoring)
+
+
+def _scoring(experiment: Experiment, step: str, name: str) -> Scoring:
+    is_teacher = "teacher" in step
+    models = experiment.teachers if is_teacher else experiment.references
+    selection = experiment.selections.get(name)
+    other: OtherScoring
+    match step.partition("_")[0]:
+        case "pilot":
+            return models[name].scoring.by(None, None)
+        case "second" if selection and selection.agreement:
+            other = selection.agreement
+        case "rescored" if selection and selection.rescoring:
+            other = selection.rescoring
+        case _:
+            return models[name].scoring
+    model = selection.teacher if is_teacher else selection.reference
+    return models[model].scoring.by(other.backend, other.dtype)
+
+
+def _pilot_share(rows: pl.DataFrame, *, share: float, seed: int) -> pl.DataFrame:
+    return with_share(rows.filter(pl.col("split") == CANDIDATE), share=share, seed=seed)
+
+
+def _rows_of(chosen: Callable[[], pl.Series], rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.filter(pl.col("sequence_id").is_in(chosen().implode()))
+
+
+def second_sample(step: Step) -> pl.DataFrame:
+    """Return the candidates that are scored a second time: see `agreement_sample`."""
+    agreement = step.pipeline.experiment.selections[step.node.name].agreement
+    assert agreement is not None  # else there were no such asset
+    columns = [
+        "sequence_id", "num_scored_tokens", "teacher_logprob_nats", "reference_logprob_nats", "rank_difference",
+    ]  # fmt: skip
+    return agreement_sample(
+        (pl.read_parquet(path, columns=columns) for path in step.input_tables("difference_scores")),
+        cutoff_of(step),
+        num_random=agreement.num_random,
+        num_around_cutoff=agreement.num_around_cutoff,
+        seed=step.pipeline.experiment.seed,
+    )
+
+
+def _band(step: Step) -> pl.Series:
+    cutoff, within = cutoff_of(step)["cutoff_difference"], step.node.settings["within_nats"]
+    chosen = [
+        pl.scan_parquet(path)
+        .filter((pl.col("rank_difference") - cutoff).abs() <= within)
+        .select("sequence_id")
+        .collect()["sequence_id"]
+        for path in step.input_tables("difference_scores")
+    ]
+    band = pl.concat(chosen)
+    step.report(f"{step.node.key}: {len(band):,} candidates within {within:g} nats of the cutoff {cutoff:.4f}")
+    return band
+
+
+def cutoff_of(step: Step) -> dict[str, Any]:
+    """Return the only row of the selection's cutoff."""
+    return pl.read_parquet(step.input_tables("selection_cutoff")).row(0, named=True)
 
 
 def _add_means(draft: Draft) -> None:
@@ -61,19 +165,35 @@ def _add_means(draft: Draft) -> None:
         draft.facts[f"{split}_nll_nats_per_token"] = mean_nll(domains, excluded_domains=())
 
 
-def scores_kind(who: str) -> Kind:
-    """Return the kind of `teacher_scores` or `reference_scores`."""
+DESCRIPTIONS = {
+    "": """One row a sequence: the sum of the log-probabilities of its tokens under the {who}, in nats.
+
+Candidates and validation sequences are scored; the splits that a model learnt from never are.""",
+    "pilot": "One row for each candidate of the pilot: its log-probability under the {who}, in nats.",
+    "second": """One row for each candidate of a sample: its log-probability under the {who}, scored in another way.
+
+`score_agreement` holds them against the first ones.""",
+    "rescored": """One row a sequence: its log-probability under the {who}, in nats, around a cutoff scored again.
+
+The other sequences keep the scores of the first pass.""",
+}
+
+
+def scores_kind(node: Node) -> Kind:
+    """Return the kind of `teacher_scores`, `pilot_reference_scores` and the like."""
+    which, who, _ = f"_{node.step}".rsplit("_", 2)
+    columns = {
+        "sequence_id": "of the sequence",
+        "logprob_nats": "sum of log p(token | the tokens before it), at most 0",
+        "num_scored_tokens": "how many tokens that sum covers",
+    }
+    if node.settings["keep_token_logprobs"]:
+        columns[TOKEN_LOGPROBS.name] = "of every scored token, in float16"
     return Kind(
         group=GROUP,
         technologies=frozenset({"pytorch", "parquet"}),
-        description=f"""One row a sequence: the sum of the log-probabilities of its tokens under the {who}, in nats.
-
-Candidates and validation sequences are scored; the splits that a model learnt from never are.""",
+        description=DESCRIPTIONS[which.strip("_")].format(who=who),
         make=make_scores,
         uses_device=True,
-        columns={
-            "sequence_id": "of the sequence",
-            "logprob_nats": "sum of log p(token | the tokens before it), at most 0",
-            "num_scored_tokens": "how many tokens that sum covers",
-        },
+        columns=columns,
     )

@@ -3,12 +3,16 @@
 from miniplm_assets.experiment.load import load_experiment
 from miniplm_assets.experiment.schema import (
     CANDIDATES,
+    Agreement,
     Experiment,
     FolderModel,
     FolderTokenizer,
     HubModel,
     HubTokenizer,
     ModelSource,
+    OtherScoring,
+    Pilot,
+    Rescoring,
     Scored,
     Scoring,
     Selection,
@@ -30,6 +34,7 @@ from miniplm_assets.experiment.sources import (
 
 __all__ = [
     "CANDIDATES",
+    "Agreement",
     "DemoSource",
     "DocumentFields",
     "Experiment",
@@ -40,7 +45,10 @@ __all__ = [
     "HuggingFaceSource",
     "JsonlSource",
     "ModelSource",
+    "OtherScoring",
     "ParquetSource",
+    "Pilot",
+    "Rescoring",
     "Scored",
     "Scoring",
     "Selection",

@@ -11,12 +11,17 @@ from typing import Any, Final
 
 from miniplm_assets.core.splits import REFERENCE, TEACHER
 from miniplm_assets.experiment import (
+    Agreement,
     DemoSource,
     Experiment,
     FolderModel,
     FolderTokenizer,
     ModelSource,
+    Pilot,
+    Rescoring,
     Scored,
+    Scoring,
+    Selection,
     TrainedModel,
     TrainedTokenizer,
 )
@@ -34,9 +39,17 @@ CODE_VERSIONS: Final[Mapping[str, str]] = {
     "sequences": "1",
     "teacher_model": "1",
     "reference_model": "1",
-    "teacher_scores": "1",
-    "reference_scores": "1",
+    "pilot_teacher_scores": "1",
+    "pilot_reference_scores": "1",
+    "pilot": "1",
+    "teacher_scores": "2",
+    "reference_scores": "2",
     "selection": "1",
+    "second_teacher_scores": "1",
+    "second_reference_scores": "1",
+    "score_agreement": "1",
+    "rescored_teacher_scores": "1",
+    "rescored_reference_scores": "1",
     "student_checkpoint": "1",
     "student_evaluation": "1",
     "comparison": "1",
@@ -57,6 +70,7 @@ class Node:
         is_by_shard: whether each corpus file has a fingerprint of its own in it.
         shards: patterns of the corpus files that it reads, where its inputs are by shard.
         folder: a local folder whose content goes into it.
+        gates: keys of assets whose checks must pass first, and which are no part of its result.
     """
 
     key: str
@@ -66,6 +80,7 @@ class Node:
     is_by_shard: bool = False
     shards: tuple[str, ...] = EVERY_SHARD
     folder: Path | None = None
+    gates: tuple[str, ...] = ()
 
     @property
     def step(self) -> str:
@@ -102,23 +117,18 @@ def _nodes(experiment: Experiment, sql: SqlProject) -> Iterator[Node]:
 
 def _table_nodes(experiment: Experiment, sql: SqlProject) -> Iterator[Node]:
     yield from _corpus_nodes(experiment)
-    for kind, split, models in (
-        ("teacher", TEACHER, experiment.teachers),
-        ("reference", REFERENCE, experiment.references),
-    ):
-        for name, scored in models.items():
-            yield _model_node(experiment, f"{kind}_model/{name}", scored, split)
-            yield _node(
-                f"{kind}_scores/{name}",
-                inputs={
-                    "model": f"{kind}_model/{name}",
-                    "sequences": f"sequences/{scored.tokenizer}",
-                    "tokenizer": f"tokenizer/{scored.tokenizer}",
-                },
-                settings=scored.scoring.identity(),
-                is_by_shard=True,
+    scored = {"teacher": experiment.teachers, "reference": experiment.references}
+    for who, split in (("teacher", TEACHER), ("reference", REFERENCE)):
+        for name, model in scored[who].items():
+            yield _model_node(experiment, f"{who}_model/{name}", model, split)
+    if experiment.pilot is not None:
+        yield from _pilot_nodes(experiment, experiment.pilot)
+    for who, models in scored.items():
+        for name, model in models.items():
+            yield _scores_node(
+                f"{who}_scores/{name}", who, name, model, model.scoring, gates=_pilots(experiment, who, name)
             )
-    for name in experiment.selections:
+    for name in sorted(experiment.selections, key=lambda name: experiment.selections[name].rescoring is not None):
         yield from _selection_nodes(experiment, sql, name)
     yield from _student_nodes(experiment)
 
@@ -185,23 +195,139 @@ def _model_node(experiment: Experiment, key: str, scored: Scored, split: str) ->
             return _node(key, settings=model.identity())
 
 
+def _scores_node(
+    key: str,
+    who: str,
+    model_name: str,
+    model: Scored,
+    scoring: Scoring,
+    *,
+    inputs: Mapping[str, str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    gates: tuple[str, ...] = (),
+) -> Node:
+    """Return the node of scores under a teacher or reference: `who`."""
+    return _node(
+        key,
+        inputs={
+            "model": f"{who}_model/{model_name}",
+            "sequences": f"sequences/{model.tokenizer}",
+            "tokenizer": f"tokenizer/{model.tokenizer}",
+            **(inputs or {}),
+        },
+        settings={**scoring.identity(), **(settings or {})},
+        is_by_shard=True,
+        gates=gates,
+    )
+
+
+def _pilot_nodes(experiment: Experiment, pilot: Pilot) -> Iterator[Node]:
+    sample = {"share": pilot.share, "seed": experiment.seed}
+    for who, models in (("teacher", experiment.teachers), ("reference", experiment.references)):
+        for name, model in models.items():
+            yield _scores_node(
+                f"pilot_{who}_scores/{name}", who, name, model, model.scoring.by(None, None), settings=sample
+            )
+    for name, selection in experiment.selections.items():
+        yield _node(
+            f"pilot/{name}",
+            inputs={
+                "sequences": f"sequences/{experiment.selection_tokenizer(name)}",
+                "teacher_scores": f"pilot_teacher_scores/{selection.teacher}",
+                "reference_scores": f"pilot_reference_scores/{selection.reference}",
+            },
+            settings={**selection_parameters(experiment, name), "pilot": pilot.identity()},
+        )
+
+
+def _pilots(experiment: Experiment, who: str, name: str) -> tuple[str, ...]:
+    """Return the pilots that a model's scores wait for."""
+    if experiment.pilot is None:
+        return ()
+    return tuple(f"pilot/{one}" for one, selection in experiment.selections.items() if getattr(selection, who) == name)
+
+
 def _selection_nodes(experiment: Experiment, sql: SqlProject, name: str) -> Iterator[Node]:
     selection = experiment.selections[name]
+    if selection.rescoring is not None:
+        yield from _rescored_nodes(experiment, name, selection, selection.rescoring)
     tables = {
         "documents": "documents",
         "sequences": f"sequences/{experiment.selection_tokenizer(name)}",
-        "teacher_scores": f"teacher_scores/{selection.teacher}",
-        "reference_scores": f"reference_scores/{selection.reference}",
+        "teacher_scores": selection_scores(experiment, name, "teacher"),
+        "reference_scores": selection_scores(experiment, name, "reference"),
         **{model.name: f"{model.name}/{name}" for model in sql.marts},
     }
     parameters = selection_parameters(experiment, name)
     for model in sql.marts:
+        is_gated = model.name == "refined_corpus" and selection.agreement is not None
         yield Node(
             key=f"{model.name}/{name}",
             code_version=f"{CODE_VERSIONS['selection']}-{model.code_version}",
             inputs={role: tables[role] for role in model.inputs},
             settings={parameter: parameters[parameter] for parameter in sorted(model.parameters)},
+            gates=(f"score_agreement/{name}",) if is_gated else (),
         )
+    if selection.agreement is not None:
+        yield from _agreement_nodes(experiment, name, selection.agreement)
+
+
+def selection_scores(experiment: Experiment, name: str, who: str) -> str:
+    """Return the key of the teacher's or the reference's scores that a selection ranks by."""
+    selection = experiment.selections[name]
+    if selection.rescoring is not None:
+        return f"rescored_{who}_scores/{name}"
+    return f"{who}_scores/{getattr(selection, who)}"
+
+
+def _rescored_nodes(experiment: Experiment, name: str, selection: Selection, rescoring: Rescoring) -> Iterator[Node]:
+    first = rescoring.around
+    for who, model_name, model in _models(experiment, selection):
+        yield _scores_node(
+            f"rescored_{who}_scores/{name}",
+            who,
+            model_name,
+            model,
+            model.scoring.by(rescoring.backend, rescoring.dtype),
+            inputs={
+                "scores": f"{who}_scores/{model_name}",
+                "difference_scores": f"difference_scores/{first}",
+                "selection_cutoff": f"selection_cutoff/{first}",
+            },
+            settings={"within_nats": rescoring.within_nats},
+        )
+
+
+def _agreement_nodes(experiment: Experiment, name: str, agreement: Agreement) -> Iterator[Node]:
+    selected = {"difference_scores": f"difference_scores/{name}", "selection_cutoff": f"selection_cutoff/{name}"}
+    for who, model_name, model in _models(experiment, experiment.selections[name]):
+        yield _scores_node(
+            f"second_{who}_scores/{name}",
+            who,
+            model_name,
+            model,
+            model.scoring.by(agreement.backend, agreement.dtype),
+            inputs=selected,
+            settings={
+                "num_random": agreement.num_random,
+                "num_around_cutoff": agreement.num_around_cutoff,
+                "seed": experiment.seed,
+            },
+        )
+    yield _node(
+        f"score_agreement/{name}",
+        inputs={
+            **selected,
+            "teacher_scores": f"second_teacher_scores/{name}",
+            "reference_scores": f"second_reference_scores/{name}",
+        },
+        settings={"agreement": agreement.identity(), "seed": experiment.seed},
+    )
+
+
+def _models(experiment: Experiment, selection: Selection) -> Iterator[tuple[str, str, Scored]]:
+    yield "teacher", selection.teacher, experiment.teachers[selection.teacher]
+    yield "reference", selection.reference, experiment.references[selection.reference]
 
 
 def selection_parameters(experiment: Experiment, name: str) -> dict[str, Any]:
@@ -248,7 +374,8 @@ def _student_nodes(experiment: Experiment) -> Iterator[Node]:
                     for name, student in experiment.students.items()
                 },
                 "selections": {
-                    name: selection.model_dump(mode="json") for name, selection in experiment.selections.items()
+                    name: selection.model_dump(mode="json", exclude={"agreement"})
+                    for name, selection in experiment.selections.items()
                 },
             },
         )
@@ -281,6 +408,7 @@ def _node(
     is_by_shard: bool = False,
     shards: tuple[str, ...] = EVERY_SHARD,
     folder: Path | None = None,
+    gates: tuple[str, ...] = (),
 ) -> Node:
     return Node(
         key=key,
@@ -290,4 +418,5 @@ def _node(
         is_by_shard=is_by_shard,
         shards=shards,
         folder=folder,
+        gates=gates,
     )

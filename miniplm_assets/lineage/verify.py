@@ -8,7 +8,7 @@ from miniplm_assets.core.errors import MiniplmError
 from miniplm_assets.core.selection import kept_sequences
 from miniplm_assets.core.splits import CANDIDATE
 from miniplm_assets.lineage.fingerprints import Fingerprints
-from miniplm_assets.lineage.graph import RAW_CORPUS
+from miniplm_assets.lineage.graph import RAW_CORPUS, selection_scores
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.snapshot import latest_snapshot
 from miniplm_assets.storage.store import Store
@@ -78,8 +78,8 @@ def _expected(pipeline: Pipeline, fingerprints: Fingerprints, name: str) -> set[
     sequences = table(f"sequences/{pipeline.experiment.selection_tokenizer(name)}", "sequences.parquet")
     return kept_sequences(
         sequences.filter(pl.col("split") == CANDIDATE),
-        teacher_scores=table(f"teacher_scores/{selection.teacher}", "scores.parquet"),
-        reference_scores=table(f"reference_scores/{selection.reference}", "scores.parquet"),
+        teacher_scores=table(selection_scores(pipeline.experiment, name, "teacher"), "scores.parquet"),
+        reference_scores=table(selection_scores(pipeline.experiment, name, "reference"), "scores.parquet"),
         rank_by=selection.rank_by,
         keep_fraction=selection.keep_fraction,
         token_budget=selection.token_budget,

@@ -5,7 +5,9 @@ whenever. Finished parts lie in the work folder; a part that a crash left damage
 """
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,9 +15,11 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from miniplm_assets.core.splits import CANDIDATE, VALIDATION
 from miniplm_assets.lm.scorer import Scorer
+from miniplm_assets.lm.scores import Scores
 from miniplm_assets.storage.files import flush_to_disk
 from miniplm_assets.storage.tables import SCORES
 
@@ -26,6 +30,8 @@ Sums = dict[str, dict[str, dict[str, float]]]
 SCHEMA: Final = pa.schema(
     [("sequence_id", pa.int64()), ("logprob_nats", pa.float64()), ("num_scored_tokens", pa.int32())]
 )
+# Log-probabilities of 30 nats and less are kept to 1 in 2,048; nothing that is summed is taken from here.
+TOKEN_LOGPROBS: Final = pa.field("token_logprobs_nats", pa.list_(pa.float16()))
 
 
 def score_shard(
@@ -37,8 +43,10 @@ def score_shard(
     work: Path,
     folder: Path,
     report: Callable[[str], None],
+    choose: Callable[[pl.DataFrame], pl.DataFrame] | None = None,
+    keeps_token_logprobs: bool = False,
 ) -> dict[str, Any]:
-    """Write `scores.parquet` for the candidate and validation sequences of one corpus file.
+    """Write `scores.parquet` for the candidate and validation sequences of one corpus file, or for some of them.
 
     Args:
         sequences: the file's sequences, ordered by sequence_id.
@@ -48,6 +56,9 @@ def score_shard(
         work: a folder that survives a crash.
         folder: where the scores go.
         report: takes a line of progress.
+        choose: keeps the rows (sequence_id, split, domain; in the order of the ids) whose sequences are scored; all
+            where absent.
+        keeps_token_logprobs: whether each row also holds the log-probability of every scored token.
 
     Returns:
         facts: num_sequences, and by split and domain num_sequences, num_scored_tokens and the sum logprob_nats.
@@ -61,25 +72,53 @@ def score_shard(
         .select("sequence_id", "split", "domain")
         .collect()
     )
-    started, num_tokens, num_parts = time.monotonic(), 0, -(-len(wanted) // sequences_per_part)
+    if choose is not None:
+        wanted = choose(wanted)
+    schema = SCHEMA.append(TOKEN_LOGPROBS) if keeps_token_logprobs else SCHEMA
+    started, num_tokens = time.monotonic(), 0
+    parts = [
+        _Part(work / f"part-{number:05d}.parquet", wanted["sequence_id"][start : start + sequences_per_part])
+        for number, start in enumerate(range(0, len(wanted), sequences_per_part))
+    ]
     sums: Sums = {split: {} for split in SCORED_SPLITS}
-    with pq.ParquetWriter(folder / SCORES, SCHEMA, compression="zstd") as writer:
-        for number in range(num_parts):
-            ids = wanted["sequence_id"][number * sequences_per_part : (number + 1) * sequences_per_part]
-            path = work / f"part-{number:05d}.parquet"
-            part = _stored_part(path, ids, report)
-            if part is None:
-                part = _score_part(sequences, ids, open_scorer())
-                _put_away(part, path)
-                num_tokens += int(part["num_scored_tokens"].sum())
+    with (
+        pq.ParquetWriter(folder / SCORES, schema, compression="zstd") as writer,
+        _ReadAhead(sequences, [part.ids for part in parts]) as ahead,
+        ThreadPoolExecutor(1, thread_name_prefix="put-away") as background,
+    ):
+        writing: Future[None] | None = None
+        for number, part in enumerate(parts):
+            scored = part.stored(schema, report)
+            if scored is None:
+                rows = ahead.take(number)
+                scores = open_scorer().score(*_arrays(rows))
+                scored = _table(rows, scores, schema)
+                if writing is not None:
+                    writing.result()
+                writing = background.submit(part.put_away, scored)
+                num_tokens += int(scores.num_scored_tokens.sum())
                 seconds = time.monotonic() - started
                 report(
-                    f"{shard}: part {number + 1} of {num_parts} scored, {num_tokens:,} tokens in {seconds:,.0f} s "
+                    f"{shard}: part {number + 1} of {len(parts)} scored, {num_tokens:,} tokens in {seconds:,.0f} s "
                     f"({num_tokens / seconds:,.0f} a second)"
                 )
-            writer.write_table(part.to_arrow().cast(SCHEMA))
-            _add(sums, part.join(wanted, on="sequence_id", validate="1:1"))
+            writer.write_table(scored)
+            _add(sums, pl.DataFrame(scored.select(SCHEMA.names)).join(wanted, on="sequence_id", validate="1:1"))
+        if writing is not None:
+            writing.result()
     return {"num_sequences": len(wanted), "by_split_and_domain": sums}
+
+
+def merge_scores(earlier: Path, again: Path) -> None:
+    """Put scores in the place of earlier ones; the sequences that have only those keep them.
+
+    Args:
+        earlier: scores of all sequences of a corpus file, ordered by sequence_id.
+        again: scores of some of them; becomes the scores of all.
+    """
+    first = pl.read_parquet(earlier, columns=SCHEMA.names)
+    merged = first.update(pl.read_parquet(again), on="sequence_id", how="left").sort("sequence_id")
+    pq.write_table(merged.to_arrow().cast(SCHEMA), again, compression="zstd")
 
 
 def mean_nll(domains: Mapping[str, Mapping[str, float]], *, excluded_domains: Collection[str]) -> float | None:
@@ -94,43 +133,87 @@ def mean_nll(domains: Mapping[str, Mapping[str, float]], *, excluded_domains: Co
     return -sum(total["logprob_nats"] for total in sums) / num_tokens if num_tokens else None
 
 
-def _score_part(sequences: Path, ids: pl.Series, scorer: Scorer) -> pl.DataFrame:
-    # A part's ids are neighbours in the file, so that the row groups' own ranges keep this to the rows wanted.
-    rows = (
-        pl.scan_parquet(sequences)
-        .filter(pl.col("sequence_id").is_between(ids[0], ids[-1]), pl.col("split").is_in(SCORED_SPLITS))
-        .select("sequence_id", "token_ids")
-        .collect()
-    )
+@dataclass(frozen=True)
+class _Part:
+    """A range of a file's sequences, and where its scores lie once they are finished."""
+
+    path: Path
+    ids: pl.Series
+
+    def put_away(self, scored: pa.Table) -> None:
+        """Write the scores, complete or not at all."""
+        beside = self.path.with_suffix(".writing")
+        pq.write_table(scored, beside, write_page_checksum=True)
+        flush_to_disk(beside)
+        beside.rename(self.path)
+        flush_to_disk(self.path.parent)
+
+    def stored(self, schema: pa.Schema, report: Callable[[str], None]) -> pa.Table | None:
+        """Return the scores that an earlier run put away, or None where they are missing or damaged."""
+        try:
+            scored = pq.read_table(self.path, page_checksum_verification=True)
+        except FileNotFoundError:
+            return None
+        except (OSError, pa.ArrowException) as error:
+            report(f"{self.path.name} is damaged and is scored again: {error}")
+            return None
+        is_this = scored.schema.equals(schema) and pl.Series(scored["sequence_id"]).equals(self.ids)
+        return scored if is_this else None
+
+
+class _ReadAhead:
+    """Reads the sequences of the next part while the present one is scored."""
+
+    def __init__(self, sequences: Path, ids: Sequence[pl.Series]) -> None:
+        self._sequences = sequences
+        self._ids = ids
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
+        self._number = -1
+        self._rows: Future[pl.DataFrame] | None = None
+
+    def __enter__(self) -> "_ReadAhead":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def take(self, number: int) -> pl.DataFrame:
+        """Return the sequences of a part: sequence_id, token_ids."""
+        if self._rows is None or self._number != number:
+            self._rows = self._thread.submit(self._read, number)
+        rows = self._rows.result()
+        self._number, self._rows = number + 1, None
+        if self._number < len(self._ids):
+            self._rows = self._thread.submit(self._read, self._number)
+        return rows
+
+    def _read(self, number: int) -> pl.DataFrame:
+        # A part's ids are neighbours in the file, so that the row groups' own ranges keep this to the rows wanted.
+        ids = self._ids[number]
+        return (
+            pl.scan_parquet(self._sequences)
+            .filter(pl.col("sequence_id").is_between(ids[0], ids[-1]), pl.col("sequence_id").is_in(ids.implode()))
+            .select("sequence_id", "token_ids")
+            .collect()
+        )
+
+
+def _arrays(rows: pl.DataFrame) -> tuple[list[NDArray[np.int32]], NDArray[np.int64]]:
     token_ids = [tokens.to_numpy().astype(np.int32, copy=False) for tokens in rows["token_ids"]]
-    scores = scorer.score(token_ids, rows["sequence_id"].to_numpy())
-    return pl.DataFrame(
-        {
-            "sequence_id": rows["sequence_id"],
-            "logprob_nats": scores.logprob_nats,
-            "num_scored_tokens": scores.num_scored_tokens,
-        }
-    )
+    return token_ids, rows["sequence_id"].to_numpy()
 
 
-def _put_away(part: pl.DataFrame, path: Path) -> None:
-    beside = path.with_suffix(".writing")
-    pq.write_table(part.to_arrow().cast(SCHEMA), beside, write_page_checksum=True)
-    flush_to_disk(beside)
-    beside.rename(path)
-    flush_to_disk(path.parent)
-
-
-def _stored_part(path: Path, ids: pl.Series, report: Callable[[str], None]) -> pl.DataFrame | None:
-    """Return a part that an earlier run finished, or None where it is missing or damaged."""
-    try:
-        part = pl.DataFrame(pq.read_table(path, page_checksum_verification=True))
-    except FileNotFoundError:
-        return None
-    except (OSError, pa.ArrowException) as error:
-        report(f"{path.name} is damaged and is scored again: {error}")
-        return None
-    return part if part["sequence_id"].equals(ids) else None
+def _table(rows: pl.DataFrame, scores: Scores, schema: pa.Schema) -> pa.Table:
+    columns = {
+        "sequence_id": rows["sequence_id"].to_arrow(),
+        "logprob_nats": scores.logprob_nats,
+        "num_scored_tokens": scores.num_scored_tokens,
+    }
+    if TOKEN_LOGPROBS.name in schema.names:
+        ends = np.cumsum(scores.num_scored_tokens, dtype=np.int64)
+        values = pa.array(scores.token_logprobs_nats().astype(np.float16))
+        columns[TOKEN_LOGPROBS.name] = pa.ListArray.from_arrays(np.concatenate([[0], ends]).astype(np.int32), values)
+    return pa.table(columns, schema=schema)
 
 
 def _add(sums: Sums, part: pl.DataFrame) -> None:

@@ -24,10 +24,18 @@ class Scores:
     Attributes:
         logprob_nats: float64 of shape (num_sequences,).
         num_scored_tokens: int32 of shape (num_sequences,).
+        logprobs: nats of every scored token, in the order in which they were computed, of shape (total,).
+        owners: place of each one's sequence, of the same shape.
     """
 
     logprob_nats: NDArray[np.float64]
     num_scored_tokens: NDArray[np.int32]
+    logprobs: NDArray[np.float32]
+    owners: NDArray[np.intp]
+
+    def token_logprobs_nats(self) -> NDArray[np.float32]:
+        """Return the log-probability of every scored token, sequence after sequence, of shape (total,)."""
+        return self.logprobs[np.argsort(self.owners, kind="stable")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +109,7 @@ def sum_by_sequence(logprobs: NDArray[np.float32], owners: NDArray[np.intp], seq
             "infinity, or overflow in this dtype: try scoring.dtype float32"
         )
     counts = np.bincount(owners, minlength=len(sequence_ids)).astype(np.int32)
-    return Scores(logprob_nats=totals, num_scored_tokens=counts)
+    return Scores(logprob_nats=totals, num_scored_tokens=counts, logprobs=logprobs, owners=owners)
 
 
 def owners_of(lengths: Iterable[int]) -> NDArray[np.intp]:

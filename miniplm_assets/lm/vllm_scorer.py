@@ -48,7 +48,7 @@ class VllmScorer:
         self._vocab_size = int(config.vocab_size)
         self._max_sequence_tokens = max_sequence_tokens
         num_bytes = sum(file.stat().st_size for file in model_folder.glob("*.safetensors"))
-        is_eager = num_bytes < EAGER_BELOW_BYTES
+        is_eager = num_bytes < EAGER_BELOW_BYTES if scoring.compile is None else not scoring.compile
         settings = {
             "model_folder": str(model_folder),
             "dtype": scoring.dtype,

@@ -11,6 +11,9 @@ SCORES: Final = "scores.parquet"
 TABLE_OF_STEP: Final = {
     "documents": DOCUMENTS,
     "sequences": SEQUENCES,
-    "teacher_scores": SCORES,
-    "reference_scores": SCORES,
+    **{
+        f"{pass_}{who}_scores": SCORES
+        for pass_ in ("", "pilot_", "second_", "rescored_")
+        for who in ("teacher", "reference")
+    },
 }

@@ -1,0 +1,176 @@
+"""The pilot, the agreement gate, the second pass and the log-probabilities of tokens, as assets."""
+
+import dagster as dg
+import numpy as np
+import polars as pl
+import pytest
+
+from miniplm_assets.assets.factory import build_assets
+from miniplm_assets.core.errors import ExperimentError
+from miniplm_assets.experiment import load_experiment
+from miniplm_assets.lineage.pipeline import Pipeline
+from miniplm_assets.lineage.verify import verify_selections
+from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shard
+
+pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning")
+
+
+def materialise(experiment_file, select="*"):
+    pipeline = Pipeline.open(experiment_file)
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize(build_assets(pipeline), instance=instance, selection=select, raise_on_error=False)
+    return pipeline, result
+
+
+def made(result):
+    return {
+        "/".join(event.asset_key.path): event.materialization for event in result.get_asset_materialization_events()
+    }
+
+
+def tables(pipeline, key):
+    [folder] = [one for one in (pipeline.store.root / key).iterdir() if not one.name.startswith(".")]
+    return pl.read_parquet(sorted(folder.glob("*.parquet")))
+
+
+def scores(pipeline, key):
+    return pl.concat(pl.read_parquet(path) for path in sorted((pipeline.store.root / key).glob("*/scores.parquet")))
+
+
+@pytest.fixture(scope="module")
+def trials(tmp_path_factory):
+    """Two files; models trained here; a pilot of four tenths, an agreement with bfloat16, and a second pass."""
+    folder = tmp_path_factory.mktemp("trials")
+    write_shard(folder / "corpus" / "a.jsonl", MODULES[:5])
+    write_shard(folder / "corpus" / "b.jsonl", MODULES[5:])
+    half = {"teacher": "large", "reference": "small", "keep_fraction": 0.5}
+    content = tiny_experiment(
+        folder / "corpus",
+        folder / "warehouse",
+        pilot={"share": 0.4, "min_spread_nats_per_token": 0.0, "max_share_below_zero": 1.0},
+        selections={
+            # Two models as alike as these rank by next to nothing, so that bfloat16 shuffles them.
+            "half": {
+                **half,
+                "agreement": {
+                    "dtype": "bfloat16",
+                    "num_random": 40,
+                    "num_around_cutoff": 20,
+                    "min_rank_correlation": -1.0,
+                    "max_flip_share": 1.0,
+                },
+            },
+            "half_again": {**half, "rescoring": {"around": "half", "within_nats": 0.004, "dtype": "bfloat16"}},
+        },
+    )
+    content["teachers"]["large"]["scoring"]["keep_token_logprobs"] = True
+    del content["students"]
+    experiment_file = write_experiment(folder / "experiment.yaml", content)
+    pipeline, result = materialise(experiment_file)
+    assert result.success
+    return folder, content, pipeline, result
+
+
+def test_a_pilot_scores_its_share_of_the_candidates_alone_and_as_the_whole_does(trials):
+    _, _, pipeline, result = trials
+    pilot, whole = (scores(pipeline, key) for key in ("pilot_teacher_scores/large", "teacher_scores/large"))
+    sequences = pl.read_parquet(f"{pipeline.store.root}/sequences/bpe/*/sequences.parquet")
+    candidates = sequences.filter(split="candidate")
+    assert set(pilot["sequence_id"]) < set(candidates["sequence_id"])
+    assert 0.2 < len(pilot) / len(candidates) < 0.6
+    both = pilot.join(whole, on="sequence_id", validate="1:1")
+    assert len(both) == len(pilot)
+    # Not the same batches, so not the same bytes.
+    assert (both["logprob_nats"] - both["logprob_nats_right"]).abs().max() < 1e-4 * 64
+    facts = made(result)["pilot/half"].metadata
+    assert facts["num_sequences"].value == len(pilot)
+    assert "**Go.**" in facts["verdict"].value
+
+
+def test_agreement_holds_the_sample_against_scores_in_another_dtype(trials):
+    _, _, pipeline, result = trials
+    compared = tables(pipeline, "score_agreement/half")
+    assert compared["is_random"].sum() == 40 and compared["is_around_cutoff"].sum() == 20
+    first = scores(pipeline, "teacher_scores/large").select("sequence_id", first="logprob_nats")
+    joined = compared.join(first, on="sequence_id", validate="1:1")
+    assert joined["teacher_logprob_nats"].equals(joined["first"].alias("teacher_logprob_nats"))
+    errors = compared["teacher_error_nats_per_token"].abs()
+    assert 0 < errors.mean() < 0.02  # bfloat16 is near, and not the same
+    [check] = [one for one in result.get_asset_check_evaluations() if one.check_name == "scores_agree"]
+    assert check.passed
+
+
+def test_token_logprobs_add_up_to_the_scores(trials):
+    kept = scores(trials[2], "teacher_scores/large")
+    sums = kept.select(pl.col("token_logprobs_nats").cast(pl.List(pl.Float64)).list.sum())["token_logprobs_nats"]
+    assert (kept["token_logprobs_nats"].list.len() == kept["num_scored_tokens"]).all()
+    assert np.allclose(sums, kept["logprob_nats"], rtol=2**-11)
+    assert "token_logprobs_nats" not in scores(trials[2], "reference_scores/small").columns
+
+
+def test_a_second_pass_scores_the_band_again_and_nothing_else(trials):
+    _, _, pipeline, _ = trials
+    cutoff = tables(pipeline, "selection_cutoff/half").row(0, named=True)["cutoff_difference"]
+    first = tables(pipeline, "difference_scores/half")
+    band = set(first.filter((pl.col("rank_difference") - cutoff).abs() <= 0.004)["sequence_id"])
+    assert 2 < len(band) < len(first) / 2
+    before, after = (scores(pipeline, key) for key in ("teacher_scores/large", "rescored_teacher_scores/half_again"))
+    both = before.join(after, on="sequence_id", validate="1:1")
+    assert len(both) == len(before) == len(after)
+    changed = both.filter(pl.col("logprob_nats") != pl.col("logprob_nats_right"))
+    assert set(changed["sequence_id"]) == band
+    assert list(verify_selections(pipeline, print)) == []
+
+
+def test_a_moved_limit_scores_nothing_again_and_closes_the_gate(trials, tmp_path):
+    folder, content, _, _ = trials
+    content = {**content, "selections": {"half": content["selections"]["half"]}}
+    content["selections"]["half"] = {
+        **content["selections"]["half"],
+        "agreement": {**content["selections"]["half"]["agreement"], "max_mean_difference_nats_per_token": 1e-9},
+    }
+    content["pilot"] = {**content["pilot"], "max_rank_correlation_with_one_model": 0.0}
+    experiment_file = write_experiment(folder / "stricter.yaml", content)
+    # The pilot alone: its check fails and the scores of the whole corpus are not asked for.
+    _, result = materialise(experiment_file, select=["pilot/half", "teacher_scores/large"])
+    assert not result.success
+    assert "teacher_scores/large" not in made(result)
+    content["pilot"] = trials[1]["pilot"]
+    _, result = materialise(write_experiment(folder / "stricter.yaml", content))
+    materialised = made(result)
+    for key in ("pilot_teacher_scores/large", "teacher_scores/large", "second_teacher_scores/half"):
+        assert materialised[key].metadata["num_results_computed"].value == 0
+    [check] = [one for one in result.get_asset_check_evaluations() if one.check_name == "scores_agree"]
+    assert not check.passed and "max_mean_difference_nats_per_token is 1e-09" in check.description
+    assert "refined_corpus/half" not in materialised
+
+
+def test_wrong_trials_are_refused_with_the_reason(tmp_path):
+    half = {"teacher": "large", "reference": "small", "keep_fraction": 0.5}
+    band = {"within_nats": 1, "dtype": "bfloat16"}
+    content = tiny_experiment(
+        tmp_path,
+        tmp_path,
+        selections={
+            "half": {**half, "agreement": {"dtype": "float32"}},
+            "again": {
+                **half,
+                "keep_fraction": 0.4,
+                "rescoring": {"around": "half", **band},
+            },
+            "third": {**half, "rescoring": {"around": "hafl", **band}},
+            "empty": {**half, "agreement": {}},
+        },
+    )
+    with pytest.raises(ExperimentError) as caught:
+        load_experiment(write_experiment(tmp_path / "wrong.yaml", content))
+    assert "selections.empty.agreement: give backend, dtype or both" in str(caught.value)
+    del content["selections"]["empty"]
+    with pytest.raises(ExperimentError) as caught:
+        load_experiment(write_experiment(tmp_path / "wrong.yaml", content))
+    for words in (
+        "selections.half.agreement: teacher and reference are scored by torch in float32 already",
+        "'half' has keep_fraction 0.5, this selection 0.4",
+        "selections.third.rescoring.around 'hafl' is not in this file; did you mean 'half'?",
+    ):
+        assert words in str(caught.value)
