@@ -18,7 +18,7 @@ from miniplm_assets.core.sampling import agreement_sample, with_share
 from miniplm_assets.core.splits import CANDIDATE
 from miniplm_assets.corpus.tokenizer import load_tokenizer
 from miniplm_assets.experiment import Experiment, OtherScoring, Scoring
-from miniplm_assets.lineage.graph import Node
+from miniplm_assets.lineage.graph import Node, scored_model
 from miniplm_assets.lm.score_shard import TOKEN_LOGPROBS, mean_nll, merge_scores, score_shard
 from miniplm_assets.lm.scorer import Scorer, open_scorer
 from miniplm_assets.storage.store import Draft
@@ -85,8 +85,8 @@ def make_scores(step: Step) -> Made:
 
 
 def _pass(step: Step) -> _Pass:
-    experiment, settings = step.pipeline.experiment, step.node.settings
-    scoring = _scoring(experiment, step.node.step, step.node.name)
+    settings = step.node.settings
+    scoring = _scoring(step.pipeline.experiment, step.node)
     match step.node.step.partition("_")[0]:
         case "pilot":
             return _Pass(scoring, partial(_pilot_share, share=settings["share"], seed=settings["seed"]))
@@ -98,22 +98,20 @@ def _pass(step: Step) -> _Pass:
             return _Pass(scoring)
 
 
-def _scoring(experiment: Experiment, step: str, name: str) -> Scoring:
-    is_teacher = "teacher" in step
-    models = experiment.teachers if is_teacher else experiment.references
-    selection = experiment.selections.get(name)
+def _scoring(experiment: Experiment, node: Node) -> Scoring:
+    first = scored_model(experiment, node).scoring
+    selection = experiment.selections.get(node.name)
     other: OtherScoring
-    match step.partition("_")[0]:
+    match node.step.partition("_")[0]:
         case "pilot":
-            return models[name].scoring.by(None, None)
+            return first.by(None, None)
         case "second" if selection and selection.agreement:
             other = selection.agreement
         case "rescored" if selection and selection.rescoring:
             other = selection.rescoring
         case _:
-            return models[name].scoring
-    model = selection.teacher if is_teacher else selection.reference
-    return models[model].scoring.by(other.backend, other.dtype)
+            return first
+    return first.by(other.backend, other.dtype)
 
 
 def _pilot_share(rows: pl.DataFrame, *, share: float, seed: int) -> pl.DataFrame:

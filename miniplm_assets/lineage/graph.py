@@ -272,6 +272,12 @@ def _selection_nodes(experiment: Experiment, sql: SqlProject, name: str) -> Iter
         yield from _agreement_nodes(experiment, name, selection.agreement)
 
 
+def scored_model(experiment: Experiment, node: Node) -> Scored:
+    """Return the teacher or reference whose scores a node holds."""
+    who, _, name = node.inputs["model"].partition("_model/")
+    return (experiment.teachers if who == "teacher" else experiment.references)[name]
+
+
 def selection_scores(experiment: Experiment, name: str, who: str) -> str:
     """Return the key of the teacher's or the reference's scores that a selection ranks by."""
     selection = experiment.selections[name]

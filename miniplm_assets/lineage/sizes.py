@@ -14,7 +14,7 @@ from miniplm_assets.core.recipe import canonical_json
 from miniplm_assets.core.splits import CANDIDATE, VALIDATION
 from miniplm_assets.experiment import HubModel, Scored, TrainedModel, TrainedTokenizer
 from miniplm_assets.lineage.fingerprints import Fingerprints
-from miniplm_assets.lineage.graph import Node
+from miniplm_assets.lineage.graph import Node, scored_model
 from miniplm_assets.lineage.pipeline import Pipeline
 
 # Bytes a row or token on the disk, as measured on the demo: token ids, spans and text, compressed.
@@ -45,35 +45,42 @@ class Sizes:
         total = self._packed_tokens.get(node.inputs.get("sequences", ""))
         if total is None:
             return None
-        if node.step in ("teacher_scores", "reference_scores"):
+        if "model" in node.inputs:
             num_shards = len(self._fingerprints.shards) if self._fingerprints else 1
             share = 1.0 if num_missing is None else num_missing / num_shards
-            return round((total[CANDIDATE] + total[VALIDATION]) * share)
+            scored = self._scored_tokens(node, total)
+            return None if scored is None else round(scored * share)
         return total[VALIDATION] if node.step == "student_evaluation" else None
+
+    def _scored_tokens(self, node: Node, total: Mapping[str, int]) -> float | None:
+        match node.step.partition("_")[0]:
+            case "pilot":
+                return total[CANDIDATE] * float(node.settings["share"])
+            case "second":
+                num_sequences = node.settings["num_random"] + node.settings["num_around_cutoff"]
+                return float(min(num_sequences * self._experiment.sequences.sequence_length, total[CANDIDATE]))
+            case "rescored":  # nobody knows before the first pass how many lie around its cutoff
+                return None
+            case _:
+                return total[CANDIDATE] + total[VALIDATION]
 
     def parameters(self, node: Node) -> int | None:
         """Return the parameters of the model that the asset runs or trains, None where unknown."""
         architecture = node.settings.get("architecture")
         if architecture is not None:
             return self._count(architecture, node)
-        match node.step:
-            case "teacher_scores":
-                return self._scored_parameters(self._experiment.teachers[node.name], node)
-            case "reference_scores":
-                return self._scored_parameters(self._experiment.references[node.name], node)
-            case "student_evaluation":
-                return self._count(
-                    self._experiment.architectures[self._experiment.students[node.name].architecture], node
-                )
-            case _:
-                return None
+        if "model" in node.inputs:
+            return self._scored_parameters(scored_model(self._experiment, node), node)
+        if node.step == "student_evaluation":
+            return self._count(self._experiment.architectures[self._experiment.students[node.name].architecture], node)
+        return None
 
     def disk_bytes(self, node: Node, num_missing: int | None, num_parameters: int | None) -> int | None:
         """Return the bytes that the asset's results would take, None where unknown."""
         tokens = self.tokens(node, num_missing)
         if self.is_training(node) and num_parameters is not None:
             return num_parameters * BYTES_PER_PARAMETER
-        if node.step in ("teacher_scores", "reference_scores") and tokens is not None:
+        if "model" in node.inputs and tokens is not None:
             return tokens // self._experiment.sequences.sequence_length * BYTES_PER_SCORE
         packed = self._packed_tokens.get(node.key)
         return sum(packed.values()) * BYTES_PER_SEQUENCE_TOKEN if packed is not None else None
