@@ -224,6 +224,7 @@ def test_out_of_memory_halves_the_batch_says_so_once_and_goes_on(tmp_path, monke
     monkeypatch.setattr(torch.accelerator, "empty_cache", lambda: None)
     lines = []
     with opened(tmp_path, tokens_per_batch=900, report=lines.append) as scorer:
+        scorer._threads = None  # as on an accelerator
         scores = scorer.score(sequences, ids_of(sequences))
         assert len(lines) == 1
         assert "ran out of memory" in lines[0]
@@ -239,7 +240,24 @@ def test_one_sequence_that_does_not_fit_is_named(tmp_path, monkeypatch):
     tiny_model("qwen2", tmp_path)
     monkeypatch.setattr(torch_scorer, "_tiled_logprobs", no_memory)
     with opened(tmp_path) as scorer, pytest.raises(ScoringError, match=r"sequence 9 \(3 tokens\) alone does not fit"):
+        scorer._threads = None  # as on an accelerator
         scorer.score([np.array([1, 2, 3], np.int32)], np.array([9]))
+
+
+def test_the_number_of_threads_changes_no_byte_and_stays_as_it_was(tmp_path):
+    tiny_model("qwen2", tmp_path)
+    sequences = scrambled_sequences(1_003, longest=100, num=60)
+    was, found = torch.get_num_threads(), []
+    try:
+        for num_threads in (1, 2, 3, 5):
+            torch.set_num_threads(num_threads)
+            with opened(tmp_path) as scorer:
+                scores = scorer.score(sequences, ids_of(sequences))
+            found.append((scores.logprob_nats.tobytes(), scores.token_logprobs_nats().tobytes()))
+            assert torch.get_num_threads() == num_threads
+    finally:
+        torch.set_num_threads(was)
+    assert len(set(found)) == 1
 
 
 def test_no_sequences_give_no_scores(tmp_path):

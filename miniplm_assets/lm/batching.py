@@ -5,7 +5,7 @@ large for the device is met at once, not after hours. Padding stands at the righ
 not look there, so that no attention mask is needed and the fast causal kernels apply.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +39,14 @@ def longest_first(lengths: NDArray[np.intp]) -> NDArray[np.intp]:
 def fill_batch(order: NDArray[np.intp], lengths: NDArray[np.intp], *, tokens_per_batch: int) -> NDArray[np.intp]:
     """Return the first sequences of `order` that fit: padded tokens within the budget, at least one sequence."""
     return order[: max(1, tokens_per_batch // max(1, int(lengths[order[0]]) - 1))]
+
+
+def batches(order: NDArray[np.intp], lengths: NDArray[np.intp], *, tokens_per_batch: int) -> Iterator[NDArray[np.intp]]:
+    """Go through `order`, a batch at a time."""
+    while len(order):
+        members = fill_batch(order, lengths, tokens_per_batch=tokens_per_batch)
+        yield members
+        order = order[len(members) :]
 
 
 def pad(sequences: Sequence[NDArray[np.int32]], members: NDArray[np.intp], rule: TokenRule) -> Batch:

@@ -1,14 +1,19 @@
 """Scoring with a transformers model in this process: body, then the output layer in tiles.
 
-Nothing waits for the device between batches: which tokens are scored follows from the tokens alone, and
-the log-probabilities are fetched once, at the end, so that an accelerator computes while the next batch
-is laid out and copied.
+On an accelerator nothing waits between batches: which tokens are scored follows from the tokens alone, and
+the log-probabilities are fetched once, at the end, so that it computes while the next batch is laid out and
+copied. On a CPU each batch is computed by one thread, and as many batches at once as there are threads: as
+fast as all threads on one batch, and the same bytes whatever their number, which decides where torch's loops
+are cut and thereby how their ends are rounded.
 """
 
 import gc
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,7 +22,7 @@ from numpy.typing import NDArray
 
 from miniplm_assets.core.errors import ModelError, ScoringError
 from miniplm_assets.experiment import Scoring
-from miniplm_assets.lm.batching import Batch, fill_batch, longest_first, pad
+from miniplm_assets.lm.batching import Batch, batches, fill_batch, longest_first, pad
 from miniplm_assets.lm.blocked_logprobs import blocked_logprobs, tile_shape
 from miniplm_assets.lm.output_head import PlainHead, find_plain_head
 from miniplm_assets.lm.scores import Scores, TokenRule, check_sequences, sum_by_sequence
@@ -25,11 +30,10 @@ from miniplm_assets.lm.scores import Scores, TokenRule, check_sequences, sum_by_
 if TYPE_CHECKING:
     import torch
 
-# More than this leaves a CPU's cache: 104M parameters, sequences of about 800 tokens, two threads, batches of
-# 1,024 / 2,048 / 4,096 tokens ran at 0.75 / 0.81 / 0.79 of the matrix-product rate.
+# More than this leaves a CPU's cache, and holds up the other threads at the end of a part.
 CPU_TOKENS_PER_BATCH: Final = 2_048
-# Where the logits must exist whole, this many bytes of them at once.
-WHOLE_LOGITS_BYTES: Final = 1 << 30
+# Where the logits must exist whole, this many bytes of them at once, for each thread of a CPU.
+WHOLE_LOGITS_BYTES: Final = 1 << 28
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +59,10 @@ class TorchScorer:
         self._max_sequence_tokens = max_sequence_tokens
         self._head = find_plain_head(model)
         self._tokens_per_batch = tokens_per_batch
+        self._threads: ThreadPoolExecutor | None = None
         if self._device.type == "cpu":
             self._tokens_per_batch = min(tokens_per_batch, CPU_TOKENS_PER_BATCH)
+            self._threads = _threads_of_one()
         if self._head is None:
             report(
                 f"{type(model).__name__} changes its logits after the output layer, so they are computed whole: "
@@ -74,13 +80,43 @@ class TorchScorer:
         lengths = np.array([len(token_ids) for token_ids in sequences], dtype=np.intp)
         waiting = longest_first(lengths)
         waiting = waiting[lengths[waiting] > 1]  # a lone token is predicted by nothing
-        logprobs: list[torch.Tensor] = []
-        owners: list[NDArray[np.intp]] = []
+        if not len(waiting):
+            return sum_by_sequence(np.empty(0, np.float32), np.empty(0, np.intp), sequence_ids)
+        score = self._one_after_another if self._threads is None else self._side_by_side
+        logprobs, owners = zip(*score(sequences, sequence_ids, waiting, lengths), strict=True)
+        return sum_by_sequence(torch.cat(logprobs).cpu().numpy(), np.concatenate(owners), sequence_ids)
+
+    def _side_by_side(
+        self,
+        sequences: Sequence[NDArray[np.int32]],
+        _sequence_ids: NDArray[np.int64],
+        waiting: NDArray[np.intp],
+        lengths: NDArray[np.intp],
+    ) -> "Iterator[tuple[torch.Tensor, NDArray[np.intp]]]":
+        """Return the log-probabilities of each batch and whose they are; a thread a batch."""
+        assert self._threads is not None
+
+        def score(members: NDArray[np.intp]) -> "tuple[torch.Tensor, NDArray[np.intp]]":
+            batch = pad(sequences, members, self._rule)
+            return self._logprobs(batch), batch.owners
+
+        return self._threads.map(score, batches(waiting, lengths, tokens_per_batch=self._tokens_per_batch))
+
+    def _one_after_another(
+        self,
+        sequences: Sequence[NDArray[np.int32]],
+        sequence_ids: NDArray[np.int64],
+        waiting: NDArray[np.intp],
+        lengths: NDArray[np.intp],
+    ) -> "Iterator[tuple[torch.Tensor, NDArray[np.intp]]]":
+        """Return the same on an accelerator, in smaller batches from where its memory was too small."""
+        import torch
+
         while len(waiting):
             members = fill_batch(waiting, lengths, tokens_per_batch=self._tokens_per_batch)
             batch = pad(sequences, members, self._rule)
             try:
-                logprobs.append(self._logprobs(batch))
+                logprobs = self._logprobs(batch)
             except torch.OutOfMemoryError:
                 is_full = True
             else:
@@ -88,11 +124,8 @@ class TorchScorer:
             if is_full:  # outside of the handler, whose traceback keeps the batch's memory alive
                 self._halve(batch, sequence_ids[members[0]])
                 continue
-            owners.append(batch.owners)
+            yield logprobs, batch.owners
             waiting = waiting[len(members) :]
-        if not logprobs:
-            return sum_by_sequence(np.empty(0, np.float32), np.empty(0, np.intp), sequence_ids)
-        return sum_by_sequence(torch.cat(logprobs).cpu().numpy(), np.concatenate(owners), sequence_ids)
 
     def _logprobs(self, batch: Batch) -> "torch.Tensor":
         import torch
@@ -135,9 +168,25 @@ class TorchScorer:
         import torch
 
         self._model = self._head = None
+        if self._threads is not None:
+            self._threads.shutdown()
         gc.collect()
         if self._device.type != "cpu":
             torch.accelerator.empty_cache()
+
+
+def _threads_of_one() -> ThreadPoolExecutor:
+    """Return as many threads as torch has, each of which computes alone."""
+    import torch
+
+    num_threads = torch.get_num_threads()
+    threads = ThreadPoolExecutor(num_threads, "score", initializer=partial(torch.set_num_threads, 1))
+    all_started = threading.Barrier(num_threads + 1)
+    for _ in range(num_threads):
+        threads.submit(all_started.wait)
+    all_started.wait()
+    torch.set_num_threads(num_threads)  # again the default of threads to come, which the others have changed
+    return threads
 
 
 def _tiled_logprobs(
@@ -185,10 +234,11 @@ def score_with_model(
     if sequence_ids is None:
         sequence_ids = np.arange(len(sequences), dtype=np.int64)
     rule = TokenRule(end_of_document_id=end_of_document_id, score_after_end_of_document=score_after_end_of_document)
-    with _evaluation_mode(model):
-        return TorchScorer(model, rule=rule, tokens_per_batch=tokens_per_batch, report=report).score(
-            sequences, sequence_ids
-        )
+    with (
+        _evaluation_mode(model),
+        closing(TorchScorer(model, rule=rule, tokens_per_batch=tokens_per_batch, report=report)) as scorer,
+    ):
+        return scorer.score(sequences, sequence_ids)
 
 
 @contextmanager
