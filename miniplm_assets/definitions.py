@@ -9,6 +9,7 @@ from pathlib import Path
 import dagster as dg
 
 from miniplm_assets.assets.factory import build_assets
+from miniplm_assets.assets.ray_cluster import ray_resources
 from miniplm_assets.automation import corpus_sensor, nightly_schedule
 from miniplm_assets.lineage.pipeline import EXPERIMENT_VARIABLE, WAREHOUSE_VARIABLE, Pipeline
 
@@ -20,6 +21,7 @@ defs = dg.Definitions(
     assets=build_assets(pipeline),
     sensors=[corpus_sensor(pipeline)],
     schedules=[nightly_schedule()],
+    resources=ray_resources(pipeline.experiment),
     # In one process an asset costs 0.1 s, in its own 1.2 to 2.5 s: too much for a graph that is mostly stored.
     executor=dg.in_process_executor,
     # Progress is told at INFO; what Dagster says of its own steps is in the UI.

@@ -17,11 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import accelerate  # noqa: F401, TID253
+import accelerate  # noqa: F401
 import dagster as dg
 import duckdb  # noqa: F401
-import torch  # noqa: F401, TID253
-import transformers  # noqa: F401, TID253
+import torch  # noqa: F401
+import transformers  # noqa: F401
 
 from miniplm_assets.assets.factory import build_assets
 from miniplm_assets.lineage.pipeline import PROJECT, Pipeline

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-import torch  # noqa: TID253 - nothing here is without it
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -15,6 +15,7 @@ from miniplm_assets.storage.manifest import CheckOutcome
 
 # One model on the device at a time; dagster.yaml gives the pool its limit.
 DEVICE_POOL = "device"
+RAY_RESOURCE = "ray"
 # For what may pass: a network or a file system that fails. Bad input and mistakes of the code are not tried again.
 MAX_RETRIES = 2
 SECONDS_BEFORE_RETRY = 10
@@ -47,6 +48,7 @@ class Kind:
         columns: descriptions of its columns.
         checks: its asset checks.
         uses_device: whether it runs a model.
+        uses_ray: whether it runs on a Ray cluster: the resource `ray`.
         metadata: what is known before anything runs.
     """
 
@@ -57,6 +59,7 @@ class Kind:
     columns: Mapping[str, str] | None = None
     checks: Sequence[Check] = ()
     uses_device: bool = False
+    uses_ray: bool = False
     metadata: Mapping[str, Any] | None = None
 
 
@@ -78,6 +81,7 @@ def build_asset(pipeline: Pipeline, key: str, kind: Kind) -> dg.AssetsDefinition
         code_version=node.code_version,
         automation_condition=None if key == RAW_CORPUS else _when_content_changed(),
         pool=DEVICE_POOL if kind.uses_device else None,
+        required_resource_keys={RAY_RESOURCE} if kind.uses_ray else None,
         metadata={**(kind.metadata or {}), "settings": dg.MetadataValue.json(dict(node.settings))},
         check_specs=[
             dg.AssetCheckSpec(

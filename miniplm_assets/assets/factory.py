@@ -41,7 +41,7 @@ def _kind(pipeline: Pipeline, node: Node) -> Kind:
         case "score_agreement":
             return SCORE_AGREEMENT_KIND
         case step if step.endswith(("teacher_scores", "reference_scores")):
-            return scores_kind(node)
+            return scores_kind(pipeline.experiment, node)
         case "student_checkpoint":
             return STUDENT_CHECKPOINT_KIND
         case "student_evaluation":

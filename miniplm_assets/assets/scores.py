@@ -5,7 +5,7 @@ second time in another way, to see whether both agree; and the band around a cut
 """
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -19,6 +19,8 @@ from miniplm_assets.core.splits import CANDIDATE
 from miniplm_assets.corpus.tokenizer import load_tokenizer
 from miniplm_assets.experiment import Experiment, OtherScoring, Scoring
 from miniplm_assets.lineage.graph import Node, scored_model
+from miniplm_assets.lineage.plan import missing_recipes
+from miniplm_assets.lm.ray_workers import RayWorkers, ScorerSettings
 from miniplm_assets.lm.score_shard import TOKEN_LOGPROBS, mean_nll, merge_scores, score_shard
 from miniplm_assets.lm.scorer import Scorer, open_scorer
 from miniplm_assets.storage.store import Draft
@@ -51,26 +53,18 @@ def make_scores(step: Step) -> Made:
     earlier = step.input_shards("scores") if scored.is_merged else {}
 
     with ExitStack() as stack:
+        workers = _ray_workers(step, scored.scoring, stack)
 
         @cache
         def scorer() -> Scorer:
             """Load the model once, and only when there is something to score."""
-            tokenizer = load_tokenizer(step.input("tokenizer").verified_folder())
-            return stack.enter_context(
-                open_scorer(
-                    step.input("model").verified_folder(),
-                    scoring=scored.scoring,
-                    end_of_document_id=tokenizer.end_of_document_id,
-                    max_sequence_tokens=step.pipeline.experiment.sequences.sequence_length + 1,
-                    report=step.report,
-                )
-            )
+            return stack.enter_context(open_scorer(**_scorer_arguments(step, scored.scoring), report=step.report))
 
         def write(shard: str, draft: Draft) -> None:
             draft.facts = score_shard(
                 sequences[shard].file(SEQUENCES),
                 shard=shard,
-                open_scorer=scorer,
+                open_scorer=scorer if workers is None else lambda: workers,
                 sequences_per_part=scored.scoring.sequences_per_part,
                 work=draft.work,
                 folder=draft.path,
@@ -81,7 +75,25 @@ def make_scores(step: Step) -> Made:
             if scored.is_merged:
                 merge_scores(earlier[shard].file(SCORES), draft.path / SCORES)
 
-        return step.make_by_shard(write, _add_means)
+        return step.make_by_shard(write, _add_means, workers=workers)
+
+
+def _scorer_arguments(step: Step, scoring: Scoring) -> dict[str, Any]:
+    return {
+        "model_folder": step.input("model").verified_folder(),
+        "scoring": scoring,
+        "end_of_document_id": load_tokenizer(step.input("tokenizer").verified_folder()).end_of_document_id,
+        "max_sequence_tokens": step.pipeline.experiment.sequences.sequence_length + 1,
+    }
+
+
+def _ray_workers(step: Step, scoring: Scoring, stack: ExitStack) -> RayWorkers | None:
+    """Return scorers on a Ray cluster where the experiment asks for them and there is something to score."""
+    if scoring.engine != "ray" or not missing_recipes(step.store, step.fingerprints, step.node.key):
+        return None
+    step.connect_ray()
+    settings = ScorerSettings(**_scorer_arguments(step, scoring))
+    return stack.enter_context(closing(RayWorkers(settings, num_workers=scoring.num_workers, report=step.report)))
 
 
 def _pass(step: Step) -> _Pass:
@@ -177,7 +189,7 @@ The other sequences keep the scores of the first pass.""",
 }
 
 
-def scores_kind(node: Node) -> Kind:
+def scores_kind(experiment: Experiment, node: Node) -> Kind:
     """Return the kind of `teacher_scores`, `pilot_reference_scores` and the like."""
     which, who, _ = f"_{node.step}".rsplit("_", 2)
     columns = {
@@ -193,5 +205,6 @@ def scores_kind(node: Node) -> Kind:
         description=DESCRIPTIONS[which.strip("_")].format(who=who),
         make=make_scores,
         uses_device=True,
+        uses_ray=_scoring(experiment, node).engine == "ray",
         columns=columns,
     )

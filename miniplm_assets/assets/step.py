@@ -1,11 +1,14 @@
 """One asset in one run: its inputs, and making its result unless it is stored."""
 
+import queue
+import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import dagster as dg
 
@@ -17,6 +20,16 @@ from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.snapshot import Snapshot, latest_snapshot, load_snapshot
 from miniplm_assets.storage.store import Draft, Result, Store, shard_facts
 from miniplm_assets.storage.tables import TABLE_OF_STEP
+
+
+class Workers(Protocol):
+    """What several shards are made with at once."""
+
+    num_workers: int
+
+    def close(self) -> None:
+        """End the work that is going on."""
+
 
 # Every step of a run works on the same state of the corpus, whatever happens to its files meanwhile.
 SNAPSHOT_TAG = "miniplm/raw_corpus"
@@ -51,8 +64,27 @@ class Step:
     def __init__(self, pipeline: Pipeline, key: str, context: dg.AssetExecutionContext) -> None:
         self.pipeline = pipeline
         self.node: Node = pipeline.graph[key]
-        self.report: Callable[[str], None] = context.log.info
         self._context = context
+        self._thread = threading.get_ident()
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def report(self, line: str) -> None:
+        """Show a line of progress. Dagster's log belongs to the step's own thread; lines of others wait for it."""
+        if threading.get_ident() != self._thread:
+            self._lines.put(line)
+            return
+        self._show_waiting_lines()
+        self._context.log.info(line)
+
+    def _show_waiting_lines(self) -> None:
+        while not self._lines.empty():
+            self._context.log.info(self._lines.get())
+
+    def connect_ray(self) -> None:
+        """Connect to the Ray cluster, or start Ray on this machine; the resource disconnects when the step is over."""
+        resource = self._context.resources.ray
+        if not resource.connected:
+            resource.connect(self._context)
 
     @property
     def store(self) -> Store:
@@ -132,16 +164,22 @@ class Step:
         return Made(result, 0, 1, 0.0, result.manifest.seconds, model_tokens(result.facts))
 
     def make_by_shard(
-        self, write_shard: Callable[[str, Draft], None], finish: Callable[[Draft], None] | None = None
+        self,
+        write_shard: Callable[[str, Draft], None],
+        finish: Callable[[Draft], None] | None = None,
+        *,
+        workers: Workers | None = None,
     ) -> Made:
-        """Make what is missing of a by-shard asset, one corpus file after the other, each published on its own.
+        """Make what is missing of a by-shard asset, corpus file by corpus file, each published on its own.
 
         Args:
             write_shard: fills the draft of one corpus file.
             finish: adds to the sums of the shards' facts what follows from them: a mean, the outcome of a check.
+            workers: where `write_shard` is to run for as many files at once; else one after the other.
         """
         recipes = self.fingerprints.shard_recipes(self.node.key)
-        shards = {shard: self.make_as(recipe, partial(write_shard, shard)) for shard, recipe in recipes.items()}
+        make = {shard: partial(self.make_as, recipe, partial(write_shard, shard)) for shard, recipe in recipes.items()}
+        shards = self._make_at_once(make, workers) if workers else {shard: one() for shard, one in make.items()}
         results = {shard: made.result for shard, made in shards.items()}
 
         def write(draft: Draft) -> None:
@@ -161,6 +199,25 @@ class Step:
         )
         self._report_reuse(made)
         return made
+
+    def _make_at_once(self, make: Mapping[str, Callable[[], Made]], workers: Workers) -> dict[str, Made]:
+        with ThreadPoolExecutor(workers.num_workers, thread_name_prefix="shard") as threads:
+            futures = {shard: threads.submit(one) for shard, one in make.items()}
+            try:
+                while wait(futures.values(), timeout=1.0, return_when=FIRST_EXCEPTION).not_done:
+                    self._show_waiting_lines()
+                    if any(future.done() and future.exception() for future in futures.values()):
+                        break
+                failed = [future for future in futures.values() if future.done() and future.exception()]
+                for future in failed:
+                    future.result()
+            except BaseException:  # an interrupt, too, must not wait for shards that are hours from their end
+                threads.shutdown(wait=False, cancel_futures=True)
+                workers.close()
+                raise
+            finally:
+                self._show_waiting_lines()
+        return {shard: future.result() for shard, future in futures.items()}
 
     def _report_reuse(self, made: Made) -> None:
         if not made.num_computed:

@@ -155,7 +155,7 @@ class Scoring(Settings):
     """How the sequences are scored. The backend and the dtype are part of a score's fingerprint."""
 
     runtime_only: ClassVar[frozenset[str]] = frozenset(
-        {"device", "tokens_per_batch", "sequences_per_part", "tensor_parallel_size", "compile"}
+        {"device", "tokens_per_batch", "sequences_per_part", "tensor_parallel_size", "compile", "engine", "num_workers"}
     )
 
     backend: Backend = "torch"
@@ -171,6 +171,19 @@ class Scoring(Settings):
     compile: bool | None = Field(
         None, description="let vLLM compile the model at start-up; default: where the model is large enough to repay it"
     )
+
+    engine: Literal["local", "ray"] = Field(
+        "local", description="this process on one device, or actors on a Ray cluster, on this machine or many"
+    )
+    num_workers: int | None = Field(
+        None, ge=1, description="scorers on the Ray cluster; default: one a device, or one a node where there is none"
+    )
+
+    @model_validator(mode="after")
+    def _workers_only_with_ray(self) -> "Scoring":
+        if self.engine == "local" and self.num_workers is not None:
+            raise ValueError("num_workers needs engine ray; the local engine is one scorer")
+        return self
 
     @model_validator(mode="after")
     def _some_only_with_vllm(self) -> "Scoring":

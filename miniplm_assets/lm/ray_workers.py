@@ -11,7 +11,7 @@ Any thread may score at any time: it takes a free actor for one part and gives i
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,8 @@ from miniplm_assets.lm.scores import Scores
 
 # Loading tens of gigabytes from a network disk, after waiting for a node to come up.
 START_SECONDS: Final = 1_800.0
+# Ray tells of a killed actor within a second.
+END_SECONDS: Final = 10.0
 # A part that has cost so many actors their lives will cost the next one its own.
 MAX_LOSSES: Final = 3
 
@@ -86,7 +88,11 @@ def _node_name() -> str:
 
 
 class RayWorkers:
-    """Actors that score, behind the face of one `Scorer`. Ray must be connected."""
+    """Actors that score, behind the face of one `Scorer`. Ray must be connected.
+
+    Attributes:
+        num_workers: how many actors were asked for.
+    """
 
     def __init__(self, settings: ScorerSettings, *, num_workers: int | None, report: Callable[[str], None]) -> None:
         """Ask for the actors.
@@ -97,18 +103,21 @@ class RayWorkers:
             report: takes a line of progress.
 
         Raises:
-            ScoringError: if the cluster has no room for a single one of them.
+            ScoringError: if the cluster has no device for one of them.
         """
         import ray
 
         self._settings = settings
         self._report = report
         self.num_workers, self._resources = _share_out(settings.scoring, num_workers)
-        self._actor_class: Any = ray.remote(ScorerActor).options(**self._resources)
-        # Free actors; or an error that ends all who wait.
+        self._actor_class: Any = ray.remote(ScorerActor).options(scheduling_strategy="SPREAD", **self._resources)
+        # Actors that have nothing to do; or an error that ends all who wait.
         self._free: queue.Queue[Any] = queue.Queue()
-        self._is_closed = threading.Event()
-        self._actors: set[Any] = set()
+        self._lock = threading.Lock()
+        self._asked: list[Any] = []
+        self._starting: list[threading.Thread] = []
+        self._num_alive = 0
+        self._is_closed = False
         report(f"asking Ray for {self.num_workers} scorers, each with {self._resources}")
         for _ in range(self.num_workers):
             self._start()
@@ -117,83 +126,142 @@ class RayWorkers:
         """Return the scores of sequences, in the order given; see `Scorer.score`."""
         import ray
 
-        if not sequences:
-            return Scores.of_nothing()
         part = ray.put(np.concatenate(sequences))
         lengths = np.array([len(token_ids) for token_ids in sequences], dtype=np.int64)
         for _ in range(MAX_LOSSES):
             actor = self._take()
+            scores: Scores
             try:
                 scores, lines = ray.get(actor.score.remote(part, lengths, sequence_ids))
             except ray.exceptions.RayActorError as loss:
-                self._replace(actor, loss)
+                self._replace(loss)
+                continue
             except ray.exceptions.RayTaskError as error:
-                self._free.put(actor)
+                self._end_all(_own(error))
                 raise _own(error) from None
-            else:
-                self._free.put(actor)
-                for line in lines:
-                    self._report(line)
-                return scores
+            self._free.put(actor)
+            for line in lines:
+                self._report(line)
+            return scores
         raise ScoringError(
-            f"the part that begins with sequence {sequence_ids[0]} has lost {MAX_LOSSES} actors in a row; its sequences "
-            "may need more memory than a node has: lower scoring.tokens_per_batch"
+            f"the part that begins with sequence {sequence_ids[0]} has cost {MAX_LOSSES} scorers their lives; it may "
+            "need more memory than they have: lower scoring.tokens_per_batch"
         )
 
     def close(self) -> None:
-        """End the actors."""
+        """End the actors, and whoever waits for one."""
         import ray
 
-        self._is_closed.set()
-        for actor in list(self._actors):
+        with self._lock:
+            self._is_closed = True
+            asked, self._asked = self._asked, []
+        for actor in asked:
             ray.kill(actor)
-        self._actors.clear()
+        for thread in self._starting:  # those who still wait for an actor hear of its end
+            thread.join(END_SECONDS)
+        self._end_all(ScoringError("scoring was stopped"))
 
     def _take(self) -> Any:
-        """Return a free actor, waiting for one."""
-        waited = 0.0
+        """Return an actor that has nothing to do, waiting for one.
+
+        Raises:
+            ScoringError: if no node had room for any actor in `START_SECONDS`; or whatever ended the others.
+        """
+        deadline = time.monotonic() + START_SECONDS
         while True:
             try:
                 found = self._free.get(timeout=1.0)
             except queue.Empty:
-                waited += 1.0
-                if self._actors_at_work() or waited < START_SECONDS:
-                    continue
-                raise ScoringError(_no_room(self._resources)) from None
+                if self._num_alive:
+                    deadline = time.monotonic() + START_SECONDS
+                elif time.monotonic() > deadline:
+                    raise ScoringError(
+                        f"no node of the Ray cluster had room for a scorer in {START_SECONDS:,.0f} s; each needs "
+                        f"{self._resources}, {_what_there_is()}"
+                    ) from None
+                continue
             if isinstance(found, MiniplmError):
                 self._free.put(found)  # for the next who waits
                 raise found
             return found
 
-    def _actors_at_work(self) -> int:
-        return 0 if not self._actors else len(self._actors)
-
     def _start(self) -> None:
         """Ask for an actor; it is free once it has loaded its model."""
-        threading.Thread(target=self._open, name="start-scorer", daemon=True).start()
+        thread = threading.Thread(target=self._open, name="start-scorer", daemon=True)
+        self._starting.append(thread)
+        thread.start()
 
     def _open(self) -> None:
         import ray
 
         for _ in range(MAX_LOSSES):
-            actor = self._actor_class.remote(self._settings)
-            try:
-                for line in ray.get(actor.open.remote()):
-                    self._report(line)
-            except ray.exceptions.RayActorError as loss:
-                if self._is_closed.is_set():
+            with self._lock:
+                if self._is_closed:
                     return
-                self._report(f"a scorer was lost while it loaded its model: {_first_line(loss)}")
+                actor = self._actor_class.remote(self._settings)
+                self._asked.append(actor)
+            try:
+                lines = ray.get(actor.open.remote())
+            except ray.exceptions.RayActorError as loss:
+                if not self._is_closed:
+                    self._report(f"a scorer was lost while it loaded its model: {_first_line(loss)}")
+                continue
             except ray.exceptions.RayTaskError as error:
-                self._free.put(_own(error))
+                self._end_all(_own(error))
                 return
-            else:
-                self._actors.add(actor)
-                self._free.put(actor)
-                return
-        self._free.put(ScoringError(f"{MAX_LOSSES} scorers in a row were lost while they loaded the model"))
+            for line in lines:
+                self._report(line)
+            with self._lock:
+                self._num_alive += 1
+            self._free.put(actor)
+            return
+        self._end_all(ScoringError(f"{MAX_LOSSES} scorers in a row were lost while they loaded the model"))
 
-    def _replace(self, actor: Any, loss: Exception) -> None:
-        self._actors.discard(actor)
-        self._report(f"a scorer was lost, its part is scored again: {_first_line(loss)}")
-        self._start()
+    def _replace(self, loss: Exception) -> None:
+        with self._lock:
+            self._num_alive -= 1
+        if not self._is_closed:
+            self._report(f"a scorer was lost, and its part is scored again: {_first_line(loss)}")
+            self._start()
+
+    def _end_all(self, error: MiniplmError) -> None:
+        self._free.put(error)
+
+
+def _share_out(scoring: Scoring, num_workers: int | None) -> tuple[int, dict[str, float]]:
+    """Return how many actors there are to be, and what each asks Ray for."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    num_gpus = sum(int(node.get("GPU", 0)) for node in nodes)
+    if num_gpus and scoring.device != "cpu":
+        per_worker = scoring.tensor_parallel_size
+        if num_gpus < per_worker:
+            raise ScoringError(f"tensor_parallel_size is {per_worker}, but {_what_there_is()}")
+        return num_workers or num_gpus // per_worker, {"num_gpus": per_worker}
+    wanted = num_workers or len(nodes)
+    cpus = [int(node.get("CPU", 0)) for node in nodes if node.get("CPU", 0) >= 1]
+    if not cpus:
+        raise ScoringError(f"a scorer needs a GPU or a CPU, but {_what_there_is()}")
+    # One that every node has room for, whichever of them goes.
+    return wanted, {"num_cpus": max(1, min(sum(cpus) // wanted, min(cpus)))}
+
+
+def _what_there_is() -> str:
+    import ray
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    each = "; ".join(
+        f"{int(n['Resources'].get('CPU', 0))} CPUs, {int(n['Resources'].get('GPU', 0))} GPUs" for n in nodes
+    )
+    return f"the cluster has {len(nodes)} nodes: {each}"
+
+
+def _own(error: Any) -> MiniplmError:
+    """Return the error that an actor raised as what it is, if it is one of ours."""
+    cause = error.cause
+    return cause if isinstance(cause, MiniplmError) else ScoringError(f"a scorer on the Ray cluster failed: {error}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,32 @@
+"""The connection to Ray, as a Dagster resource; only where an experiment asks for `engine: ray`."""
+
+import importlib.util
+from typing import Any
+
+from miniplm_assets.assets.build import RAY_RESOURCE
+from miniplm_assets.core.errors import ExperimentError
+from miniplm_assets.experiment import Experiment
+
+
+def ray_resources(experiment: Experiment) -> dict[str, Any]:
+    """Return the resource `ray` if the experiment scores with it, else nothing.
+
+    It starts Ray on this machine, or connects to the cluster that Ray's own variable RAY_ADDRESS names, when there is
+    something to score. `dagster_ray` has others with the same face, for clusters on Kubernetes.
+
+    Raises:
+        ExperimentError: if Ray is not installed; with the command.
+    """
+    models = [*experiment.teachers.items(), *experiment.references.items()]
+    asking = [name for name, scored in models if scored.scoring.engine == "ray"]
+    if not asking:
+        return {}
+    if importlib.util.find_spec("dagster_ray") is None:
+        raise ExperimentError(
+            f"{asking[0]}: scoring.engine is ray, but ray is not installed here; run: pip install "
+            "'miniplm_assets[ray]' (or set scoring.engine to local)"
+        )
+    from dagster_ray import Lifecycle, LocalRay
+
+    # Connecting takes seconds, and a step that finds everything stored needs none of it.
+    return {RAY_RESOURCE: LocalRay(lifecycle=Lifecycle(connect=False))}

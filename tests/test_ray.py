@@ -1,0 +1,176 @@
+"""Scoring on Ray clusters of this machine: the same bytes as without, nothing lost or done twice where a node dies."""
+
+import hashlib
+import os
+import shutil
+from collections import Counter
+
+import dagster as dg
+import numpy as np
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from miniplm_assets.assets.factory import build_assets
+from miniplm_assets.assets.ray_cluster import ray_resources
+from miniplm_assets.core.errors import ExperimentError, ModelError, ScoringError
+from miniplm_assets.experiment import Scoring
+from miniplm_assets.lineage.pipeline import Pipeline
+from miniplm_assets.lm import ray_workers, score_shard
+from miniplm_assets.lm.ray_workers import RayWorkers, ScorerSettings
+from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shard
+
+pytestmark = [
+    # Ray's own processes and sockets, left open in its own tests too.
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+SCORES = ["teacher_scores/large", "reference_scores/small"]
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Two nodes with a CPU each; the second can be killed."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    second = cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    yield cluster, second
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    """Three files, everything up to the models stored, and the scores that one local scorer gives."""
+    folder = tmp_path_factory.mktemp("ray")
+    for name, modules in (("a", MODULES[:4]), ("b", MODULES[4:7]), ("c", MODULES[7:])):
+        write_shard(folder / "corpus" / f"{name}.jsonl", modules)
+    content = tiny_experiment(folder / "corpus", folder / "warehouse")
+    for scored in (content["teachers"]["large"], content["references"]["small"]):
+        scored["scoring"] = {"sequences_per_part": 40}
+    del content["students"]
+    materialise(write_experiment(folder / "local.yaml", content))
+    return folder, content
+
+
+def materialise(experiment_file, select=None):
+    pipeline = Pipeline.open(experiment_file)
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize(
+            build_assets(pipeline),
+            instance=instance,
+            selection=select,
+            resources=ray_resources(pipeline.experiment),
+            raise_on_error=True,
+        )
+    return pipeline, result
+
+
+def scores(pipeline):
+    """Return the digest of every file of scores, by its place."""
+    files = sorted(path for key in SCORES for path in (pipeline.store.root / key).rglob("scores.parquet"))
+    return {path.relative_to(pipeline.store.root): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def on_ray(local, folder, **scoring):
+    """Return a copy of the local experiment that scores on Ray, with all but the scores stored."""
+    shutil.copytree(local[0] / "warehouse", folder / "warehouse")
+    expected = scores(Pipeline.open(local[0] / "local.yaml"))
+    content = {**local[1], "warehouse": str(folder / "warehouse")}
+    for kind, name in (("teachers", "large"), ("references", "small")):
+        old = content[kind][name]
+        content[kind] = {name: {**old, "scoring": {**old["scoring"], "engine": "ray", **scoring}}}
+    for key in SCORES:
+        shutil.rmtree(folder / "warehouse" / key)
+    return write_experiment(folder / "ray.yaml", content), expected
+
+
+def test_a_node_that_dies_loses_nothing_and_nothing_is_done_twice(local, cluster, tmp_path, monkeypatch):
+    experiment_file, expected = on_ray(local, tmp_path)
+    nodes, second = cluster
+    put_away, done = score_shard._Part.put_away, Counter()
+
+    def put_away_and_kill_once(part, scored):
+        put_away(part, scored)
+        done[part.path] += 1
+        if sum(done.values()) == 2:  # both are at work on their next parts
+            nodes.remove_node(second, allow_graceful=False)
+
+    monkeypatch.setattr(score_shard._Part, "put_away", put_away_and_kill_once)
+    pipeline, result = materialise(experiment_file, ["teacher_scores/large"])
+    mine = {place: digest for place, digest in expected.items() if place.parts[0] == "teacher_scores"}
+    assert scores(pipeline) == mine
+    assert len(nodes.list_all_nodes()) == 1
+    assert len(done) > 6 and set(done.values()) == {1}
+    [event] = result.get_asset_materialization_events()
+    assert event.materialization.metadata["num_results_computed"].value == 3
+
+
+def test_ray_is_started_here_where_no_cluster_is_named_and_is_gone_afterwards(local, tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    experiment_file, expected = on_ray(local, tmp_path, num_workers=2)
+    pipeline, _ = materialise(experiment_file, SCORES)
+    assert scores(pipeline) == expected
+    assert not ray.is_initialized()
+    # What is stored is found without Ray.
+    monkeypatch.setattr(ray, "init", None)
+    _, again = materialise(experiment_file, SCORES)
+    for event in again.get_asset_materialization_events():
+        assert event.materialization.metadata["num_results_computed"].value == 0
+
+
+@pytest.fixture(scope="module")
+def one_node():
+    ray.init(num_cpus=1, include_dashboard=False)
+    yield
+    ray.shutdown()
+
+
+def stored_teacher(local):
+    return next((local[0] / "warehouse" / "teacher_model" / "large").glob("*/model.safetensors")).parent
+
+
+def settings(folder):
+    return ScorerSettings(model_folder=folder, scoring=Scoring(), end_of_document_id=0, max_sequence_tokens=65)
+
+
+def test_what_is_wrong_on_a_node_is_said_as_it_was_there(one_node, local, tmp_path):
+    sequences, ids = [np.array([1, 2, 9_999], np.int32)], np.array([77])
+    workers = RayWorkers(settings(tmp_path / "nowhere"), num_workers=1, report=print)
+    with pytest.raises(ModelError, match="nowhere is not there on node .* shared file system"):
+        workers.score(sequences, ids)
+    workers.close()
+    workers = RayWorkers(settings(stored_teacher(local)), num_workers=1, report=print)
+    with pytest.raises(ScoringError, match="sequence 77 holds token id 9999, but the model knows only"):
+        workers.score(sequences, ids)
+    workers.close()
+
+
+def test_a_part_that_kills_its_actors_is_named_after_some(one_node, local, monkeypatch):
+    class Dying(ray_workers.ScorerActor):
+        def score(self, *_):
+            os._exit(1)
+
+    monkeypatch.setattr(ray_workers, "ScorerActor", Dying)
+    workers = RayWorkers(settings(stored_teacher(local)), num_workers=1, report=print)
+    with pytest.raises(ScoringError, match="begins with sequence 5 has cost 3 scorers their lives"):
+        workers.score([np.array([1, 2, 3], np.int32)], np.array([5]))
+    workers.close()
+
+
+def test_a_cluster_without_room_is_described(one_node, local, monkeypatch):
+    monkeypatch.setattr(ray_workers, "START_SECONDS", 2.0)
+    monkeypatch.setattr(ray_workers, "_share_out", lambda *_: (1, {"num_cpus": 3}))
+    workers = RayWorkers(settings(stored_teacher(local)), num_workers=1, report=print)
+    with pytest.raises(ScoringError, match="each needs .*3.*, the cluster has 1 nodes: 1 CPUs, 0 GPUs"):
+        workers.score([np.array([1, 2, 3], np.int32)], np.array([5]))
+    workers.close()
+
+
+def test_without_ray_the_command_that_installs_it_is_named(local, tmp_path, monkeypatch):
+    experiment_file, _ = on_ray(local, tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ExperimentError, match=r"large: .* pip install 'miniplm_assets\[ray\]'"):
+        ray_resources(Pipeline.open(experiment_file).experiment)
