@@ -1,6 +1,7 @@
 """From documents to token sequences: tokenised, packed by domain and split, numbered."""
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
@@ -12,8 +13,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from miniplm_assets.core.errors import CorpusError
-from miniplm_assets.core.packing import PackedSequences, Packer
+from miniplm_assets.core.packing import EncodedTexts, PackedSequences, Packer
 from miniplm_assets.core.splits import SPLITS
+from miniplm_assets.corpus.encoding import PackingTokenizer
 from miniplm_assets.corpus.progress import Progress, Report
 from miniplm_assets.corpus.tables import SEQUENCES, SPAN, RowGroupWriter, RowNumbers
 from miniplm_assets.corpus.tokenizer import load_tokenizer
@@ -81,10 +83,7 @@ def write_sequences(
                 num_sequences += len(packed.num_tokens)
                 tokens_per_split[key[1]] += int(packed.num_tokens.sum())
 
-        for chunk in _chunks(documents):
-            # By stream, in file order within each.
-            rows = sorted(chunk, key=lambda row: (row["domain"], row["split"]))
-            encoded = tokenizer.encode([row["text"] for row in rows])
+        for rows, encoded in _encoded(_chunks(documents), tokenizer):
             _require_tokens(encoded.num_tokens, rows, shard)
             first = 0
             for key, members in groupby(rows, key=lambda row: (row["domain"], row["split"])):
@@ -118,6 +117,26 @@ def write_sequences(
         "num_bytes": num_bytes,
         "tokens_per_split": tokens_per_split,
     }
+
+
+def _encoded(
+    chunks: Iterator[list[dict[str, Any]]], tokenizer: PackingTokenizer
+) -> Iterator[tuple[list[dict[str, Any]], EncodedTexts]]:
+    """Go through the chunks, each by stream and in file order within; the next one is encoded meanwhile."""
+
+    def encode(chunk: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], EncodedTexts]:
+        rows = sorted(chunk, key=lambda row: (row["domain"], row["split"]))
+        return rows, tokenizer.encode([row["text"] for row in rows])
+
+    with ThreadPoolExecutor(1, "encode-ahead") as ahead:
+        waiting: Future[tuple[list[dict[str, Any]], EncodedTexts]] | None = None
+        for chunk in chunks:
+            following = ahead.submit(encode, chunk)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = following
+        if waiting is not None:
+            yield waiting.result()
 
 
 def _chunks(documents: Path) -> Iterator[list[dict[str, Any]]]:
