@@ -1,6 +1,6 @@
 """Selection at scale: the differences, the exact cutoff and the marks of every candidate.
 
-    python benchmarks/select_sequences.py --num-sequences 100_000_000
+    python benchmarks/select_sequences.py --num-sequences 100_000_000 --data <folder to keep the generated scores in>
 
 Ours is the project's own SQL, run as the assets run it: scores paired by key, every test of the two models, Parquet
 to Parquet. The published way loads two bare arrays, subtracts by position and sorts: no key, no test, no tie rule,
@@ -11,7 +11,6 @@ is compared with NumPy's.
 
 import argparse
 import multiprocessing
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -73,10 +72,10 @@ def generate(folder: Path, *, num_sequences: int, num_shards: int) -> None:
         np.save(folder / f"{model}.npy", np.concatenate(arrays))
 
 
-def select_with_sql(folder: Path, memory_limit: str) -> dict[str, Any]:
+def select_with_sql(data: Path, folder: Path, memory_limit: str) -> dict[str, Any]:
     """Run the two models and mark every candidate."""
     sql = load_sql_project(SQL_FOLDER)
-    inputs = {path.name: sorted(path.glob("*.parquet")) for path in folder.iterdir() if path.is_dir()}
+    inputs = {path.name: sorted(path.glob("*.parquet")) for path in data.iterdir() if path.is_dir()}
     parameters = {"rank_by": "nats_per_token", "keep_fraction": KEEP_FRACTION, "token_budget": None}
     seconds: dict[str, float] = {}
     for name in ("difference_scores", "selection_cutoff"):
@@ -101,20 +100,20 @@ def select_with_sql(folder: Path, memory_limit: str) -> dict[str, Any]:
     return {"seconds": seconds, "cutoff": pq.read_table(inputs["selection_cutoff"][0]).to_pylist()[0]}
 
 
-def select_as_published(folder: Path) -> dict[str, Any]:
+def select_as_published(data: Path, folder: Path) -> dict[str, Any]:
     """Load both arrays, subtract by position, sort, keep the first."""
     started = time.monotonic()
-    differences = np.load(folder / "teacher.npy") - np.load(folder / "reference.npy")
+    differences = np.load(data / "teacher.npy") - np.load(data / "reference.npy")
     order = np.argsort(-differences)
     np.save(folder / "kept.npy", order[: int(len(order) * KEEP_FRACTION)])
     return {"seconds": {"all": time.monotonic() - started}}
 
 
-def check_with_numpy(folder: Path, cutoff: dict[str, Any]) -> None:
+def check_with_numpy(data: Path, folder: Path, cutoff: dict[str, Any]) -> None:
     """Find the cutoff by sorting everything, in float64, and compare; then count the marks."""
     scores = {}
     for model in ("teacher", "reference"):
-        tables = [pq.read_table(path) for path in sorted((folder / f"{model}_scores").glob("*.parquet"))]
+        tables = [pq.read_table(path) for path in sorted((data / f"{model}_scores").glob("*.parquet"))]
         ids, logprobs, tokens = (pa.concat_tables(tables).column(place).to_numpy() for place in range(3))
         scores[model] = logprobs
     differences = (scores["teacher"] - scores["reference"]) / tokens
@@ -153,23 +152,28 @@ def main() -> None:
     parser.add_argument("--num-sequences", type=int, default=1_000_000)
     parser.add_argument("--num-shards", type=int, default=30, help="the Pile has 30 files")
     parser.add_argument("--memory-limit", default="2GB", help="of DuckDB's buffers; the process needs some more")
-    parser.add_argument("--folder", type=Path, help="for the generated data; default: a temporary one")
+    parser.add_argument("--data", type=Path, help="keeps the generated scores for the next run; default: they go")
     options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(dir=options.folder))
-    try:
-        generate(folder, num_sequences=options.num_sequences, num_shards=options.num_shards)
+    if options.data:
+        options.data.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=options.data) as temporary:
+        folder = Path(temporary)
+        data = (options.data or folder) / f"{options.num_sequences}-sequences-{options.num_shards}-shards"
+        if not data.exists():
+            generated = folder / "generated"
+            generated.mkdir()
+            generate(generated, num_sequences=options.num_sequences, num_shards=options.num_shards)
+            generated.rename(data)
         for name, outcome in (
-            ("this project's SQL", measure(select_with_sql, folder, options.memory_limit)),
-            ("the published way", measure(select_as_published, folder)),
+            ("this project's SQL", measure(select_with_sql, data, folder, options.memory_limit)),
+            ("the published way", measure(select_as_published, data, folder)),
         ):
             parts = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in outcome["seconds"].items())
             total = sum(outcome["seconds"].values())
             used = f"{outcome['cpu_seconds']:.0f} s of CPU time, peak memory {outcome['peak_gib']:.2f} GiB"
             print(f"{name}: {total:.1f} s ({parts}), {used}", flush=True)
             if "cutoff" in outcome:
-                check_with_numpy(folder, outcome["cutoff"])
-    finally:
-        shutil.rmtree(folder)
+                check_with_numpy(data, folder, outcome["cutoff"])
 
 
 if __name__ == "__main__":

@@ -1,11 +1,16 @@
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import duckdb
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from miniplm_assets.core.errors import SqlError
+from miniplm_assets.storage.sql_checks import generic_check
 from miniplm_assets.storage.sql_project import load_sql_project
+from miniplm_assets.storage.sql_text import render
 from tests.sql_tables import SQL_FOLDER, project
 
 MARTS = [
@@ -118,6 +123,7 @@ def test_white_space_and_comments_do_not_change_the_code_version(copy: Path):
         ("models/staging/stg_candidates.sql", "'candidate'", "'reference'", {"difference_scores"}),
         ("models/marts/schema.yml", "{min: 0, max: 201}", "{min: 0, max: 200}", {"score_distribution"}),
         ("tests/domains_add_up.sql", "!=", "<", {"domain_shift"}),
+        ("tests/screens/scores_pair_one_to_one.sql", "num_not_above >", "num_not_above >=", {"difference_scores"}),
         ("tests/token_budget_is_reached.sql", "severity: warn", "severity: error", {"selection_cutoff"}),
         ("models/marts/schema.yml", "One row for each domain of", "One row per domain of", set()),
     ],
@@ -145,6 +151,7 @@ def test_the_code_version_changes_with_the_meaning(copy: Path, file: str, old: s
             "-- model: domain_shifts",
             "did you mean 'domain_shift'",
         ),
+        ("tests/screens/scores_pair_one_to_one.sql", "ref('sequences')", "ref('sequence')", "did you mean 'sequences'"),
         ("tests/domains_add_up.sql", "-- model: domain_shift\n", "", "opens with"),
         ("tests/domains_add_up.sql", "-- model", "-- severity: fatal\n-- model", "none of stop, error, warn"),
         ("models/marts/schema.yml", "- name: domain_shift", "- name: domain_shifts", "did you mean 'domain_shifts'"),
@@ -159,6 +166,32 @@ def test_what_is_wrong_is_named(copy: Path, file: str, old: str, new: str, messa
     edit(copy / file, old, new)
     with pytest.raises(SqlError, match=message):
         load_sql_project(copy)
+
+
+def test_a_screen_without_its_test_is_refused(copy: Path):
+    (copy / "tests/scores_pair_one_to_one.sql").unlink()
+    with pytest.raises(SqlError, match=r"screens/scores_pair_one_to_one\.sql: there is no test"):
+        load_sql_project(copy)
+
+
+keys = st.lists(st.tuples(st.none() | st.integers(0, 5), st.sampled_from("ab")), max_size=6)
+
+
+@given(st.one_of(keys, keys.map(lambda rows: sorted(set(rows), key=str))), st.sampled_from([["x"], ["x", "y"]]))
+def test_a_screen_of_unique_is_sure_where_each_row_is_above_the_one_before(
+    rows: list[tuple[int | None, str]], columns: list[str]
+):
+    check = generic_check("keyed", None, {"unique": {"columns": columns}}, where="keyed")
+    assert check.screen is not None
+    with duckdb.connect() as connection:
+        connection.execute("create table keyed (x integer, y varchar)")
+        for row in rows:
+            connection.execute("insert into keyed values (?, ?)", row)
+        screened, failed = (connection.execute(render(query)).fetchall() for query in (check.screen, check.sql))
+    values = [row[: len(columns)] for row in rows]
+    assert (failed == []) == (len(set(values)) == len(values))
+    has_null = any(None in value for value in values)
+    assert (screened == []) == (not has_null and all(value < following for value, following in pairwise(values)))
 
 
 def test_a_model_without_yaml_is_refused(copy: Path):

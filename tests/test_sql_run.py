@@ -241,6 +241,54 @@ def test_a_sequence_scored_twice_stops(tables: Tables):
         tables.run(SQL, "difference_scores")
 
 
+def test_scores_without_a_number_of_tokens_stop(tables: Tables):
+    tables.write_all([sequence(1)], {1: -1.0}, {1: -1.0})
+    for table in ("teacher_scores", "reference_scores"):
+        tables.write(table, [{**score(1, -1.0), "num_scored_tokens": None}])
+    with pytest.raises(SqlError, match="sequence 1 of shard a: the teacher scored NULL tokens, the reference NULL"):
+        tables.run(SQL, "difference_scores")
+
+
+scored = st.lists(st.tuples(st.integers(0, 7), st.sampled_from([2, 2, 2, 3])), max_size=2)
+splits = st.lists(st.tuples(st.integers(0, 6), st.sampled_from(["candidate", "validation", "reference"])), max_size=3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(splits, st.sets(st.integers(0, 6), max_size=1), scored, st.sets(st.integers(0, 6), max_size=1), scored)
+def test_scores_stop_or_pair_as_going_through_all_of_them_says(
+    more_sequences: list[tuple[int, str]],
+    teacher_misses: set[int],
+    more_teacher_scores: list[tuple[int, int]],
+    reference_misses: set[int],
+    more_reference_scores: list[tuple[int, int]],
+):
+    """Sequences 0 to 3 are candidates, 4 is for validation, all scored over 2 tokens; then some are lost, some added."""
+    sequences = [*((i, "candidate") for i in range(4)), (4, "validation"), *more_sequences]
+    teacher = [*((i, 2) for i in range(5) if i not in teacher_misses), *more_teacher_scores]
+    reference = [*((i, 2) for i in range(5) if i not in reference_misses), *more_reference_scores]
+
+    candidates = [i for i, split in sequences if split == "candidate"]
+    scorable = {i for i, split in sequences if split != "reference"}
+    pairs_of = {i: [(t, r) for j, t in teacher if j == i for k, r in reference if k == i] for i in candidates}
+    fits = (
+        len(set(candidates)) == len(candidates)
+        and {i for i, _ in teacher + reference} <= scorable
+        and all(len(pairs) == 1 and pairs[0][0] == pairs[0][1] for pairs in pairs_of.values())
+    )
+
+    with TemporaryDirectory() as folder:
+        tables = Tables(Path(folder))
+        tables.write("sequences", [sequence(i, shard=f"s{i // 3}", split=split) for i, split in sequences], num_files=2)
+        for table, scores in (("teacher_scores", teacher), ("reference_scores", reference)):
+            tables.write(table, [score(i, -1.0, num_scored_tokens=tokens) for i, tokens in scores], num_files=2)
+        if fits:
+            tables.run(SQL, "difference_scores")
+            assert [row["sequence_id"] for row in tables.rows("difference_scores")] == sorted(candidates)
+        else:
+            with pytest.raises(SqlError, match=r"Materialise|Score both|identifies a row"):
+                tables.run(SQL, "difference_scores")
+
+
 def test_no_candidates_is_an_error_that_says_why(tables: Tables):
     tables.write_all([sequence(1, split="reference")], {}, {})
     with pytest.raises(SqlError, match="nothing to select from.*too small"):

@@ -70,13 +70,15 @@ final as (
                     sequence_id, shard)
             else
                 format('sequence {} of shard {}: the teacher scored {} tokens, the reference {}. Score both with the '
-                || 'same score_after_end_of_document', sequence_id, shard, num_teacher_tokens, num_reference_tokens)
+                || 'same score_after_end_of_document', sequence_id, shard,
+                    coalesce(cast(num_teacher_tokens as varchar), 'NULL'),
+                    coalesce(cast(num_reference_tokens as varchar), 'NULL'))
         end as problem
     from paired
     where
         not is_scorable
         or (is_candidate and not (has_teacher_score and has_reference_score))
-        or (is_candidate and num_teacher_tokens != num_reference_tokens)
+        or (is_candidate and (num_teacher_tokens = num_reference_tokens) is not true)
     order by sequence_id
 )
 

@@ -2,6 +2,9 @@
 
 Generic tests stand in the YAML beside the models; a singular test is a file in tests/ that opens with
 comments: what a failure means, then `model:`, and where they differ from the default `severity:` and `scope:`.
+
+A test that looks for culprits among all rows can have a screen: a cheaper query that returns no row only where the
+test is sure to pass, which then does not run. A singular test's is the file of its name in tests/screens/.
 """
 
 import re
@@ -11,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from miniplm_assets.core.errors import SqlError
+from miniplm_assets.storage.sql_text import refs_of
 
 Severity = Literal["stop", "error", "warn"]
 Scope = Literal["shard", "whole"]
@@ -30,6 +34,7 @@ class SqlCheck:
         scope: of a model that is computed by shard: `shard` - of each shard on its own, `whole` - once, over all.
         sql: returns the rows that fail, with ``{{ ref('...') }}``; of a `stop`, a column `problem` may say what to do.
         parameters: the values that its parameters are bound to.
+        screen: where it returns no row, `sql` would return none; None where nothing cheaper than `sql` tells.
     """
 
     name: str
@@ -38,10 +43,21 @@ class SqlCheck:
     scope: Scope
     sql: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    screen: str | None = None
+
+    @property
+    def queries(self) -> tuple[str, ...]:
+        """Its query, and its screen if it has one."""
+        return (self.sql,) if self.screen is None else (self.sql, self.screen)
+
+    @property
+    def refs(self) -> tuple[str, ...]:
+        """The tables that its queries name, sorted."""
+        return tuple(sorted({name for query in self.queries for name in refs_of(query)}))
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a code version hashes of it, besides the SQL."""
+        """What a code version hashes of it, besides the queries."""
         return {"name": self.name, "severity": self.severity, "scope": self.scope, "parameters": dict(self.parameters)}
 
 
@@ -70,7 +86,8 @@ def generic_check(model: str, column: str | None, test: str | Mapping[str, Any],
         sql, parameters, description = build(model, columns, **arguments)
     except TypeError as error:
         raise SqlError(f"{where}: {name}: wrong arguments ({error})") from None
-    return SqlCheck("_".join([name, *columns]), description, severity, "shard", sql, parameters)
+    screen = _screen_of_unique(model, columns) if build is _unique else None
+    return SqlCheck("_".join([name, *columns]), description, severity, "shard", sql, parameters, screen)
 
 
 def _unique(model: str, columns: list[str]) -> tuple[str, dict[str, Any], str]:
@@ -79,6 +96,16 @@ def _unique(model: str, columns: list[str]) -> tuple[str, dict[str, Any], str]:
         f"select {names}, count(*) as num_rows from {_ref(model)} group by {names} having count(*) > 1 order by {names}"  # noqa: S608
     )
     return sql, {}, f"{' and '.join(columns)} identifies a row: no two are equal."
+
+
+def _screen_of_unique(model: str, columns: list[str]) -> str:
+    """Rows are written in the order of their grain: where each is above the one before it, no two are equal."""
+    names = ", ".join(columns)
+    missing = " or ".join(f"{column} is null" for column in columns)
+    return (
+        f"with ordered as (select {names}, lag(({names})) over () as previous from {_ref(model)}) "  # noqa: S608
+        f"select * from ordered where ({names}) <= previous or {missing}"
+    )
 
 
 def _not_null(model: str, columns: list[str]) -> tuple[str, dict[str, Any], str]:
@@ -129,8 +156,9 @@ def singular_checks(folder: Path) -> Iterator[tuple[str, SqlCheck]]:
     """Go through the files of tests/: the model that each belongs to, and its check.
 
     Raises:
-        SqlError: if a file does not open with its description and its model.
+        SqlError: if a file does not open with its description and its model, or a screen is of no test.
     """
+    screens = {path.stem: path.read_text(encoding="utf-8") for path in sorted((folder / "screens").glob("*.sql"))}
     for path in sorted(folder.glob("*.sql")):
         text = path.read_text(encoding="utf-8")
         description, header = _read_header(path, text)
@@ -146,8 +174,11 @@ def singular_checks(folder: Path) -> Iterator[tuple[str, SqlCheck]]:
                 severity=_one_of(header.get("severity", "error"), get_args(Severity), f"{path}: severity"),
                 scope=_one_of(header.get("scope", "whole"), get_args(Scope), f"{path}: scope"),
                 sql=text,
+                screen=screens.pop(path.stem, None),
             ),
         )
+    for name in screens:
+        raise SqlError(f"{folder}/screens/{name}.sql: there is no test {name}.sql that it belongs to")
 
 
 def _read_header(path: Path, text: str) -> tuple[str, dict[str, str]]:

@@ -4,6 +4,7 @@
     models/marts/*.sql     assets, `<model>/<selection>`
     models/<others>/*.sql  steps on the way, expanded into those that use them; never stored
     tests/*.sql            tests that need a query of their own
+    tests/screens/*.sql    what proves such a test to pass more cheaply than the test itself (see `sql_checks`)
 
 Each model is one `select` with ``{{ ref('...') }}`` for the tables that it reads and ``$name`` for the
 values that it is given. The YAML beside it describes every column. Nothing is declared twice: dependencies,
@@ -129,7 +130,10 @@ class SqlModel:
     @cached_property
     def code_version(self) -> str:
         """Changes when the model, a step on the way to it, or a test changes in meaning; not with white space."""
-        checks = [{**check.identity, "sql": normalised(parse(check.sql, check.name))} for check in self.checks]
+        checks = [
+            {**check.identity, "sql": [normalised(parse(query, check.name)) for query in check.queries]}
+            for check in self.checks
+        ]
         models = {model.name: normalised(model.tree) for model in (self, *self.steps)}
         config = self.entry.config.model_dump(mode="json")
         return fingerprint_of({"runner": RUNNER_VERSION, "models": models, "checks": checks, "config": config})[:16]
@@ -143,7 +147,7 @@ class SqlModel:
 
     @property
     def _all_refs(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys([*self.refs, *(name for check in self.checks for name in refs_of(check.sql))]))
+        return tuple(dict.fromkeys([*self.refs, *(name for check in self.checks for name in check.refs)]))
 
     def _collect_steps(self, name: str, found: dict[str, "SqlModel"]) -> None:
         step = self.project.models.get(name)
@@ -268,8 +272,8 @@ def _require_columns(tree: exp.Query, entry: TableEntry, path: Path) -> None:
 
 def _require_refs(model: SqlModel, project: SqlProject, path: Path) -> None:
     known = [*project.sources, *project.models]
-    for where, template in [(str(path), model.template), *((check.name, check.sql) for check in model.checks)]:
-        for name in refs_of(template):
+    for where, refs in [(str(path), model.refs), *((check.name, check.refs) for check in model.checks)]:
+        for name in refs:
             if name not in known:
                 raise SqlError(f"{where}: ref('{name}') names nothing; {nearest(name, known)}")
 

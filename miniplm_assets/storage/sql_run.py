@@ -24,7 +24,7 @@ from miniplm_assets.storage.manifest import CheckOutcome
 from miniplm_assets.storage.shard_ranges import SEQUENCE_ID, IdIndex, ShardRange, shard_ranges
 from miniplm_assets.storage.sql_checks import SqlCheck
 from miniplm_assets.storage.sql_project import SqlModel, SqlProject
-from miniplm_assets.storage.sql_text import parameters_of, refs_of, render
+from miniplm_assets.storage.sql_text import parameters_of, render
 
 # DuckDB's own size for rows of numbers. With lists (texts, tokens) a row takes some 10 kB: 160 MB at once are enough.
 ROWS_PER_GROUP: Final = 122_880
@@ -127,7 +127,7 @@ class _Run:
         whole = [check for check in self._model.checks if check.scope == "whole"]
         by_shard = [check for check in self._model.checks if check.scope == "shard"]
         self._open_inputs()
-        self._test(check for check in whole if not self._is_behind(refs_of(check.sql)))
+        self._test(check for check in whole if not self._is_behind(check.refs))
         if self._model.entry.config.per_shard:
             paths = list(self._write_shards(by_shard))
             self._open_inputs()
@@ -136,7 +136,7 @@ class _Run:
             self._write(self._target / f"{self._model.name}.parquet", num_threads=1)
             self._test(by_shard)
         self._open_steps(behind_the_model=True)
-        self._test(check for check in whole if self._is_behind(refs_of(check.sql)))
+        self._test(check for check in whole if self._is_behind(check.refs))
         return [self._outcome(check) for check in self._model.checks]
 
     def _write_shards(self, checks: Sequence[SqlCheck]) -> Iterator[Path]:
@@ -146,10 +146,10 @@ class _Run:
         for ids in shard_ranges(self._connection.table("sequences")):
             for table in keyed:
                 self._open(table, index.files(table, ids) or self._inputs[table][:1], ids)
-            self._test(check for check in checks if not self._is_behind(refs_of(check.sql)))
+            self._test(check for check in checks if not self._is_behind(check.refs))
             path = self._target / ids.file_name
             self._write(path)
-            self._test(check for check in checks if self._is_behind(refs_of(check.sql)))
+            self._test(check for check in checks if self._is_behind(check.refs))
             yield path
 
     def _write(self, path: Path, *, num_threads: int | None = None) -> None:
@@ -206,11 +206,14 @@ class _Run:
 
     def _test(self, checks: Iterable[SqlCheck]) -> None:
         for check in checks:
-            sql, bound = f"(\n{render(check.sql)}\n)", dict(check.parameters)
-            [num_rows] = self._connection.execute(f"select count(*) from {sql}", bound).fetchall()[0]  # noqa: S608
+            if check.screen is not None and self._num_rows(check.screen, {}) == 0:
+                continue
+            bound = dict(check.parameters)
+            num_rows = self._num_rows(check.sql, bound)
             if num_rows == 0:
                 continue
-            shown = self._connection.execute(f"select * from {sql} limit {NUM_SHOWN_ROWS}", bound)  # noqa: S608
+            failing = f"select * from (\n{render(check.sql)}\n) limit {NUM_SHOWN_ROWS}"  # noqa: S608
+            shown = self._connection.execute(failing, bound)
             names = [column[0] for column in shown.description]
             rows = [dict(zip(names, row, strict=True)) for row in shown.fetchall()]
             if check.severity == "stop":
@@ -218,6 +221,10 @@ class _Run:
             failures = self._failures[check.name]
             failures.num_rows += num_rows
             failures.first_rows = [*failures.first_rows, *rows][:NUM_SHOWN_ROWS]
+
+    def _num_rows(self, template: str, bound: dict[str, Any]) -> int:
+        counted = self._connection.execute(f"select count(*) from (\n{render(template)}\n)", bound)  # noqa: S608
+        return int(counted.fetchall()[0][0])
 
     def _stopped(self, check: SqlCheck, row: dict[str, Any], num_rows: int) -> str:
         more = f" ({num_rows - 1:,} more like it)" if num_rows > 1 else ""

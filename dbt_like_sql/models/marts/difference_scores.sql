@@ -12,7 +12,7 @@ reference_scores as (
     select * from {{ ref('stg_reference_scores') }}
 ),
 
--- By key, never by position.
+-- By key, never by position; over the same tokens, or the two would be of unlike things.
 paired as (
     select
         candidates.*,
@@ -21,7 +21,7 @@ paired as (
         reference_scores.reference_logprob_nats
     from candidates
     inner join teacher_scores using (sequence_id)
-    inner join reference_scores using (sequence_id)
+    inner join reference_scores using (sequence_id, num_scored_tokens)
 ),
 
 -- log p_teacher(x) - log p_reference(x): positive where the teacher finds the text easier (arXiv 2410.17215, eq. 5).
