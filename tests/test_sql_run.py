@@ -262,7 +262,7 @@ def test_scores_stop_or_pair_as_going_through_all_of_them_says(
     reference_misses: set[int],
     more_reference_scores: list[tuple[int, int]],
 ):
-    """Sequences 0 to 3 are candidates, 4 is for validation, all scored over 2 tokens; then some are lost, some added."""
+    """Sequences 0 to 3 are candidates, 4 is for validation, all scored over 2 tokens; some lost, some added."""
     sequences = [*((i, "candidate") for i in range(4)), (4, "validation"), *more_sequences]
     teacher = [*((i, 2) for i in range(5) if i not in teacher_misses), *more_teacher_scores]
     reference = [*((i, 2) for i in range(5) if i not in reference_misses), *more_reference_scores]
