@@ -6,10 +6,12 @@ import polars as pl
 import pytest
 
 from miniplm_assets.assets.factory import build_assets
-from miniplm_assets.core.errors import ExperimentError
+from miniplm_assets.core.errors import ExperimentError, ScoringError
 from miniplm_assets.experiment import load_experiment
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.verify import verify_selections
+from miniplm_assets.lm.score_shard import score_shard
+from miniplm_assets.lm.scores import sum_by_sequence
 from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shard
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning")
@@ -106,6 +108,49 @@ def test_token_logprobs_add_up_to_the_scores(trials):
     assert (kept["token_logprobs_nats"].list.len() == kept["num_scored_tokens"]).all()
     assert np.allclose(sums, kept["logprob_nats"], rtol=2**-11)
     assert "token_logprobs_nats" not in scores(trials[2], "reference_scores/small").columns
+
+
+class CountingScorer:
+    """Scores by the tokens alone, and fails after some parts."""
+
+    def __init__(self, fails_after=None):
+        self.num_parts, self._fails_after = 0, fails_after
+
+    def score(self, sequences, sequence_ids):
+        if self.num_parts == self._fails_after:
+            raise ScoringError("lost")
+        self.num_parts += 1
+        logprobs = -np.concatenate([tokens[1:] for tokens in sequences]).astype(np.float32) / 7
+        owners = np.repeat(np.arange(len(sequences)), [len(tokens) - 1 for tokens in sequences])
+        return sum_by_sequence(logprobs, owners, sequence_ids)
+
+
+def test_an_interrupted_shard_goes_on_from_its_parts_and_ends_with_the_same_bytes(trials, tmp_path):
+    sequences = next((trials[2].store.root / "sequences" / "bpe").glob("*/sequences.parquet"))
+
+    def score(name, scorer):
+        for folder in (tmp_path / name, tmp_path / f"{name}-work"):
+            folder.mkdir(exist_ok=True)
+        score_shard(
+            sequences,
+            shard="a",
+            open_scorer=lambda: scorer,
+            sequences_per_part=25,
+            work=tmp_path / f"{name}-work",
+            folder=tmp_path / name,
+            report=lambda _: None,
+            keeps_token_logprobs=True,
+        )
+        return (tmp_path / name / "scores.parquet").read_bytes()
+
+    whole = CountingScorer()
+    expected = score("whole", whole)
+    assert whole.num_parts > 3
+    with pytest.raises(ScoringError, match="lost"):
+        score("interrupted", CountingScorer(fails_after=2))
+    rest = CountingScorer()
+    assert score("interrupted", rest) == expected
+    assert rest.num_parts == whole.num_parts - 2
 
 
 def test_a_second_pass_scores_the_band_again_and_nothing_else(trials):
