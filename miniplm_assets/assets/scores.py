@@ -26,7 +26,7 @@ from miniplm_assets.lm.scorer import Scorer, open_scorer
 from miniplm_assets.storage.store import Draft
 from miniplm_assets.storage.tables import SCORES, SEQUENCES
 
-GROUP = "scores"
+GROUP, SELECTION = "scores", "selection"
 
 Choose = Callable[[pl.DataFrame], pl.DataFrame]
 
@@ -200,7 +200,8 @@ def scores_kind(experiment: Experiment, node: Node) -> Kind:
     if node.settings["keep_token_logprobs"]:
         columns[TOKEN_LOGPROBS.name] = "of every scored token, in float16"
     return Kind(
-        group=GROUP,
+        # What is scored because of a cutoff belongs to the selection that the cutoff is of.
+        group=SELECTION if which.strip("_") in ("second", "rescored") else GROUP,
         technologies=frozenset({"pytorch", "parquet"}),
         description=DESCRIPTIONS[which.strip("_")].format(who=who),
         make=make_scores,

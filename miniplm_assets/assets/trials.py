@@ -1,11 +1,11 @@
-"""Stage `scores`, its two gates: a pilot before the corpus is scored, and an agreement check before it is selected."""
+"""The two gates: a pilot before the corpus is scored, and an agreement check before a refined corpus is written."""
 
 from typing import Any
 
 import polars as pl
 
 from miniplm_assets.assets.build import Check, Kind
-from miniplm_assets.assets.scores import GROUP, cutoff_of, second_sample
+from miniplm_assets.assets.scores import GROUP, SELECTION, cutoff_of, second_sample
 from miniplm_assets.assets.step import Made, Step
 from miniplm_assets.core.agreement import broken_limits, compare_scores, summarise
 from miniplm_assets.core.errors import ScoringError
@@ -140,7 +140,7 @@ def _cost_of_the_whole(step: Step) -> list[dict[str, Any]]:
 
 
 SCORE_AGREEMENT_KIND = Kind(
-    group=GROUP,
+    group=SELECTION,
     technologies=frozenset({"polars", "parquet"}),
     description="""A sample of the candidates scored in two ways, one row each; the refined corpus waits for its check.
 

@@ -32,8 +32,8 @@ def judge_pilot(
         share: of the candidates that the pilot holds.
 
     Returns:
-        num_sequences, num_tokens; mean_, spread_ (standard deviation) and quantiles_nats_per_token of the difference;
-        share_below_zero; rank_correlation_with_teacher and _with_reference: Spearman of the differences with each
+        num_sequences, num_tokens; mean_, spread_ (standard deviation) and quantiles_nats_per_token (one row) of the
+        difference; share_below_zero; rank_correlation_with_teacher and _with_reference: Spearman of the differences with each
         model's own NLL a token; domains: a row a domain with its share of the tokens before and after.
     """
     per_token = pl.col("logprob_nats") / pl.when(pl.col("num_scored_tokens") > 0).then(pl.col("num_scored_tokens"))
@@ -57,7 +57,7 @@ def judge_pilot(
         "num_tokens": int(candidates["num_tokens"].sum()),
         "mean_difference_nats_per_token": difference.mean(),
         "spread_nats_per_token": difference.std(),
-        "quantiles_nats_per_token": {f"{100 * one:g} %": difference.quantile(one) for one in QUANTILES},
+        "quantiles_nats_per_token": [{f"{100 * one:g} %": difference.quantile(one) for one in QUANTILES}],
         "share_below_zero": (difference < 0).mean(),
         **{
             f"rank_correlation_with_{who}": losses.select(pl.corr("difference", who, method="spearman")).item()
