@@ -4,13 +4,14 @@
 
 Ours is the project's own SQL, run as the assets run it: scores paired by key, every test of the two models, Parquet
 to Parquet. The published way loads two bare arrays, subtracts by position and sorts: no key, no test, no tie rule,
-float32; re-written here plainly, as the yardstick. Each runs in a process of its own; its peak memory is reported, and
-its CPU time, which other work on the machine does not stretch. The generated scores are full of ties, and the outcome
-is compared with NumPy's.
+float32; re-written here plainly, as the yardstick. Both run in turn, round after round, in processes of their own, and
+the medians are reported: seconds, CPU seconds, which other work on the machine does not stretch, and peak memory. The
+generated scores are full of ties, and every outcome is compared with NumPy's.
 """
 
 import argparse
 import multiprocessing
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -141,6 +142,27 @@ def _with_peak_memory(work: Callable[..., dict[str, Any]], *arguments: object) -
     return {**outcome, "cpu_seconds": time.process_time(), "peak_gib": peak_kib / 2**20}
 
 
+def select_once(data: Path, folder: Path, memory_limit: str) -> dict[str, Any]:
+    """Measure this project's way, into an empty folder, and hold its outcome against NumPy's."""
+    with tempfile.TemporaryDirectory(dir=folder) as target:
+        outcome = measure(select_with_sql, data, Path(target), memory_limit)
+        check_with_numpy(data, Path(target), outcome["cutoff"])
+    return outcome
+
+
+def report(outcomes: dict[str, list[dict[str, Any]]]) -> None:
+    """Print the medians, a line a way."""
+    for name, rounds in outcomes.items():
+        parts = {part: statistics.median(one["seconds"][part] for one in rounds) for part in rounds[0]["seconds"]}
+        total = statistics.median(sum(one["seconds"].values()) for one in rounds)
+        cpu_seconds = statistics.median(one["cpu_seconds"] for one in rounds)
+        peak_gib = max(one["peak_gib"] for one in rounds)
+        print(
+            f"{name}: {total:.1f} s ({', '.join(f'{part} {seconds:.1f} s' for part, seconds in parts.items())}), "
+            f"{cpu_seconds:.0f} s of CPU time, peak memory {peak_gib:.2f} GiB; median of {len(rounds)}"
+        )
+
+
 def _write(folder: Path, number: int, columns: dict[str, Any]) -> None:
     folder.mkdir(exist_ok=True)
     pq.write_table(pa.table(columns), folder / f"{number:04d}.parquet", compression="zstd", row_group_size=100_000)
@@ -151,6 +173,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num-sequences", type=int, default=1_000_000)
     parser.add_argument("--num-shards", type=int, default=30, help="the Pile has 30 files")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--memory-limit", default="2GB", help="of DuckDB's buffers; the process needs some more")
     parser.add_argument("--data", type=Path, help="keeps the generated scores for the next run; default: they go")
     options = parser.parse_args()
@@ -164,16 +187,16 @@ def main() -> None:
             generated.mkdir()
             generate(generated, num_sequences=options.num_sequences, num_shards=options.num_shards)
             generated.rename(data)
-        for name, outcome in (
-            ("this project's SQL", measure(select_with_sql, data, folder, options.memory_limit)),
-            ("the published way", measure(select_as_published, data, folder)),
-        ):
-            parts = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in outcome["seconds"].items())
-            total = sum(outcome["seconds"].values())
-            used = f"{outcome['cpu_seconds']:.0f} s of CPU time, peak memory {outcome['peak_gib']:.2f} GiB"
-            print(f"{name}: {total:.1f} s ({parts}), {used}", flush=True)
-            if "cutoff" in outcome:
-                check_with_numpy(data, folder, outcome["cutoff"])
+        ways: dict[str, Callable[[], dict[str, Any]]] = {
+            "this project's SQL": lambda: select_once(data, folder, options.memory_limit),
+            "the published way": lambda: measure(select_as_published, data, folder),
+        }
+        outcomes: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
+        for number in range(options.rounds):
+            for name, way in ways.items():
+                outcomes[name].append(way())
+                print(f"round {number + 1}: {name} {sum(outcomes[name][-1]['seconds'].values()):.1f} s", flush=True)
+        report(outcomes)
 
 
 if __name__ == "__main__":

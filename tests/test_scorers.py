@@ -1,5 +1,10 @@
 """Scores against a float64 brute force, and what must be refused."""
 
+import itertools
+import time
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from threading import Event
+
 import numpy as np
 import pytest
 import torch
@@ -258,6 +263,52 @@ def test_the_number_of_threads_changes_no_byte_and_stays_as_it_was(tmp_path):
     finally:
         torch.set_num_threads(was)
     assert len(set(found)) == 1
+
+
+@pytest.mark.parametrize("is_accelerator", [False, True])
+def test_two_threads_that_score_at_once_get_the_bytes_that_each_gets_alone(is_accelerator, tmp_path):
+    tiny_model("qwen2", tmp_path)
+    parts = [scrambled_sequences(1_003, longest=100, num=50, seed=seed) for seed in range(4)]
+    with opened(tmp_path, tokens_per_batch=500) as scorer:
+        if is_accelerator:
+            scorer._threads = None
+
+        def score(part):
+            scores = scorer.score(part, ids_of(part))
+            return scores.logprob_nats.tobytes(), scores.token_logprobs_nats().tobytes()
+
+        alone = [score(part) for part in parts]
+        with ThreadPoolExecutor(2) as threads:
+            assert list(threads.map(score, parts)) == alone
+
+
+@pytest.mark.parametrize("is_accelerator", [False, True])
+def test_a_scorer_that_is_closed_does_not_wait_for_the_whole_part(is_accelerator, tmp_path, monkeypatch):
+    tiny_model("qwen2", tmp_path)
+    sequences = scrambled_sequences(1_003, longest=100, num=200)
+    tiled, begun, may_go_on = torch_scorer._tiled_logprobs, Event(), Event()
+    num_batches = itertools.count()
+
+    def slow(*arguments):
+        next(num_batches)
+        begun.set()
+        assert may_go_on.wait(60)
+        return tiled(*arguments)
+
+    monkeypatch.setattr(torch_scorer, "_tiled_logprobs", slow)
+    with opened(tmp_path, tokens_per_batch=100) as scorer, ThreadPoolExecutor(2) as threads:
+        if is_accelerator:
+            scorer._threads = None
+        scoring = threads.submit(scorer.score, sequences, ids_of(sequences))
+        assert begun.wait(60)
+        closing = threads.submit(scorer.close)
+        while not scorer._is_closed:
+            time.sleep(0.01)
+        may_go_on.set()
+        closing.result(60)
+        with pytest.raises((ScoringError, CancelledError)):
+            scoring.result(60)
+    assert next(num_batches) < 20  # of more than a hundred
 
 
 def test_no_sequences_give_no_scores(tmp_path):

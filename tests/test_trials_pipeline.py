@@ -134,7 +134,7 @@ def test_an_interrupted_shard_goes_on_from_its_parts_and_ends_with_the_same_byte
         score_shard(
             sequences,
             shard="a",
-            open_scorer=lambda: scorer,
+            scorer=scorer,
             sequences_per_part=25,
             work=tmp_path / f"{name}-work",
             folder=tmp_path / name,

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -63,13 +64,25 @@ def test_vllm_gives_the_scores_of_the_brute_force(kind, tmp_path, monkeypatch):
             np.testing.assert_array_equal(scores.num_scored_tokens, [*num_scored, 0])
             error = np.abs(scores.logprob_nats - [*expected, 0.0])
             assert np.all(error <= NATS_PER_TOKEN * np.maximum(scores.num_scored_tokens, 1))
+        # Parts that come together share the engine's steps; each thread gets what is its own.
+        parts = [list(part) for part in (sequences[:5], sequences[5:], sequences[8:3:-1])]
+        with ThreadPoolExecutor(3) as threads:
+            together = list(threads.map(lambda part: scorer.score(part, np.arange(len(part))), parts))
+        expected = dict(zip(map(id, sequences), scores.logprob_nats, strict=True))
+        for part, found in zip(parts, together, strict=True):
+            np.testing.assert_allclose(found.logprob_nats, [expected[id(one)] for one in part], atol=1e-3)
         session = scorer.session
         assert len(processes_of(session)) >= 2
         if kind == "llama":  # its worker dies in the middle
             worker = next(int(line.split()[0]) for line in processes_of(session) if "VLLM::" in line)
             os.kill(worker, signal.SIGKILL)
-            with pytest.raises(ScoringError, match=r"after 0 of 17 sequences the engine (failed|has ended)") as failure:
-                scorer.score([*sequences[:-1], sequences[0]], np.arange(17))
+            part = [*sequences[:-1], sequences[0]]
+            with ThreadPoolExecutor(2) as threads:
+                one, other = (threads.submit(scorer.score, part, np.arange(17)) for _ in range(2))
+                with pytest.raises(ScoringError, match=r"after 0 of (17|34) sequences the engine (failed|has ended)"):
+                    one.result(60)
+                with pytest.raises(ScoringError, match="the engine (failed|has ended)") as failure:
+                    other.result(60)
             log_of(failure).unlink()
     assert processes_of(session) == []
     assert lines[0].startswith("starting vLLM")

@@ -4,10 +4,10 @@ Four assets differ only in which sequences they score and how: all of them; the 
 second time in another way, to see whether both agree; and the band around a cutoff again, more exactly.
 """
 
-from collections.abc import Callable
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -37,12 +37,12 @@ class _Pass:
 
     Attributes:
         scoring: backend, dtype and the like.
-        choose: keeps the rows of a file's sequences that are scored; all where absent.
+        prepare: gives what keeps the rows of a file's sequences that are scored; all are where absent.
         is_merged: whether the other sequences keep the scores that they have.
     """
 
     scoring: Scoring
-    choose: Choose | None = None
+    prepare: Callable[[], Choose] | None = None
     is_merged: bool = False
 
 
@@ -52,48 +52,49 @@ def make_scores(step: Step) -> Made:
     sequences = step.input_shards("sequences")
     earlier = step.input_shards("scores") if scored.is_merged else {}
 
-    with ExitStack() as stack:
-        workers = _ray_workers(step, scored.scoring, stack)
-
-        @cache
-        def scorer() -> Scorer:
-            """Load the model once, and only when there is something to score."""
-            return stack.enter_context(open_scorer(**_scorer_arguments(step, scored.scoring), report=step.report))
+    with _scorer(step, scored.scoring) as scorer:
+        choose = scored.prepare() if scorer is not None and scored.prepare is not None else None
 
         def write(shard: str, draft: Draft) -> None:
+            assert scorer is not None, f"{shard}: was stored a moment ago; somebody deletes results of this run"
             draft.facts = score_shard(
                 sequences[shard].file(SEQUENCES),
                 shard=shard,
-                open_scorer=scorer if workers is None else lambda: workers,
+                scorer=scorer,
                 sequences_per_part=scored.scoring.sequences_per_part,
                 work=draft.work,
                 folder=draft.path,
                 report=step.report,
-                choose=scored.choose,
+                choose=choose,
                 keeps_token_logprobs=scored.scoring.keep_token_logprobs,
             )
             if scored.is_merged:
                 merge_scores(earlier[shard].file(SCORES), draft.path / SCORES)
 
-        return step.make_by_shard(write, _add_means, workers=workers)
+        return step.make_by_shard(write, _add_means, workers=scorer)
 
 
-def _scorer_arguments(step: Step, scoring: Scoring) -> dict[str, Any]:
-    return {
+@contextmanager
+def _scorer(step: Step, scoring: Scoring) -> Iterator[Scorer | None]:
+    """Load the model, here or on a Ray cluster; None where everything is stored."""
+    if not missing_recipes(step.store, step.fingerprints, step.node.key):
+        yield None
+        return
+    arguments: dict[str, Any] = {
         "model_folder": step.input("model").verified_folder(),
         "scoring": scoring,
         "end_of_document_id": load_tokenizer(step.input("tokenizer").verified_folder()).end_of_document_id,
         "max_sequence_tokens": step.pipeline.experiment.sequences.sequence_length + 1,
     }
-
-
-def _ray_workers(step: Step, scoring: Scoring, stack: ExitStack) -> RayWorkers | None:
-    """Return scorers on a Ray cluster where the experiment asks for them and there is something to score."""
-    if scoring.engine != "ray" or not missing_recipes(step.store, step.fingerprints, step.node.key):
-        return None
+    if scoring.engine == "local":
+        with open_scorer(**arguments, report=step.report) as scorer:
+            yield scorer
+        return
     step.connect_ray()
-    settings = ScorerSettings(**_scorer_arguments(step, scoring))
-    return stack.enter_context(closing(RayWorkers(settings, num_workers=scoring.num_workers, report=step.report)))
+    with closing(
+        RayWorkers(ScorerSettings(**arguments), num_workers=scoring.num_workers, report=step.report)
+    ) as workers:
+        yield workers
 
 
 def _pass(step: Step) -> _Pass:
@@ -101,11 +102,11 @@ def _pass(step: Step) -> _Pass:
     scoring = _scoring(step.pipeline.experiment, step.node)
     match step.node.step.partition("_")[0]:
         case "pilot":
-            return _Pass(scoring, partial(_pilot_share, share=settings["share"], seed=settings["seed"]))
+            return _Pass(scoring, lambda: partial(_pilot_share, share=settings["share"], seed=settings["seed"]))
         case "second":
-            return _Pass(scoring, partial(_rows_of, cache(lambda: second_sample(step)["sequence_id"])))
+            return _Pass(scoring, lambda: partial(_rows_of, second_sample(step)["sequence_id"]))
         case "rescored":
-            return _Pass(scoring, partial(_rows_of, cache(partial(_band, step))), is_merged=True)
+            return _Pass(scoring, lambda: partial(_rows_of, _band(step)), is_merged=True)
         case _:
             return _Pass(scoring)
 
@@ -130,8 +131,8 @@ def _pilot_share(rows: pl.DataFrame, *, share: float, seed: int) -> pl.DataFrame
     return with_share(rows.filter(pl.col("split") == CANDIDATE), share=share, seed=seed)
 
 
-def _rows_of(chosen: Callable[[], pl.Series], rows: pl.DataFrame) -> pl.DataFrame:
-    return rows.filter(pl.col("sequence_id").is_in(chosen().implode()))
+def _rows_of(chosen: pl.Series, rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.filter(pl.col("sequence_id").is_in(chosen.implode()))
 
 
 def second_sample(step: Step) -> pl.DataFrame:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import dagster as dg
 
+from miniplm_assets.assets.device_time import DeviceTime
 from miniplm_assets.core.facts import model_tokens, sum_facts
 from miniplm_assets.core.recipe import Recipe
 from miniplm_assets.lineage.fingerprints import Fingerprints
@@ -23,9 +24,15 @@ from miniplm_assets.storage.tables import TABLE_OF_STEP
 
 
 class Workers(Protocol):
-    """What several shards are made with at once."""
+    """What several shards are made with at once; a `Scorer` is one.
 
-    num_workers: int
+    Attributes:
+        num_at_once: how many.
+        num_devices: how many devices they share.
+    """
+
+    num_at_once: int
+    num_devices: int
 
     def close(self) -> None:
         """End the work that is going on."""
@@ -147,9 +154,17 @@ class Step:
         self._report_reuse(made)
         return made
 
-    def make_as(self, recipe: Recipe, write: Callable[[Draft], None]) -> Made:
-        """Return the result of a recipe; make it unless it is stored, or another run makes it meanwhile."""
-        started = time.monotonic()
+    def make_as(
+        self, recipe: Recipe, write: Callable[[Draft], None], clock: Callable[[], float] = time.monotonic
+    ) -> Made:
+        """Return the result of a recipe; make it unless it is stored, or another run makes it meanwhile.
+
+        Args:
+            recipe: what goes into it.
+            write: fills the draft.
+            clock: tells the seconds that count as its own.
+        """
+        started = clock()
         is_computed = False
 
         def write_and_tell(draft: Draft) -> None:
@@ -158,9 +173,9 @@ class Step:
             self.report(f"{recipe.describe()}: making {recipe.fingerprint}")
             write(draft)
 
-        result = self.store.make(recipe, write_and_tell, self.report)
+        result = self.store.make(recipe, write_and_tell, self.report, clock)
         if is_computed:
-            return Made(result, 1, 0, time.monotonic() - started, 0.0, 0)
+            return Made(result, 1, 0, clock() - started, 0.0, 0)
         return Made(result, 0, 1, 0.0, result.manifest.seconds, model_tokens(result.facts))
 
     def make_by_shard(
@@ -178,11 +193,14 @@ class Step:
             workers: where `write_shard` is to run for as many files at once; else one after the other.
         """
         recipes = self.fingerprints.shard_recipes(self.node.key)
-        make = {shard: partial(self.make_as, recipe, partial(write_shard, shard)) for shard, recipe in recipes.items()}
-        shards = self._make_at_once(make, workers) if workers else {shard: one() for shard, one in make.items()}
+        write = {shard: partial(write_shard, shard) for shard in recipes}
+        if workers is None:
+            shards = {shard: self.make_as(recipe, write[shard]) for shard, recipe in recipes.items()}
+        else:
+            shards = self._make_at_once(recipes, write, workers)
         results = {shard: made.result for shard, made in shards.items()}
 
-        def write(draft: Draft) -> None:
+        def write_whole(draft: Draft) -> None:
             draft.facts = sum_facts(result.facts for result in results.values())
             if finish is not None:
                 finish(draft)
@@ -190,7 +208,7 @@ class Step:
             draft.facts["columns"] = next(iter(results.values())).columns
 
         made = Made(
-            self.store.make(self.recipe, write, self.report),
+            self.store.make(self.recipe, write_whole, self.report),
             num_computed=sum(made.num_computed for made in shards.values()),
             num_reused=sum(made.num_reused for made in shards.values()),
             seconds_computing=sum(made.seconds_computing for made in shards.values()),
@@ -200,9 +218,17 @@ class Step:
         self._report_reuse(made)
         return made
 
-    def _make_at_once(self, make: Mapping[str, Callable[[], Made]], workers: Workers) -> dict[str, Made]:
-        with ThreadPoolExecutor(workers.num_workers, thread_name_prefix="shard") as threads:
-            futures = {shard: threads.submit(one) for shard, one in make.items()}
+    def _make_at_once(
+        self, recipes: Mapping[str, Recipe], write: Mapping[str, Callable[[Draft], None]], workers: Workers
+    ) -> dict[str, Made]:
+        time_of_devices = DeviceTime(workers.num_devices)
+
+        def make(shard: str) -> Made:
+            with time_of_devices.shared():
+                return self.make_as(recipes[shard], write[shard], time_of_devices.seconds)
+
+        with ThreadPoolExecutor(workers.num_at_once, thread_name_prefix="shard") as threads:
+            futures = {shard: threads.submit(make, shard) for shard in recipes}
             try:
                 while wait(futures.values(), timeout=1.0, return_when=FIRST_EXCEPTION).not_done:
                     self._show_waiting_lines()

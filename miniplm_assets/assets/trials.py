@@ -120,7 +120,7 @@ def make_pilot(step: Step) -> Made:
 
 
 def _cost_of_the_whole(step: Step) -> list[dict[str, Any]]:
-    """Return what scoring everything would take, by what the pilot took (loading the model included)."""
+    """Return what scoring everything would take, by what the pilot took; loading the model is not counted."""
     per_split = step.input("sequences").facts["tokens_per_split"]
     num_tokens = per_split[CANDIDATE] + per_split[VALIDATION]
     rows = []
@@ -133,7 +133,7 @@ def _cost_of_the_whole(step: Step) -> list[dict[str, Any]]:
                 "scores": step.node.inputs[role].removeprefix("pilot_"),
                 "tokens": num_tokens,
                 "tokens a second": scored / seconds,
-                "hours": num_tokens * seconds / scored / 3600,
+                "device hours": num_tokens * seconds / scored / 3600,
             }
         )
     return rows

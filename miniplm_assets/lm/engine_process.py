@@ -39,7 +39,7 @@ class EngineFailure(Exception):  # noqa: N818 - what the caller turns into an er
 
 
 class EngineProcess:
-    """The parent's side."""
+    """The parent's side. Any thread may send; one at a time receives."""
 
     def __init__(self, module: str, settings: Mapping[str, Any], *, environment: Mapping[str, str]) -> None:
         """Start `python -m module` with `settings` as its first message.
@@ -52,6 +52,7 @@ class EngineProcess:
         descriptor, log = tempfile.mkstemp(prefix="miniplm-engine-", suffix=".log")
         self._log = Path(log)
         self._is_ended = False
+        self._sending = threading.Lock()
         self._connection, theirs = Pipe()
         # The package as it is here, wherever the child looks for modules.
         package_root = str(Path(miniplm_assets.__file__).parents[1])
@@ -75,9 +76,10 @@ class EngineProcess:
             EngineFailure: if the process has ended.
         """
         try:
-            self._connection.send_bytes(json.dumps(message).encode())
-            if payload is not None:
-                self._connection.send_bytes(payload)
+            with self._sending:
+                self._connection.send_bytes(json.dumps(message).encode())
+                if payload is not None:
+                    self._connection.send_bytes(payload)
         except OSError:
             raise self._failure("has ended") from None
 
@@ -120,7 +122,7 @@ class EngineProcess:
         """End the process and all that it started; gracefully where it listens."""
         if self._is_ended:  # after a failure, whose log stays
             return
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), self._sending:
             self._connection.send_bytes(json.dumps({"end": True}).encode())
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(END_SECONDS)
@@ -128,6 +130,8 @@ class EngineProcess:
         self._log.unlink(missing_ok=True)
 
     def _kill(self) -> None:
+        if self._is_ended:  # one thread ends it while another waits for its answer
+            return
         self._is_ended = True
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.session, signal.SIGKILL)

@@ -38,7 +38,7 @@ def score_shard(
     sequences: Path,
     *,
     shard: str,
-    open_scorer: Callable[[], Scorer],
+    scorer: Scorer,
     sequences_per_part: int,
     work: Path,
     folder: Path,
@@ -51,7 +51,7 @@ def score_shard(
     Args:
         sequences: the file's sequences, ordered by sequence_id.
         shard: its name, for the messages.
-        open_scorer: gives the scorer; called only where something is left to score.
+        scorer: scores what is left to score.
         sequences_per_part: how many are scored before they are put away.
         work: a folder that survives a crash.
         folder: where the scores go.
@@ -91,7 +91,7 @@ def score_shard(
             scored = part.stored(schema, report)
             if scored is None:
                 rows = ahead.take(number)
-                scores = open_scorer().score(*_arrays(rows))
+                scores = scorer.score(*_arrays(rows))
                 scored = _table(rows, scores, schema)
                 if writing is not None:
                     writing.result()

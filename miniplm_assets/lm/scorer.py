@@ -21,7 +21,15 @@ POSITION_LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len", "max
 
 
 class Scorer(Protocol):
-    """A loaded model that scores sequences of token ids."""
+    """A loaded model, or several, that score sequences of token ids. Any thread may ask at any time.
+
+    Attributes:
+        num_at_once: how many threads keep it busy.
+        num_devices: how many devices they share.
+    """
+
+    num_at_once: int
+    num_devices: int
 
     def score(self, sequences: Sequence[NDArray[np.int32]], sequence_ids: NDArray[np.int64]) -> Scores:
         """Return the scores of sequences, in the order given.
@@ -36,7 +44,7 @@ class Scorer(Protocol):
         """
 
     def close(self) -> None:
-        """Give back memory and processes. The scorer cannot be used afterwards."""
+        """Give back memory and processes, now: threads that still score hear of it, or fail."""
 
 
 def open_scorer(

@@ -25,7 +25,7 @@ from miniplm_assets.experiment import Scoring
 from miniplm_assets.lm.batching import Batch, batches, fill_batch, longest_first, pad
 from miniplm_assets.lm.blocked_logprobs import blocked_logprobs, tile_shape
 from miniplm_assets.lm.output_head import PlainHead, find_plain_head
-from miniplm_assets.lm.scores import Scores, TokenRule, check_sequences, sum_by_sequence
+from miniplm_assets.lm.scores import NUM_AT_ONCE, Scores, TokenRule, check_sequences, sum_by_sequence
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,10 @@ logger = logging.getLogger(__name__)
 
 
 class TorchScorer:
-    """Scores sequences with a model that is in evaluation mode."""
+    """Scores sequences with a model that is in evaluation mode; a `Scorer`."""
+
+    num_at_once = NUM_AT_ONCE
+    num_devices = 1
 
     def __init__(
         self,
@@ -60,6 +63,8 @@ class TorchScorer:
         self._head = find_plain_head(model)
         self._tokens_per_batch = tokens_per_batch
         self._threads: ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
+        self._is_closed = False
         if self._device.type == "cpu":
             self._tokens_per_batch = min(tokens_per_batch, CPU_TOKENS_PER_BATCH)
             self._threads = _threads_of_one()
@@ -80,16 +85,19 @@ class TorchScorer:
         lengths = np.array([len(token_ids) for token_ids in sequences], dtype=np.intp)
         waiting = longest_first(lengths)
         waiting = waiting[lengths[waiting] > 1]  # a lone token is predicted by nothing
+        self._refuse_if_closed()
         if not len(waiting):
             return sum_by_sequence(np.empty(0, np.float32), np.empty(0, np.intp), sequence_ids)
-        score = self._one_after_another if self._threads is None else self._side_by_side
-        logprobs, owners = zip(*score(sequences, sequence_ids, waiting, lengths), strict=True)
+        if self._threads is not None:
+            logprobs, owners = zip(*self._side_by_side(sequences, waiting, lengths), strict=True)
+        else:
+            with self._lock:  # two parts side by side would only share the device's memory
+                logprobs, owners = zip(*self._one_after_another(sequences, sequence_ids, waiting, lengths), strict=True)
         return sum_by_sequence(torch.cat(logprobs).cpu().numpy(), np.concatenate(owners), sequence_ids)
 
     def _side_by_side(
         self,
         sequences: Sequence[NDArray[np.int32]],
-        _sequence_ids: NDArray[np.int64],
         waiting: NDArray[np.intp],
         lengths: NDArray[np.intp],
     ) -> "Iterator[tuple[torch.Tensor, NDArray[np.intp]]]":
@@ -113,6 +121,7 @@ class TorchScorer:
         import torch
 
         while len(waiting):
+            self._refuse_if_closed()
             members = fill_batch(waiting, lengths, tokens_per_batch=self._tokens_per_batch)
             batch = pad(sequences, members, self._rule)
             try:
@@ -163,13 +172,19 @@ class TorchScorer:
             f"{self._tokens_per_batch:,} (set scoring.tokens_per_batch to begin there)"
         )
 
+    def _refuse_if_closed(self) -> None:
+        if self._is_closed:
+            raise ScoringError("scoring was stopped")
+
     def close(self) -> None:
-        """Give the model's memory back."""
+        """Give the model's memory back, after the batches that are being computed."""
         import torch
 
-        self._model = self._head = None
+        self._is_closed = True
         if self._threads is not None:
-            self._threads.shutdown()
+            self._threads.shutdown(cancel_futures=True)
+        with self._lock:  # after the batch that is being computed
+            self._model = self._head = None
         gc.collect()
         if self._device.type != "cpu":
             torch.accelerator.empty_cache()

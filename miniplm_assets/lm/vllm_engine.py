@@ -12,7 +12,7 @@ import json
 import multiprocessing
 import os
 import threading
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any, Final
 
@@ -95,34 +95,69 @@ def _open_engine(settings: dict[str, Any]) -> Any:
     )
 
 
-def _score(engine: Any, sequences: Sequence[NDArray[np.int32]], connection: Connection) -> NDArray[np.float32]:
-    from tqdm import tqdm  # type: ignore[import-untyped]
-    from vllm import SamplingParams, TokensPrompt
+@dataclass
+class _Part:
+    """Sequences that were asked for together, and the log-probabilities that were found so far, by place."""
 
-    class Heartbeat(tqdm):  # type: ignore[misc]
-        """Tells the parent of every finished sequence: a silent engine is a hung one."""
+    sequences: list[NDArray[np.int32]]
+    found: dict[int, NDArray[np.float32]] = field(default_factory=dict)
 
-        def update(self, n: float | None = 1) -> bool | None:
-            connection.send_bytes(json.dumps({"finished": n}).encode())
-            return bool(super().update(n))
 
-    prompts = [TokensPrompt(prompt_token_ids=token_ids[:-1].tolist()) for token_ids in sequences]
-    parameters = [
-        SamplingParams(
-            temperature=0.0,
-            max_tokens=1,
-            prompt_logprobs=0,
-            logprob_token_ids=[int(token_ids[-1])],
-            flat_logprobs=True,
-            detokenize=False,
-            ignore_eos=True,
-        )
-        for token_ids in sequences
-    ]
-    outputs = engine.generate(prompts, parameters, use_tqdm=Heartbeat)
-    return np.concatenate(
-        [_logprobs(output, token_ids) for output, token_ids in zip(outputs, sequences, strict=True)], dtype=np.float32
-    )
+class _Work:
+    """The parts that the engine works on: the sequences of all of them are one queue to it."""
+
+    def __init__(self, engine: Any, connection: Connection) -> None:
+        self._engine = engine
+        self._connection = connection
+        self._parts: dict[int, _Part] = {}
+        # By vLLM's request, the part that it is of and its place there.
+        self._places: dict[str, tuple[int, int]] = {}
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a sequence has not been finished."""
+        return bool(self._places)
+
+    def add(self, number: int, sequences: list[NDArray[np.int32]]) -> None:
+        """Put a part's sequences behind those that wait."""
+        from vllm import SamplingParams, TokensPrompt
+
+        prompts = [TokensPrompt(prompt_token_ids=token_ids[:-1].tolist()) for token_ids in sequences]
+        parameters = [
+            SamplingParams(
+                temperature=0.0,
+                max_tokens=1,
+                prompt_logprobs=0,
+                logprob_token_ids=[int(token_ids[-1])],
+                flat_logprobs=True,
+                detokenize=False,
+                ignore_eos=True,
+            )
+            for token_ids in sequences
+        ]
+        requests = self._engine.enqueue(prompts, parameters, use_tqdm=False)
+        for place, request in enumerate(requests):
+            # vLLM hands out "<number>-<random>", and puts the number alone on the answer.
+            self._places[request.partition("-")[0]] = number, place
+        self._parts[number] = _Part(sequences)
+
+    def step(self) -> None:
+        """Let the engine take a step; tell the parent what was finished: a silent engine is a hung one."""
+        outputs = [output for output in self._engine.llm_engine.step() if output.finished]
+        if outputs:
+            self._send({"finished": len(outputs)})
+        for output in outputs:
+            number, place = self._places.pop(output.request_id)
+            part = self._parts[number]
+            part.found[place] = _logprobs(output, part.sequences[place])
+            if len(part.found) == len(part.sequences):
+                del self._parts[number]
+                self._send({"scored": number})
+                logprobs = np.concatenate([part.found[place] for place in range(len(part.sequences))])
+                self._connection.send_bytes(logprobs.tobytes())
+
+    def _send(self, message: dict[str, int]) -> None:
+        self._connection.send_bytes(json.dumps(message).encode())
 
 
 def _logprobs(output: Any, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
@@ -140,14 +175,18 @@ def answer(connection: Connection, settings: dict[str, Any]) -> None:
     is_ending = threading.Event()
     threading.Thread(target=_watch_children, args=(connection, is_ending), daemon=True).start()
     connection.send_bytes(json.dumps({"ready": True}).encode())
-    while "lengths" in (message := json.loads(connection.recv_bytes())):
-        token_ids = np.frombuffer(connection.recv_bytes(), dtype=np.int32)
-        sequences = np.split(token_ids, np.cumsum(message["lengths"])[:-1])
-        logprobs = _score(engine, sequences, connection)
-        connection.send_bytes(json.dumps({"scored": len(sequences)}).encode())
-        connection.send_bytes(logprobs.tobytes())
-    is_ending.set()
-    engine.llm_engine.engine_core.shutdown()
+    work = _Work(engine, connection)
+    while True:
+        # Between two steps only a look; where there is nothing to do, a rest until a message comes.
+        while connection.poll(0 if work.is_waiting else None):
+            message = json.loads(connection.recv_bytes())
+            if "end" in message:
+                is_ending.set()
+                engine.llm_engine.engine_core.shutdown()
+                return
+            token_ids = np.frombuffer(connection.recv_bytes(), dtype=np.int32)
+            work.add(message["part"], np.split(token_ids, np.cumsum(message["lengths"])[:-1]))
+        work.step()
 
 
 def _watch_children(connection: Connection, is_ending: threading.Event) -> None:

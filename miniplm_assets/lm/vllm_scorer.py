@@ -1,8 +1,15 @@
-"""Scoring with vLLM: prompt log-probabilities of one engine, in a process of its own."""
+"""Scoring with vLLM: prompt log-probabilities of one engine, in a process of its own.
 
+Any number of threads may score at once: their sequences are one queue to the engine, so that it does not run
+empty between one part and the next, of the same corpus file or another.
+"""
+
+import itertools
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,7 +19,7 @@ from numpy.typing import NDArray
 from miniplm_assets.core.errors import ModelError, ScoringError
 from miniplm_assets.experiment import Scoring
 from miniplm_assets.lm.engine_process import EngineFailure, EngineProcess
-from miniplm_assets.lm.scores import Scores, TokenRule, check_sequences, owners_of, sum_by_sequence
+from miniplm_assets.lm.scores import NUM_AT_ONCE, Scores, TokenRule, check_sequences, owners_of, sum_by_sequence
 
 # Loading tens of gigabytes from a network disk and compiling; vLLM itself gives up on its workers before.
 START_SECONDS: Final = 1_800.0
@@ -26,7 +33,10 @@ CPU_CACHED_SEQUENCES: Final = 4
 
 
 class VllmScorer:
-    """Scores sequences with a vLLM engine."""
+    """Scores sequences with a vLLM engine; a `Scorer`."""
+
+    num_at_once = NUM_AT_ONCE
+    num_devices = 1
 
     def __init__(
         self,
@@ -47,6 +57,11 @@ class VllmScorer:
         self._rule = rule
         self._vocab_size = int(config.vocab_size)
         self._max_sequence_tokens = max_sequence_tokens
+        self._lock = threading.Lock()
+        self._numbers = itertools.count()
+        # What was asked of the engine and not answered yet, by number.
+        self._waiting: dict[int, Future[NDArray[np.float32]]] = {}
+        self._num_asked = self._num_finished = 0
         num_bytes = sum(file.stat().st_size for file in model_folder.glob("*.safetensors"))
         is_eager = num_bytes < EAGER_BELOW_BYTES if scoring.compile is None else not scoring.compile
         settings = {
@@ -97,19 +112,48 @@ class VllmScorer:
         return sum_by_sequence(logprobs[scored], owners[scored], sequence_ids)
 
     def _ask(self, sequences: list[NDArray[np.int32]]) -> NDArray[np.float32]:
-        num_finished = 0
-        try:
-            self._engine.send(
-                {"lengths": [len(token_ids) for token_ids in sequences]}, np.concatenate(sequences).tobytes()
-            )
-            while "scored" not in (message := self._engine.receive(silence_seconds=SILENCE_SECONDS)):
-                num_finished += message["finished"]
-            return np.frombuffer(self._engine.receive_bytes(), dtype=np.float32)
-        except EngineFailure as failure:
-            raise ScoringError(
-                f"after {num_finished:,} of {len(sequences):,} sequences {failure}\n"
-                "Parts that were finished before are kept; run again to go on from there."
-            ) from None
+        answer: Future[NDArray[np.float32]] = Future()
+        with self._lock:
+            number = next(self._numbers)
+            message = {"part": number, "lengths": [len(token_ids) for token_ids in sequences]}
+            try:
+                self._engine.send(message, np.concatenate(sequences).tobytes())
+            except EngineFailure as failure:
+                raise self._failed(failure) from None
+            self._waiting[number] = answer
+            self._num_asked += len(sequences)
+            if len(self._waiting) == 1:
+                threading.Thread(target=self._listen, name="vllm-answers", daemon=True).start()
+        return answer.result()
+
+    def _listen(self) -> None:
+        """Hand out the engine's answers until nobody waits for one."""
+        while True:
+            logprobs = None
+            try:
+                message = self._engine.receive(silence_seconds=SILENCE_SECONDS)
+                if "scored" in message:
+                    logprobs = np.frombuffer(self._engine.receive_bytes(), dtype=np.float32)
+            except EngineFailure as failure:
+                with self._lock:
+                    for answer in self._waiting.values():
+                        answer.set_exception(self._failed(failure))
+                    self._waiting.clear()
+                return
+            with self._lock:
+                if logprobs is None:
+                    self._num_finished += message["finished"]
+                    continue
+                self._waiting.pop(message["scored"]).set_result(logprobs)
+                if not self._waiting:
+                    self._num_asked = self._num_finished = 0
+                    return
+
+    def _failed(self, failure: EngineFailure) -> ScoringError:
+        return ScoringError(
+            f"after {self._num_finished:,} of {self._num_asked:,} sequences {failure}\n"
+            "Parts that were finished before are kept; run again to go on from there."
+        )
 
     def close(self) -> None:
         """End the engine and every process that it started."""

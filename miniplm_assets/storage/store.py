@@ -157,7 +157,11 @@ class Store:
         return found
 
     def make(
-        self, recipe: Recipe, write: Callable[[Draft], None], report: Callable[[str], None] | None = None
+        self,
+        recipe: Recipe,
+        write: Callable[[Draft], None],
+        report: Callable[[str], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> Result:
         """Return the stored result of a recipe; where there is none, let `write` fill a draft and publish it.
 
@@ -165,6 +169,7 @@ class Store:
             recipe: what goes into it.
             write: fills the draft.
             report: told where another run is at it, and this one waits.
+            clock: tells the seconds that its manifest gives as its own.
 
         Raises:
             StoreError: if the warehouse cannot be written, or the disk is full.
@@ -178,7 +183,7 @@ class Store:
             found = self.find(recipe)  # another run may have made it while this one waited
             if found is not None:
                 return found
-            return self._write(recipe, place, write)
+            return self._write(recipe, place, write, clock)
 
     def results(self, key: str = "**", *, on_problem: Callable[[str], None] | None = None) -> Iterator[Result]:
         """Go through everything that is stored, or all results of one asset.
@@ -210,8 +215,8 @@ class Store:
         shutil.rmtree(result.folder)
         _VERIFIED.discard(result.folder)
 
-    def _write(self, recipe: Recipe, place: Path, write: Callable[[Draft], None]) -> Result:
-        started = time.monotonic()
+    def _write(self, recipe: Recipe, place: Path, write: Callable[[Draft], None], clock: Callable[[], float]) -> Result:
+        started = clock()
         staging = place / f".writing-{recipe.fingerprint}"
         work = place / f".work-{recipe.fingerprint}"
         draft = Draft(path=staging, work=work)
@@ -227,7 +232,7 @@ class Store:
                 files=tuple(_describe_files(staging)),
                 facts=draft.facts,
                 checks=tuple(draft.checks),
-                seconds=round(time.monotonic() - started, 3),
+                seconds=round(clock() - started, 3),
                 created_at=datetime.now(UTC).isoformat(timespec="seconds"),
                 versions=package_versions(),
             )

@@ -1,0 +1,47 @@
+"""Whose time it was: of several corpus files that are made at once, with fewer devices than files."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class DeviceTime:
+    """Deals out the time that goes by among the threads that share some devices.
+
+    What all of them had never adds up to more than all devices had, so that a cost that is worked out from it is the
+    cost of the whole.
+    """
+
+    def __init__(self, num_devices: int) -> None:
+        """Begin with nobody."""
+        self._num_devices = num_devices
+        self._lock = threading.Lock()
+        self._dealt_at = 0.0
+        self._seconds: dict[int, float] = {}  # by thread
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Let this thread be one of those who share."""
+        thread = threading.get_ident()
+        with self._lock:
+            self._deal()
+            self._seconds[thread] = 0.0
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._deal()
+                del self._seconds[thread]
+
+    def seconds(self) -> float:
+        """Return what this thread has had since it began to share."""
+        with self._lock:
+            self._deal()
+            return self._seconds[threading.get_ident()]
+
+    def _deal(self) -> None:
+        now = time.monotonic()
+        for thread in self._seconds:
+            self._seconds[thread] += (now - self._dealt_at) * min(1.0, self._num_devices / len(self._seconds))
+        self._dealt_at = now
