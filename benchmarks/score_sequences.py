@@ -229,7 +229,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="104M")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--num-sequences", type=int, default=32)
+    parser.add_argument("--num-sequences", type=int, default=48)
     parser.add_argument("--tokens-per-batch", type=int, default=16_384)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))

@@ -35,7 +35,9 @@ def clock(monkeypatch):
     return now
 
 
-@pytest.mark.parametrize(("num_devices", "first", "second"), [(1, 4 + 6 / 2, 6 / 2 + 5), (2, 4 + 6, 6 + 5)])
+@pytest.mark.parametrize(
+    ("num_devices", "first", "second"), [(1, 4 + 6 / 2, 6 / 2 + 5), (4, 4 * 4 + 6 * 2, 6 * 2 + 5 * 4)]
+)
 def test_time_is_dealt_out_among_those_who_share_a_device(num_devices, first, second, clock):
     shared = DeviceTime(num_devices)
     one, other = Sharer(shared), Sharer(shared)

@@ -220,10 +220,10 @@ def test_out_of_memory_halves_the_batch_says_so_once_and_goes_on(tmp_path, monke
     expected, num_scored = brute_force(model, sequences, score_after_end_of_document=False)
     tiled = torch_scorer._tiled_logprobs
 
-    def small_device(head, input_ids, positions, targets):
-        if input_ids.numel() > 500:
+    def small_device(head, in_body):
+        if sum(batch.input_ids.numel() for batch in in_body) > 500:
             raise torch.OutOfMemoryError
-        return tiled(head, input_ids, positions, targets)
+        return tiled(head, in_body)
 
     monkeypatch.setattr(torch_scorer, "_tiled_logprobs", small_device)
     monkeypatch.setattr(torch.accelerator, "empty_cache", lambda: None)
@@ -263,6 +263,22 @@ def test_the_number_of_threads_changes_no_byte_and_stays_as_it_was(tmp_path):
     finally:
         torch.set_num_threads(was)
     assert len(set(found)) == 1
+
+
+def test_each_thread_of_a_cpu_computes_alone(tmp_path):
+    # Were they to share, each product would wait for the other's: a tenth slower, and other sums.
+    tiny_model("qwen2", tmp_path)
+    sequences = scrambled_sequences(1_003, longest=100, num=20)
+    was = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        with opened(tmp_path) as scorer:
+            scorer.score(sequences, ids_of(sequences))
+            asked = [scorer._threads.submit(torch.get_num_threads) for _ in range(30)]
+            assert {one.result() for one in asked} == {1}
+            assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(was)
 
 
 @pytest.mark.parametrize("is_accelerator", [False, True])

@@ -1,5 +1,8 @@
 """The pilot, the agreement gate, the second pass and the log-probabilities of tokens, as assets."""
 
+import threading
+import time
+
 import dagster as dg
 import numpy as np
 import polars as pl
@@ -10,7 +13,7 @@ from miniplm_assets.core.errors import ExperimentError, ScoringError
 from miniplm_assets.experiment import load_experiment
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.verify import verify_selections
-from miniplm_assets.lm.score_shard import score_shard
+from miniplm_assets.lm.score_shard import part_threads, score_shard
 from miniplm_assets.lm.scores import sum_by_sequence
 from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shard
 
@@ -115,11 +118,19 @@ class CountingScorer:
 
     def __init__(self, fails_after=None):
         self.num_parts, self._fails_after = 0, fails_after
+        self.num_under_way = self.most_under_way = 0
+        self._lock = threading.Lock()
 
     def score(self, sequences, sequence_ids):
-        if self.num_parts == self._fails_after:
-            raise ScoringError("lost")
-        self.num_parts += 1
+        with self._lock:
+            if self.num_parts == self._fails_after:
+                raise ScoringError("lost")
+            self.num_parts += 1
+            self.num_under_way += 1
+            self.most_under_way = max(self.most_under_way, self.num_under_way)
+        time.sleep(0.05)
+        with self._lock:
+            self.num_under_way -= 1
         logprobs = -np.concatenate([tokens[1:] for tokens in sequences]).astype(np.float32) / 7
         owners = np.repeat(np.arange(len(sequences)), [len(tokens) - 1 for tokens in sequences])
         return sum_by_sequence(logprobs, owners, sequence_ids)
@@ -128,24 +139,30 @@ class CountingScorer:
 def test_an_interrupted_shard_goes_on_from_its_parts_and_ends_with_the_same_bytes(trials, tmp_path):
     sequences = next((trials[2].store.root / "sequences" / "bpe").glob("*/sequences.parquet"))
 
-    def score(name, scorer):
+    def score(name, scorer, num_devices=0):
         for folder in (tmp_path / name, tmp_path / f"{name}-work"):
             folder.mkdir(exist_ok=True)
-        score_shard(
-            sequences,
-            shard="a",
-            scorer=scorer,
-            sequences_per_part=25,
-            work=tmp_path / f"{name}-work",
-            folder=tmp_path / name,
-            report=lambda _: None,
-            keeps_token_logprobs=True,
-        )
+        with part_threads(num_devices) as threads:
+            score_shard(
+                sequences,
+                shard="a",
+                scorer=scorer,
+                threads=threads,
+                sequences_per_part=25,
+                work=tmp_path / f"{name}-work",
+                folder=tmp_path / name,
+                report=lambda _: None,
+                keeps_token_logprobs=True,
+            )
         return (tmp_path / name / "scores.parquet").read_bytes()
 
     whole = CountingScorer()
     expected = score("whole", whole)
-    assert whole.num_parts > 3
+    assert whole.num_parts > 3 and whole.most_under_way == 1
+    # One more is under way than there are devices, and the bytes are the same.
+    on_two = CountingScorer()
+    assert score("on_two", on_two, num_devices=2) == expected
+    assert on_two.most_under_way == 3
     with pytest.raises(ScoringError, match="lost"):
         score("interrupted", CountingScorer(fails_after=2))
     rest = CountingScorer()

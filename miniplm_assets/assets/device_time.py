@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 
 class DeviceTime:
-    """Deals out the time that goes by among the threads that share some devices.
+    """Deals out the time of some devices among the threads that share them.
 
-    What all of them had never adds up to more than all devices had, so that a cost that is worked out from it is the
-    cost of the whole.
+    What all of them had adds up to what the devices had while one of them shared, so that a cost that is worked out
+    from it is the cost of the whole.
     """
 
     def __init__(self, num_devices: int) -> None:
@@ -35,7 +35,7 @@ class DeviceTime:
                 del self._seconds[thread]
 
     def seconds(self) -> float:
-        """Return what this thread has had since it began to share."""
+        """Return the device seconds that this thread has had since it began to share."""
         with self._lock:
             self._deal()
             return self._seconds[threading.get_ident()]
@@ -43,5 +43,5 @@ class DeviceTime:
     def _deal(self) -> None:
         now = time.monotonic()
         for thread in self._seconds:
-            self._seconds[thread] += (now - self._dealt_at) * min(1.0, self._num_devices / len(self._seconds))
+            self._seconds[thread] += (now - self._dealt_at) * self._num_devices / len(self._seconds)
         self._dealt_at = now

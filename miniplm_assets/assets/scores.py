@@ -21,7 +21,7 @@ from miniplm_assets.experiment import Experiment, OtherScoring, Scoring
 from miniplm_assets.lineage.graph import Node, scored_model
 from miniplm_assets.lineage.plan import missing_recipes
 from miniplm_assets.lm.ray_workers import RayWorkers, ScorerSettings
-from miniplm_assets.lm.score_shard import TOKEN_LOGPROBS, mean_nll, merge_scores, score_shard
+from miniplm_assets.lm.score_shard import TOKEN_LOGPROBS, mean_nll, merge_scores, part_threads, score_shard
 from miniplm_assets.lm.scorer import Scorer, open_scorer
 from miniplm_assets.storage.store import Draft
 from miniplm_assets.storage.tables import SCORES, SEQUENCES
@@ -52,7 +52,7 @@ def make_scores(step: Step) -> Made:
     sequences = step.input_shards("sequences")
     earlier = step.input_shards("scores") if scored.is_merged else {}
 
-    with _scorer(step, scored.scoring) as scorer:
+    with _scorer(step, scored.scoring) as scorer, part_threads(scorer.num_devices if scorer else 0) as threads:
         choose = scored.prepare() if scorer is not None and scored.prepare is not None else None
 
         def write(shard: str, draft: Draft) -> None:
@@ -61,6 +61,7 @@ def make_scores(step: Step) -> Made:
                 sequences[shard].file(SEQUENCES),
                 shard=shard,
                 scorer=scorer,
+                threads=threads,
                 sequences_per_part=scored.scoring.sequences_per_part,
                 work=draft.work,
                 folder=draft.path,

@@ -27,11 +27,9 @@ class Workers(Protocol):
     """What several shards are made with at once; a `Scorer` is one.
 
     Attributes:
-        num_at_once: how many.
-        num_devices: how many devices they share.
+        num_devices: how many devices the shards share.
     """
 
-    num_at_once: int
     num_devices: int
 
     def close(self) -> None:
@@ -190,7 +188,8 @@ class Step:
         Args:
             write_shard: fills the draft of one corpus file.
             finish: adds to the sums of the shards' facts what follows from them: a mean, the outcome of a check.
-            workers: where `write_shard` is to run for as many files at once; else one after the other.
+            workers: where `write_shard` is to run for several files at once, one more than there are devices, so that
+                none waits where a file ends; else one after the other.
         """
         recipes = self.fingerprints.shard_recipes(self.node.key)
         write = {shard: partial(write_shard, shard) for shard in recipes}
@@ -227,7 +226,7 @@ class Step:
             with time_of_devices.shared():
                 return self.make_as(recipes[shard], write[shard], time_of_devices.seconds)
 
-        with ThreadPoolExecutor(workers.num_at_once, thread_name_prefix="shard") as threads:
+        with ThreadPoolExecutor(workers.num_devices + 1, thread_name_prefix="shard") as threads:
             futures = {shard: threads.submit(make, shard) for shard in recipes}
             try:
                 while wait(futures.values(), timeout=1.0, return_when=FIRST_EXCEPTION).not_done:

@@ -91,8 +91,7 @@ class RayWorkers:
     """Actors that score, behind the face of one `Scorer`. Ray must be connected.
 
     Attributes:
-        num_at_once: how many actors were asked for.
-        num_devices: the same.
+        num_devices: how many actors were asked for.
     """
 
     def __init__(self, settings: ScorerSettings, *, num_workers: int | None, report: Callable[[str], None]) -> None:
@@ -110,7 +109,7 @@ class RayWorkers:
 
         self._settings = settings
         self._report = report
-        self.num_at_once, self._resources = _share_out(settings.scoring, num_workers)
+        self.num_devices, self._resources = _share_out(settings.scoring, num_workers)
         self._actor_class: Any = ray.remote(ScorerActor).options(scheduling_strategy="SPREAD", **self._resources)
         # Actors that have nothing to do; or an error that ends all who wait.
         self._free: queue.Queue[Any] = queue.Queue()
@@ -119,9 +118,8 @@ class RayWorkers:
         self._starting: list[threading.Thread] = []
         self._num_alive = 0
         self._is_closed = False
-        self.num_devices = self.num_at_once
-        report(f"asking Ray for {self.num_at_once} scorers, each with {self._resources}")
-        for _ in range(self.num_at_once):
+        report(f"asking Ray for {self.num_devices} scorers, each with {self._resources}")
+        for _ in range(self.num_devices):
             self._start()
 
     def score(self, sequences: Sequence[NDArray[np.int32]], sequence_ids: NDArray[np.int64]) -> Scores:

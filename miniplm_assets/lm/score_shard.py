@@ -2,12 +2,19 @@
 
 A part is a fixed range of the file's sequences, so that it holds the same bytes whoever scores it and
 whenever. Finished parts lie in the work folder; a part that a crash left damaged is scored again.
+
+Parts of one file, and of several, are under way at once, each in a thread that reads it, has it scored and puts
+it away: one thread more than there are devices, so that none waits at the border of a part or a file.
 """
 
+import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,11 +41,46 @@ SCHEMA: Final = pa.schema(
 TOKEN_LOGPROBS: Final = pa.field("token_logprobs_nats", pa.list_(pa.float16()))
 
 
+@dataclass(frozen=True)
+class PartThreads:
+    """The threads that parts are scored in, for any number of corpus files.
+
+    Attributes:
+        pool: the threads.
+        num_at_once: how many there are.
+    """
+
+    pool: ThreadPoolExecutor
+    num_at_once: int
+
+    def in_order(self, works: Iterable[Callable[[], pa.Table]]) -> Iterator[pa.Table]:
+        """Do as many of the works at once as there are threads; give what each returns, in their order."""
+        waiting: deque[Future[pa.Table]] = deque()
+        try:
+            for work in works:
+                waiting.append(self.pool.submit(work))
+                if len(waiting) == self.num_at_once:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+@contextmanager
+def part_threads(num_devices: int) -> Iterator[PartThreads]:
+    """Start as many threads as keep so many devices busy."""
+    with ThreadPoolExecutor(num_devices + 1, thread_name_prefix="part") as pool:
+        yield PartThreads(pool, num_devices + 1)
+
+
 def score_shard(
     sequences: Path,
     *,
     shard: str,
     scorer: Scorer,
+    threads: PartThreads,
     sequences_per_part: int,
     work: Path,
     folder: Path,
@@ -52,6 +94,7 @@ def score_shard(
         sequences: the file's sequences, ordered by sequence_id.
         shard: its name, for the messages.
         scorer: scores what is left to score.
+        threads: in which it is asked.
         sequences_per_part: how many are scored before they are put away.
         work: a folder that survives a crash.
         folder: where the scores go.
@@ -75,37 +118,28 @@ def score_shard(
     if choose is not None:
         wanted = choose(wanted)
     schema = SCHEMA.append(TOKEN_LOGPROBS) if keeps_token_logprobs else SCHEMA
-    started, num_tokens = time.monotonic(), 0
     parts = [
         _Part(work / f"part-{number:05d}.parquet", wanted["sequence_id"][start : start + sequences_per_part])
         for number, start in enumerate(range(0, len(wanted), sequences_per_part))
     ]
+    progress = _Progress(shard, len(parts), report)
+
+    def scored(part: _Part) -> pa.Table:
+        stored = part.stored(schema, report)
+        if stored is not None:
+            return stored
+        rows = part.read(sequences)
+        scores = scorer.score(*_arrays(rows))
+        table = _table(rows, scores, schema)
+        part.put_away(table)
+        progress.add(int(scores.num_scored_tokens.sum()))
+        return table
+
     sums: Sums = {split: {} for split in SCORED_SPLITS}
-    with (
-        pq.ParquetWriter(folder / SCORES, schema, compression="zstd") as writer,
-        _ReadAhead(sequences, [part.ids for part in parts]) as ahead,
-        ThreadPoolExecutor(1, thread_name_prefix="put-away") as background,
-    ):
-        writing: Future[None] | None = None
-        for number, part in enumerate(parts):
-            scored = part.stored(schema, report)
-            if scored is None:
-                rows = ahead.take(number)
-                scores = scorer.score(*_arrays(rows))
-                scored = _table(rows, scores, schema)
-                if writing is not None:
-                    writing.result()
-                writing = background.submit(part.put_away, scored)
-                num_tokens += int(scores.num_scored_tokens.sum())
-                seconds = time.monotonic() - started
-                report(
-                    f"{shard}: part {number + 1} of {len(parts)} scored, {num_tokens:,} tokens in {seconds:,.0f} s "
-                    f"({num_tokens / seconds:,.0f} a second)"
-                )
-            writer.write_table(scored)
-            _add(sums, pl.DataFrame(scored.select(SCHEMA.names)).join(wanted, on="sequence_id", validate="1:1"))
-        if writing is not None:
-            writing.result()
+    with pq.ParquetWriter(folder / SCORES, schema, compression="zstd") as writer:
+        for table in threads.in_order(partial(scored, part) for part in parts):
+            writer.write_table(table)
+            _add(sums, pl.DataFrame(table.select(SCHEMA.names)).join(wanted, on="sequence_id", validate="1:1"))
     return {"num_sequences": len(wanted), "by_split_and_domain": sums}
 
 
@@ -140,6 +174,19 @@ class _Part:
     path: Path
     ids: pl.Series
 
+    def read(self, sequences: Path) -> pl.DataFrame:
+        """Return its sequences: sequence_id, token_ids."""
+        # Its ids are neighbours in the file, so that the row groups' own ranges keep this to the rows wanted.
+        return (
+            pl.scan_parquet(sequences)
+            .filter(
+                pl.col("sequence_id").is_between(self.ids[0], self.ids[-1]),
+                pl.col("sequence_id").is_in(self.ids.implode()),
+            )
+            .select("sequence_id", "token_ids")
+            .collect()
+        )
+
     def put_away(self, scored: pa.Table) -> None:
         """Write the scores, complete or not at all."""
         beside = self.path.with_suffix(".writing")
@@ -161,41 +208,24 @@ class _Part:
         return scored if is_this else None
 
 
-class _ReadAhead:
-    """Reads the sequences of the next part while the present one is scored."""
+class _Progress:
+    """Says after each part how far a corpus file is; parts end in any thread."""
 
-    def __init__(self, sequences: Path, ids: Sequence[pl.Series]) -> None:
-        self._sequences = sequences
-        self._ids = ids
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
-        self._number = -1
-        self._rows: Future[pl.DataFrame] | None = None
+    def __init__(self, shard: str, num_parts: int, report: Callable[[str], None]) -> None:
+        self._shard, self._num_parts, self._report = shard, num_parts, report
+        self._started = time.monotonic()
+        self._num_done = self._num_tokens = 0
+        self._lock = threading.Lock()
 
-    def __enter__(self) -> "_ReadAhead":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._thread.shutdown(cancel_futures=True)
-
-    def take(self, number: int) -> pl.DataFrame:
-        """Return the sequences of a part: sequence_id, token_ids."""
-        if self._rows is None or self._number != number:
-            self._rows = self._thread.submit(self._read, number)
-        rows = self._rows.result()
-        self._number, self._rows = number + 1, None
-        if self._number < len(self._ids):
-            self._rows = self._thread.submit(self._read, self._number)
-        return rows
-
-    def _read(self, number: int) -> pl.DataFrame:
-        # A part's ids are neighbours in the file, so that the row groups' own ranges keep this to the rows wanted.
-        ids = self._ids[number]
-        return (
-            pl.scan_parquet(self._sequences)
-            .filter(pl.col("sequence_id").is_between(ids[0], ids[-1]), pl.col("sequence_id").is_in(ids.implode()))
-            .select("sequence_id", "token_ids")
-            .collect()
-        )
+    def add(self, num_tokens: int) -> None:
+        with self._lock:
+            self._num_done += 1
+            self._num_tokens += num_tokens
+            seconds = time.monotonic() - self._started
+            self._report(
+                f"{self._shard}: {self._num_done} of {self._num_parts} parts scored, {self._num_tokens:,} tokens in "
+                f"{seconds:,.0f} s ({self._num_tokens / seconds:,.0f} a second)"
+            )
 
 
 def _arrays(rows: pl.DataFrame) -> tuple[list[NDArray[np.int32]], NDArray[np.int64]]:

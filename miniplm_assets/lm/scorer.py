@@ -24,11 +24,9 @@ class Scorer(Protocol):
     """A loaded model, or several, that score sequences of token ids. Any thread may ask at any time.
 
     Attributes:
-        num_at_once: how many threads keep it busy.
-        num_devices: how many devices they share.
+        num_devices: how many it computes on, a part on each.
     """
 
-    num_at_once: int
     num_devices: int
 
     def score(self, sequences: Sequence[NDArray[np.int32]], sequence_ids: NDArray[np.int64]) -> Scores:

@@ -10,16 +10,11 @@ carries no loss, as published; else 1. The log-softmax is taken in float32, the 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from miniplm_assets.core.errors import ScoringError
-
-# While one thread's part is computed, another reads its next or puts its last away, and an engine that fills its
-# batches as it goes has sequences at hand when a part runs out. Each more would be one more part that a crash loses.
-NUM_AT_ONCE: Final = 2
 
 
 @dataclass(frozen=True, kw_only=True)

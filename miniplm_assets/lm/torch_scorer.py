@@ -13,9 +13,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,23 +24,33 @@ from miniplm_assets.experiment import Scoring
 from miniplm_assets.lm.batching import Batch, batches, fill_batch, longest_first, pad
 from miniplm_assets.lm.blocked_logprobs import blocked_logprobs, tile_shape
 from miniplm_assets.lm.output_head import PlainHead, find_plain_head
-from miniplm_assets.lm.scores import NUM_AT_ONCE, Scores, TokenRule, check_sequences, sum_by_sequence
+from miniplm_assets.lm.scores import Scores, TokenRule, check_sequences, sum_by_sequence
 
 if TYPE_CHECKING:
     import torch
 
-# More than this leaves a CPU's cache, and holds up the other threads at the end of a part.
+# What goes through the output layer at once on a CPU: its weights are fetched once for all of it. More gains nothing,
+# and holds up the other threads at the end of a part.
 CPU_TOKENS_PER_BATCH: Final = 2_048
+# What goes through the body at once: the layers' activations stay in a core's cache.
+CPU_TOKENS_IN_BODY: Final = 1_024
 # Where the logits must exist whole, this many bytes of them at once, for each thread of a CPU.
 WHOLE_LOGITS_BYTES: Final = 1 << 28
 
 logger = logging.getLogger(__name__)
 
 
+class SentBatch(NamedTuple):
+    """A batch on its device; see `Batch`."""
+
+    input_ids: "torch.Tensor"
+    positions: "torch.Tensor"
+    targets: "torch.Tensor"
+
+
 class TorchScorer:
     """Scores sequences with a model that is in evaluation mode; a `Scorer`."""
 
-    num_at_once = NUM_AT_ONCE
     num_devices = 1
 
     def __init__(
@@ -105,8 +114,8 @@ class TorchScorer:
         assert self._threads is not None
 
         def score(members: NDArray[np.intp]) -> "tuple[torch.Tensor, NDArray[np.intp]]":
-            batch = pad(sequences, members, self._rule)
-            return self._logprobs(batch), batch.owners
+            in_body = batches(members, lengths, tokens_per_batch=CPU_TOKENS_IN_BODY)
+            return self._logprobs([pad(sequences, some, self._rule) for some in in_body])
 
         return self._threads.map(score, batches(waiting, lengths, tokens_per_batch=self._tokens_per_batch))
 
@@ -125,7 +134,7 @@ class TorchScorer:
             members = fill_batch(waiting, lengths, tokens_per_batch=self._tokens_per_batch)
             batch = pad(sequences, members, self._rule)
             try:
-                logprobs = self._logprobs(batch)
+                scored = self._logprobs([batch])
             except torch.OutOfMemoryError:
                 is_full = True
             else:
@@ -133,19 +142,23 @@ class TorchScorer:
             if is_full:  # outside of the handler, whose traceback keeps the batch's memory alive
                 self._halve(batch, sequence_ids[members[0]])
                 continue
-            yield logprobs, batch.owners
+            yield scored
             waiting = waiting[len(members) :]
 
-    def _logprobs(self, batch: Batch) -> "torch.Tensor":
+    def _logprobs(self, in_body: Sequence[Batch]) -> "tuple[torch.Tensor, NDArray[np.intp]]":
+        """Return the log-probabilities of batches that share one pass through the output layer, and whose they are."""
         import torch
 
+        sent = [
+            SentBatch(*(self._send(values) for values in (batch.input_ids, batch.positions, batch.targets)))
+            for batch in in_body
+        ]
         with torch.no_grad():
-            input_ids, positions, targets = (
-                self._send(values) for values in (batch.input_ids, batch.positions, batch.targets)
-            )
             if self._head is None:
-                return _whole_logprobs(self._model, input_ids, positions, targets)
-            return _tiled_logprobs(self._head, input_ids, positions, targets)
+                logprobs = torch.cat([_whole_logprobs(self._model, batch) for batch in sent])
+            else:
+                logprobs = _tiled_logprobs(self._head, sent)
+        return logprobs, np.concatenate([batch.owners for batch in in_body])
 
     def _send(self, values: NDArray[np.int64]) -> "torch.Tensor":
         import torch
@@ -195,7 +208,7 @@ def _threads_of_one() -> ThreadPoolExecutor:
     import torch
 
     num_threads = torch.get_num_threads()
-    threads = ThreadPoolExecutor(num_threads, "score", initializer=partial(torch.set_num_threads, 1))
+    threads = ThreadPoolExecutor(num_threads, "score", initializer=_compute_alone)
     all_started = threading.Barrier(num_threads + 1)
     for _ in range(num_threads):
         threads.submit(all_started.wait)
@@ -204,22 +217,31 @@ def _threads_of_one() -> ThreadPoolExecutor:
     return threads
 
 
-def _tiled_logprobs(
-    head: PlainHead, input_ids: "torch.Tensor", positions: "torch.Tensor", targets: "torch.Tensor"
-) -> "torch.Tensor":
-    hidden = head.body(input_ids=input_ids, use_cache=False)[0]
-    scored = hidden.flatten(0, 1).index_select(0, positions).to(head.weight.dtype)
-    return blocked_logprobs(scored, head.weight, head.bias, targets, tile=tile_shape(scored.device.type))
-
-
-def _whole_logprobs(
-    model: Any, input_ids: "torch.Tensor", positions: "torch.Tensor", targets: "torch.Tensor"
-) -> "torch.Tensor":
+def _compute_alone() -> None:
     import torch
 
-    logits = model(input_ids=input_ids, use_cache=False).logits
-    scored = logits.flatten(0, 1).index_select(0, positions)
-    return torch.log_softmax(scored, dim=-1, dtype=torch.float32).gather(1, targets.unsqueeze(1)).squeeze(1)
+    torch.get_num_threads()  # when a thread first asks for its number, it is given the default in place of its own
+    torch.set_num_threads(1)
+
+
+def _tiled_logprobs(head: PlainHead, in_body: Sequence[SentBatch]) -> "torch.Tensor":
+    import torch
+
+    def scored_hidden(batch: SentBatch) -> "torch.Tensor":
+        hidden: torch.Tensor = head.body(input_ids=batch.input_ids, use_cache=False)[0]
+        return hidden.flatten(0, 1).index_select(0, batch.positions).to(head.weight.dtype)
+
+    hidden = torch.cat([scored_hidden(batch) for batch in in_body])
+    targets = torch.cat([batch.targets for batch in in_body])
+    return blocked_logprobs(hidden, head.weight, head.bias, targets, tile=tile_shape(hidden.device.type))
+
+
+def _whole_logprobs(model: Any, batch: SentBatch) -> "torch.Tensor":
+    import torch
+
+    logits = model(input_ids=batch.input_ids, use_cache=False).logits
+    scored = logits.flatten(0, 1).index_select(0, batch.positions)
+    return torch.log_softmax(scored, dim=-1, dtype=torch.float32).gather(1, batch.targets.unsqueeze(1)).squeeze(1)
 
 
 def score_with_model(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from miniplm_assets.core.errors import ModelError, ScoringError
 from miniplm_assets.experiment import Scoring
 from miniplm_assets.lm.engine_process import EngineFailure, EngineProcess
-from miniplm_assets.lm.scores import NUM_AT_ONCE, Scores, TokenRule, check_sequences, owners_of, sum_by_sequence
+from miniplm_assets.lm.scores import Scores, TokenRule, check_sequences, owners_of, sum_by_sequence
 
 # Loading tens of gigabytes from a network disk and compiling; vLLM itself gives up on its workers before.
 START_SECONDS: Final = 1_800.0
@@ -35,7 +35,6 @@ CPU_CACHED_SEQUENCES: Final = 4
 class VllmScorer:
     """Scores sequences with a vLLM engine; a `Scorer`."""
 
-    num_at_once = NUM_AT_ONCE
     num_devices = 1
 
     def __init__(
