@@ -22,6 +22,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -119,29 +121,53 @@ def score_published(folder: Path, device: str, dtype: str) -> tuple[Any, Any]:
     return score, lambda: None
 
 
-def score_ours(backend: str, folder: Path, device: str, dtype: str, tokens_per_batch: int) -> tuple[Any, Any]:
+def score_ours(way: str, folder: Path, device: str, dtype: str, tokens_per_batch: int) -> tuple[Any, Any]:
     """Return functions that score with this project's scorer, and that close it."""
-    from miniplm_assets.experiment import Scoring
-    from miniplm_assets.lm.scorer import open_scorer
-
-    context = open_scorer(
-        folder,
-        scoring=Scoring(
-            backend=backend,
-            dtype=dtype,
-            device="auto" if backend == "vllm" else device,
-            score_after_end_of_document=True,
-            tokens_per_batch=tokens_per_batch,
-        ),
-        end_of_document_id=END_OF_DOCUMENT,
-        max_sequence_tokens=SEQUENCE_LENGTH + 1,
-        report=lambda line: print(line, file=sys.stderr),
-    )
+    open_scorer = {"torch": open_torch_scorer, "vllm": open_vllm_scorer}[way]
+    context = open_scorer(folder, device, dtype, tokens_per_batch)
     scorer = context.__enter__()
     return (
         lambda some: scorer.score(some, np.arange(len(some))).logprob_nats,
         lambda: context.__exit__(None, None, None),
     )
+
+
+@contextmanager
+def open_torch_scorer(folder: Path, device: str, dtype: str, tokens_per_batch: int) -> Iterator[Any]:
+    """Load the model as `open_scorer` does, without what an experiment file needs."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from miniplm_assets.lm.memory import kept_memory
+    from miniplm_assets.lm.scores import TokenRule
+    from miniplm_assets.lm.torch_scorer import TorchScorer
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).to(device).eval()
+    rule = TokenRule(end_of_document_id=END_OF_DOCUMENT, score_after_end_of_document=True)
+    scorer = TorchScorer(model, rule=rule, tokens_per_batch=tokens_per_batch, report=tell)
+    with kept_memory(), closing(scorer):
+        yield scorer
+
+
+def open_vllm_scorer(folder: Path, _device: str, dtype: str, tokens_per_batch: int) -> Any:
+    """Start vLLM."""
+    from miniplm_assets.experiment import Scoring
+    from miniplm_assets.lm.scorer import open_scorer
+
+    return open_scorer(
+        folder,
+        scoring=Scoring(
+            backend="vllm", dtype=dtype, score_after_end_of_document=True, tokens_per_batch=tokens_per_batch
+        ),
+        end_of_document_id=END_OF_DOCUMENT,
+        max_sequence_tokens=SEQUENCE_LENGTH + 1,
+        report=tell,
+    )
+
+
+def tell(line: str) -> None:
+    """Show a line beside the result."""
+    print(line, file=sys.stderr, flush=True)
 
 
 class PeakMemory(threading.Thread):
@@ -249,11 +275,7 @@ def main() -> None:
                 limits.append(matmul_flops(arguments.device, arguments.dtype))
                 runs[way].append(run_apart(way, folder))
                 done = runs[way][-1]
-                print(
-                    f"round {number + 1}: {way} {done['num_tokens'] / done['seconds']:,.0f} tokens/s",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                tell(f"round {number + 1}: {way} {done['num_tokens'] / done['seconds']:,.0f} tokens/s")
         report(runs, limits, arguments)
 
 

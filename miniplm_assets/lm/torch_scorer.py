@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miniplm_assets.core.errors import ModelError, ScoringError
-from miniplm_assets.experiment import Scoring
 from miniplm_assets.lm.batching import Batch, batches, fill_batch, longest_first, pad
 from miniplm_assets.lm.blocked_logprobs import blocked_logprobs, tile_shape
 from miniplm_assets.lm.output_head import PlainHead, find_plain_head
@@ -28,6 +27,8 @@ from miniplm_assets.lm.scores import Scores, TokenRule, check_sequences, sum_by_
 
 if TYPE_CHECKING:
     import torch
+
+    from miniplm_assets.experiment import Scoring
 
 # What goes through the output layer at once on a CPU: its weights are fetched once for all of it. More gains nothing,
 # and holds up the other threads at the end of a part.
@@ -290,7 +291,7 @@ def _evaluation_mode(model: Any) -> Iterator[None]:
             module.training = was_training
 
 
-def load_model(folder: Path, scoring: Scoring) -> Any:
+def load_model(folder: Path, scoring: "Scoring") -> Any:
     """Load a causal language model for scoring, in evaluation mode, on its device.
 
     Raises:
