@@ -16,13 +16,10 @@ class Sharer:
         self._thread, self._stack, self._shared = ThreadPoolExecutor(1), ExitStack(), shared
 
     def begin(self):
-        self._thread.submit(self._stack.enter_context, self._shared.shared()).result()
-
-    def seconds(self):
-        return self._thread.submit(self._shared.seconds).result()
+        self._seconds = self._thread.submit(self._stack.enter_context, self._shared.shared()).result()
 
     def end(self):
-        found = self.seconds()
+        found = self._thread.submit(self._seconds).result()
         self._thread.submit(self._stack.close).result()
         self._thread.shutdown()
         return found
@@ -52,10 +49,10 @@ def test_time_is_dealt_out_among_those_who_share_a_device(num_devices, first, se
 
 def test_a_thread_that_comes_back_begins_anew(clock):
     shared = DeviceTime(1)
-    with shared.shared():
+    with shared.shared() as seconds:
         clock[0] += 3
-        assert shared.seconds() == pytest.approx(3)
+        assert seconds() == pytest.approx(3)
     clock[0] += 50
-    with shared.shared():
+    with shared.shared() as seconds:
         clock[0] += 2
-        assert shared.seconds() == pytest.approx(2)
+        assert seconds() == pytest.approx(2)

@@ -163,6 +163,21 @@ def test_two_writers_at_once_compute_once(tmp_path):
     assert results[0].folder == results[1].folder
 
 
+def test_a_wait_for_another_run_ends_when_this_one_is_stopped(tmp_path):
+    store, lines, is_stopped = Store(tmp_path), [], threading.Event()
+    (tmp_path / RECIPE.key).mkdir(parents=True)
+    with (tmp_path / RECIPE.key / f".lock-{RECIPE.fingerprint}").open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+
+        def report(line):
+            lines.append(line)
+            is_stopped.set()
+
+        with pytest.raises(StoreError, match="stopped while it waited for another run"):
+            store.make(RECIPE, pytest.fail, report, is_stopped=is_stopped.is_set)
+    assert len(lines) == 1 and "another run is making it" in lines[0]
+
+
 def test_a_killed_writer_leaves_no_lock_and_its_leftovers_go(tmp_path):
     script = f"""
 import os, signal

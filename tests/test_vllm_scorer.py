@@ -5,12 +5,14 @@ import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from miniplm_assets.core.errors import ModelError, ScoringError
 from miniplm_assets.experiment import Scoring
+from miniplm_assets.lm import vllm_scorer
 from miniplm_assets.lm.scorer import open_scorer
 from miniplm_assets.lm.scores import TokenRule
 from miniplm_assets.lm.vllm_engine import max_batched_tokens
@@ -95,6 +97,53 @@ def test_a_model_that_vllm_does_not_know_gives_its_reason(tmp_path):
         pass
     assert "XGLMForCausalLM" in str(failure.value)
     log_of(failure).unlink()
+
+
+# Answers one part before it reads the next, and gives the tokens themselves as log-probabilities.
+PLAYED = """
+import json, time
+import numpy as np
+from miniplm_assets.lm.engine_process import Sender, serve
+
+def answer(connection, settings):
+    sender = Sender(connection)
+    sender.send({"ready": True})
+    while "end" not in (message := json.loads(connection.recv_bytes())):
+        tokens = np.frombuffer(connection.recv_bytes(), dtype=np.int32)
+        time.sleep(0.5)  # until the next part waits to be read
+        sender.send({"finished": len(message["lengths"])})
+        found = [-part[1:].astype(np.float32) for part in np.split(tokens, np.cumsum(message["lengths"])[:-1])]
+        sender.send({"scored": message["part"]}, np.concatenate(found).tobytes())
+
+if __name__ == "__main__":
+    serve(answer)
+"""
+
+
+def test_large_parts_that_meet_in_the_middle_do_not_wait_for_each_other(tmp_path, monkeypatch):
+    (tmp_path / "played_vllm.py").write_text(PLAYED)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    real = vllm_scorer.EngineProcess
+    monkeypatch.setattr(vllm_scorer, "EngineProcess", lambda _, *rest, **more: real("played_vllm", *rest, **more))
+    scorer = VllmScorer(
+        tmp_path,
+        SimpleNamespace(vocab_size=1_000, num_attention_heads=1, hidden_size=8, num_hidden_layers=1),
+        scoring=Scoring(backend="vllm"),
+        rule=TokenRule(end_of_document_id=END_OF_DOCUMENT, score_after_end_of_document=True),
+        max_sequence_tokens=1_000,
+        max_positions=None,
+        report=lambda _: None,
+    )
+    # A megabyte each way: far more than a socket holds.
+    parts = [[np.full(1_000, number, np.int32)] * 300 for number in (3, 5, 7)]
+    with ThreadPoolExecutor(3) as threads:
+        futures = [threads.submit(scorer.score, part, np.arange(300)) for part in parts]
+        try:
+            found = [future.result(60) for future in futures]
+        finally:
+            scorer.close()
+    for number, scores in zip((3, 5, 7), found, strict=True):
+        assert scores.logprob_nats.tolist() == [-999.0 * number] * 300
 
 
 def test_the_tokens_of_a_step_follow_from_the_memory():

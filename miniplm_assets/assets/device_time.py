@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
@@ -21,21 +21,20 @@ class DeviceTime:
         self._seconds: dict[int, float] = {}  # by thread
 
     @contextmanager
-    def shared(self) -> Iterator[None]:
-        """Let this thread be one of those who share."""
+    def shared(self) -> Iterator[Callable[[], float]]:
+        """Let this thread be one of those who share; gives what tells the device seconds that it has had so far."""
         thread = threading.get_ident()
         with self._lock:
             self._deal()
             self._seconds[thread] = 0.0
         try:
-            yield
+            yield self._had
         finally:
             with self._lock:
                 self._deal()
                 del self._seconds[thread]
 
-    def seconds(self) -> float:
-        """Return the device seconds that this thread has had since it began to share."""
+    def _had(self) -> float:
         with self._lock:
             self._deal()
             return self._seconds[threading.get_ident()]

@@ -4,13 +4,16 @@ Four assets differ only in which sequences they score and how: all of them; the 
 second time in another way, to see whether both agree; and the band around a cutoff again, more exactly.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from miniplm_assets.assets.build import Kind
 from miniplm_assets.assets.step import Made, Step
@@ -22,7 +25,7 @@ from miniplm_assets.lineage.graph import Node, scored_model
 from miniplm_assets.lineage.plan import missing_recipes
 from miniplm_assets.lm.ray_workers import RayWorkers, ScorerSettings
 from miniplm_assets.lm.score_shard import TOKEN_LOGPROBS, mean_nll, merge_scores, part_threads, score_shard
-from miniplm_assets.lm.scorer import Scorer, open_scorer
+from miniplm_assets.lm.scorer import Scorer, Scores, open_scorer
 from miniplm_assets.storage.store import Draft
 from miniplm_assets.storage.tables import SCORES, SEQUENCES
 
@@ -52,11 +55,13 @@ def make_scores(step: Step) -> Made:
     sequences = step.input_shards("sequences")
     earlier = step.input_shards("scores") if scored.is_merged else {}
 
-    with _scorer(step, scored.scoring) as scorer, part_threads(scorer.num_devices if scorer else 0) as threads:
-        choose = scored.prepare() if scorer is not None and scored.prepare is not None else None
+    is_stored = not missing_recipes(step.store, step.fingerprints, step.node.key)
+    choose = None if is_stored or scored.prepare is None else scored.prepare()
+    # Nobody connects to a cluster, or loads a model, to find that everything is stored.
+    open_engine = _local_scorer if is_stored or scored.scoring.engine == "local" else _ray_workers
+    with open_engine(step, scored.scoring) as scorer, part_threads(scorer.num_devices) as threads:
 
         def write(shard: str, draft: Draft) -> None:
-            assert scorer is not None, f"{shard}: was stored a moment ago; somebody deletes results of this run"
             draft.facts = score_shard(
                 sequences[shard].file(SEQUENCES),
                 shard=shard,
@@ -75,27 +80,53 @@ def make_scores(step: Step) -> Made:
         return step.make_by_shard(write, _add_means, workers=scorer)
 
 
+class _LocalScorer:
+    """A scorer in this process, whose model is loaded once, and only when there is something to score."""
+
+    num_devices = 1
+
+    def __init__(self, open_scorer: Callable[[], Scorer]) -> None:
+        self._open_scorer = open_scorer
+        self._lock = threading.Lock()
+        self._scorer: Scorer | None = None
+
+    def score(self, sequences: Sequence[NDArray[np.int32]], sequence_ids: NDArray[np.int64]) -> Scores:
+        with self._lock:
+            if self._scorer is None:
+                self._scorer = self._open_scorer()
+        return self._scorer.score(sequences, sequence_ids)
+
+    def close(self) -> None:
+        if self._scorer is not None:
+            self._scorer.close()
+
+
 @contextmanager
-def _scorer(step: Step, scoring: Scoring) -> Iterator[Scorer | None]:
-    """Load the model, here or on a Ray cluster; None where everything is stored."""
-    if not missing_recipes(step.store, step.fingerprints, step.node.key):
-        yield None
-        return
-    arguments: dict[str, Any] = {
+def _local_scorer(step: Step, scoring: Scoring) -> Iterator[Scorer]:
+    with ExitStack() as stack:
+
+        def load() -> Scorer:
+            return stack.enter_context(open_scorer(**_scorer_arguments(step, scoring), report=step.report))
+
+        yield _LocalScorer(lambda: step.in_own_thread(load))
+
+
+@contextmanager
+def _ray_workers(step: Step, scoring: Scoring) -> Iterator[Scorer]:
+    step.connect_ray()
+    settings = ScorerSettings(**_scorer_arguments(step, scoring))
+    with closing(RayWorkers(settings, num_workers=scoring.num_workers, report=step.report)) as workers:
+        workers.wait_for_one()
+        yield workers
+
+
+def _scorer_arguments(step: Step, scoring: Scoring) -> dict[str, Any]:
+    return {
         "model_folder": step.input("model").verified_folder(),
         "scoring": scoring,
         "end_of_document_id": load_tokenizer(step.input("tokenizer").verified_folder()).end_of_document_id,
         "max_sequence_tokens": step.pipeline.experiment.sequences.sequence_length + 1,
     }
-    if scoring.engine == "local":
-        with open_scorer(**arguments, report=step.report) as scorer:
-            yield scorer
-        return
-    step.connect_ray()
-    with closing(
-        RayWorkers(ScorerSettings(**arguments), num_workers=scoring.num_workers, report=step.report)
-    ) as workers:
-        yield workers
 
 
 def _pass(step: Step) -> _Pass:

@@ -2,17 +2,17 @@
 
 import queue
 import threading
-import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import dagster as dg
 
 from miniplm_assets.assets.device_time import DeviceTime
+from miniplm_assets.core.errors import StoreError
 from miniplm_assets.core.facts import model_tokens, sum_facts
 from miniplm_assets.core.recipe import Recipe
 from miniplm_assets.lineage.fingerprints import Fingerprints
@@ -36,6 +36,10 @@ class Workers(Protocol):
         """End the work that is going on."""
 
 
+Value = TypeVar("Value")
+
+# How soon a step's own thread does what its other threads ask of it.
+POLL_SECONDS: Final = 0.1
 # Every step of a run works on the same state of the corpus, whatever happens to its files meanwhile.
 SNAPSHOT_TAG = "miniplm/raw_corpus"
 
@@ -71,19 +75,45 @@ class Step:
         self.node: Node = pipeline.graph[key]
         self._context = context
         self._thread = threading.get_ident()
-        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._errands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._is_stopped = threading.Event()
 
     def report(self, line: str) -> None:
         """Show a line of progress. Dagster's log belongs to the step's own thread; lines of others wait for it."""
         if threading.get_ident() != self._thread:
-            self._lines.put(line)
+            self._errands.put(partial(self._context.log.info, line))
             return
-        self._show_waiting_lines()
+        self._run_errands()
         self._context.log.info(line)
 
-    def _show_waiting_lines(self) -> None:
-        while not self._lines.empty():
-            self._context.log.info(self._lines.get())
+    def in_own_thread(self, call: Callable[[], Value]) -> Value:
+        """Return what a call returns that the step's own thread makes: the only one that an interrupt reaches.
+
+        Raises:
+            StoreError: if the step is stopped before the call's turn.
+        """
+        if threading.get_ident() == self._thread:
+            return call()
+        answer: Future[Value] = Future()
+
+        def errand() -> None:
+            if self._is_stopped.is_set():
+                return
+            try:
+                answer.set_result(call())
+            except Exception as error:  # noqa: BLE001 - for the thread that asked
+                answer.set_exception(error)
+
+        self._errands.put(errand)
+        while not wait([answer], timeout=POLL_SECONDS).done:
+            if self._is_stopped.is_set():
+                raise StoreError(f"{self.node.key}: stopped")
+        return answer.result()
+
+    def _run_errands(self) -> None:
+        """Do what other threads have asked of this one."""
+        while not self._errands.empty():
+            self._errands.get()()
 
     def connect_ray(self) -> None:
         """Connect to the Ray cluster, or start Ray on this machine; the resource disconnects when the step is over."""
@@ -152,17 +182,8 @@ class Step:
         self._report_reuse(made)
         return made
 
-    def make_as(
-        self, recipe: Recipe, write: Callable[[Draft], None], clock: Callable[[], float] = time.monotonic
-    ) -> Made:
-        """Return the result of a recipe; make it unless it is stored, or another run makes it meanwhile.
-
-        Args:
-            recipe: what goes into it.
-            write: fills the draft.
-            clock: tells the seconds that count as its own.
-        """
-        started = clock()
+    def make_as(self, recipe: Recipe, write: Callable[[Draft], None]) -> Made:
+        """Return the result of a recipe; make it unless it is stored, or another run makes it meanwhile."""
         is_computed = False
 
         def write_and_tell(draft: Draft) -> None:
@@ -171,9 +192,9 @@ class Step:
             self.report(f"{recipe.describe()}: making {recipe.fingerprint}")
             write(draft)
 
-        result = self.store.make(recipe, write_and_tell, self.report, clock)
+        result = self.store.make(recipe, write_and_tell, self.report, is_stopped=self._is_stopped.is_set)
         if is_computed:
-            return Made(result, 1, 0, clock() - started, 0.0, 0)
+            return Made(result, 1, 0, result.manifest.seconds, 0.0, 0)
         return Made(result, 0, 1, 0.0, result.manifest.seconds, model_tokens(result.facts))
 
     def make_by_shard(
@@ -220,28 +241,33 @@ class Step:
     def _make_at_once(
         self, recipes: Mapping[str, Recipe], write: Mapping[str, Callable[[Draft], None]], workers: Workers
     ) -> dict[str, Made]:
-        time_of_devices = DeviceTime(workers.num_devices)
+        device_time = DeviceTime(workers.num_devices)
 
-        def make(shard: str) -> Made:
-            with time_of_devices.shared():
-                return self.make_as(recipes[shard], write[shard], time_of_devices.seconds)
+        def write_in_shared_time(shard: str, draft: Draft) -> None:
+            with device_time.shared() as seconds:
+                write[shard](draft)
+                draft.seconds = seconds()
 
         with ThreadPoolExecutor(workers.num_devices + 1, thread_name_prefix="shard") as threads:
-            futures = {shard: threads.submit(make, shard) for shard in recipes}
             try:
-                while wait(futures.values(), timeout=1.0, return_when=FIRST_EXCEPTION).not_done:
-                    self._show_waiting_lines()
+                futures = {
+                    shard: threads.submit(self.make_as, recipe, partial(write_in_shared_time, shard))
+                    for shard, recipe in recipes.items()
+                }
+                while wait(futures.values(), timeout=POLL_SECONDS, return_when=FIRST_EXCEPTION).not_done:
+                    self._run_errands()
                     if any(future.done() and future.exception() for future in futures.values()):
                         break
-                failed = [future for future in futures.values() if future.done() and future.exception()]
-                for future in failed:
-                    future.result()
+                for future in futures.values():
+                    if future.done():
+                        future.result()
             except BaseException:  # an interrupt, too, must not wait for shards that are hours from their end
+                self._is_stopped.set()
                 threads.shutdown(wait=False, cancel_futures=True)
                 workers.close()
                 raise
             finally:
-                self._show_waiting_lines()
+                self._run_errands()
         return {shard: future.result() for shard, future in futures.items()}
 
     def _report_reuse(self, made: Made) -> None:

@@ -13,6 +13,7 @@ from miniplm_assets.core.facts import model_tokens
 from miniplm_assets.core.pilot import judge_pilot, reasons_against
 from miniplm_assets.core.splits import CANDIDATE, VALIDATION
 from miniplm_assets.evaluation.plots import plot_domain_shares
+from miniplm_assets.lineage.graph import scored_model
 from miniplm_assets.storage.manifest import CheckOutcome
 from miniplm_assets.storage.store import Draft
 
@@ -120,7 +121,10 @@ def make_pilot(step: Step) -> Made:
 
 
 def _cost_of_the_whole(step: Step) -> list[dict[str, Any]]:
-    """Return what scoring everything would take, by what the pilot took; loading the model is not counted."""
+    """Return what scoring everything would take, by what the pilot took.
+
+    Loading the model is not counted; on a Ray cluster, that of the first actor is not.
+    """
     per_split = step.input("sequences").facts["tokens_per_split"]
     num_tokens = per_split[CANDIDATE] + per_split[VALIDATION]
     rows = []
@@ -128,12 +132,13 @@ def _cost_of_the_whole(step: Step) -> list[dict[str, Any]]:
         shards = step.input_shards(role).values()
         seconds = sum(shard.manifest.seconds for shard in shards)
         scored = sum(model_tokens(shard.facts) for shard in shards)
+        scoring = scored_model(step.pipeline.experiment, step.pipeline.graph[step.node.inputs[role]]).scoring
         rows.append(
             {
                 "scores": step.node.inputs[role].removeprefix("pilot_"),
                 "tokens": num_tokens,
                 "tokens a second": scored / seconds,
-                "device hours": num_tokens * seconds / scored / 3600,
+                "device hours": num_tokens * seconds * scoring.tensor_parallel_size / scored / 3600,
             }
         )
     return rows

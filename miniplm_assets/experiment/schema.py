@@ -166,7 +166,11 @@ class Scoring(Settings):
     )
     device: str = Field("auto", description="a torch device; auto takes the first accelerator, else the CPU")
     tokens_per_batch: int = Field(16_384, ge=1)
-    sequences_per_part: int = Field(4_096, ge=1, description="a crash loses at most this many sequences")
+    sequences_per_part: int = Field(
+        4_096,
+        ge=1,
+        description="put away together; a crash loses one part a device, and one more",
+    )
     tensor_parallel_size: int = Field(1, ge=1, description="devices for one model; vllm only")
     compile: bool | None = Field(
         None, description="let vLLM compile the model at start-up; default: where the model is large enough to repay it"

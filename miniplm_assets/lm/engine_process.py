@@ -38,6 +38,34 @@ class EngineFailure(Exception):  # noqa: N818 - what the caller turns into an er
     """The helper process failed, ended or fell silent; the text says how."""
 
 
+class Sender:
+    """The sending half of a connection, for any thread: a message and the bytes behind it stay together."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+
+    def send(self, message: Mapping[str, Any], payload: bytes | None = None, *, patience_seconds: float = -1) -> None:
+        """Send a message, and behind it bytes.
+
+        Args:
+            message: JSON values.
+            payload: bytes.
+            patience_seconds: how long to wait for another thread's message to be read; for ever where negative.
+
+        Raises:
+            OSError: if the other side is gone, or does not read.
+        """
+        if not self._lock.acquire(timeout=patience_seconds):
+            raise TimeoutError(f"the other side has read nothing for {patience_seconds:,.0f} seconds")
+        try:
+            self._connection.send_bytes(json.dumps(message).encode())
+            if payload is not None:
+                self._connection.send_bytes(payload)
+        finally:
+            self._lock.release()
+
+
 class EngineProcess:
     """The parent's side. Any thread may send; one at a time receives."""
 
@@ -51,9 +79,9 @@ class EngineProcess:
         """
         descriptor, log = tempfile.mkstemp(prefix="miniplm-engine-", suffix=".log")
         self._log = Path(log)
-        self._is_ended = False
-        self._sending = threading.Lock()
+        self._is_ending = self._is_killed = False
         self._connection, theirs = Pipe()
+        self._sender = Sender(self._connection)
         # The package as it is here, wherever the child looks for modules.
         package_root = str(Path(miniplm_assets.__file__).parents[1])
         search_path = os.pathsep.join(filter(None, [package_root, environment.get("PYTHONPATH")]))
@@ -76,10 +104,7 @@ class EngineProcess:
             EngineFailure: if the process has ended.
         """
         try:
-            with self._sending:
-                self._connection.send_bytes(json.dumps(message).encode())
-                if payload is not None:
-                    self._connection.send_bytes(payload)
+            self._sender.send(message, payload)
         except OSError:
             raise self._failure("has ended") from None
 
@@ -120,19 +145,20 @@ class EngineProcess:
 
     def end(self) -> None:
         """End the process and all that it started; gracefully where it listens."""
-        if self._is_ended:  # after a failure, whose log stays
+        if self._is_killed:  # after a failure, whose log stays
             return
-        with contextlib.suppress(OSError), self._sending:
-            self._connection.send_bytes(json.dumps({"end": True}).encode())
+        self._is_ending = True
+        with contextlib.suppress(OSError):
+            self._sender.send({"end": True}, patience_seconds=END_SECONDS)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(END_SECONDS)
         self._kill()
         self._log.unlink(missing_ok=True)
 
     def _kill(self) -> None:
-        if self._is_ended:  # one thread ends it while another waits for its answer
+        if self._is_killed:  # one thread ends it while another waits for its answer
             return
-        self._is_ended = True
+        self._is_killed = True
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.session, signal.SIGKILL)
         self._process.wait()
@@ -149,6 +175,8 @@ class EngineProcess:
         return True
 
     def _failure(self, how: str) -> EngineFailure:
+        if self._is_ending:  # by another thread, which sees to the process and its log
+            return EngineFailure("the engine has ended, as it was told to")
         self._kill()
         lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines() if self._log.exists() else []
         causes = [found.group() for line in lines if "WARNING" not in line and (found := CAUSE.search(line))]

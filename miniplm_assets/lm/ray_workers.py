@@ -122,6 +122,14 @@ class RayWorkers:
         for _ in range(self.num_devices):
             self._start()
 
+    def wait_for_one(self) -> None:
+        """Return when the first actor has loaded its model, so that nobody's time is counted before.
+
+        Raises:
+            ScoringError: if no node had room for one in `START_SECONDS`; or whatever ended them.
+        """
+        self._free.put(self._take())
+
     def score(self, sequences: Sequence[NDArray[np.int32]], sequence_ids: NDArray[np.int64]) -> Scores:
         """Return the scores of sequences, in the order given; see `Scorer.score`."""
         import ray

@@ -1,12 +1,13 @@
-"""Scoring the sequences of one corpus file, in parts: a crash loses at most the part in work.
+"""Scoring the sequences of one corpus file, in parts: a crash loses the parts under way at most.
 
-A part is a fixed range of the file's sequences, so that it holds the same bytes whoever scores it and
-whenever. Finished parts lie in the work folder; a part that a crash left damaged is scored again.
+A part is a fixed range of the file's sequences: a scorer whose sums follow from the sequences alone gives it the same
+bytes whenever it is scored. Finished parts lie in the work folder; one that a crash left damaged is scored again.
 
 Parts of one file, and of several, are under way at once, each in a thread that reads it, has it scored and puts
 it away: one thread more than there are devices, so that none waits at the border of a part or a file.
 """
 
+import os
 import threading
 import time
 from collections import deque
@@ -127,6 +128,7 @@ def score_shard(
     def scored(part: _Part) -> pa.Table:
         stored = part.stored(schema, report)
         if stored is not None:
+            progress.skip()
             return stored
         rows = part.read(sequences)
         scores = scorer.score(*_arrays(rows))
@@ -189,7 +191,8 @@ class _Part:
 
     def put_away(self, scored: pa.Table) -> None:
         """Write the scores, complete or not at all."""
-        beside = self.path.with_suffix(".writing")
+        # The name of a process: a part that outlives its stopped run must not meet the next run's.
+        beside = self.path.with_suffix(f".writing-{os.getpid()}")
         pq.write_table(scored, beside, write_page_checksum=True)
         flush_to_disk(beside)
         beside.rename(self.path)
@@ -217,7 +220,13 @@ class _Progress:
         self._num_done = self._num_tokens = 0
         self._lock = threading.Lock()
 
+    def skip(self) -> None:
+        """Count a part that was scored by an earlier run."""
+        with self._lock:
+            self._num_done += 1
+
     def add(self, num_tokens: int) -> None:
+        """Count a part that was scored now."""
         with self._lock:
             self._num_done += 1
             self._num_tokens += num_tokens

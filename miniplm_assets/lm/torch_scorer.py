@@ -103,6 +103,7 @@ class TorchScorer:
         else:
             with self._lock:  # two parts side by side would only share the device's memory
                 logprobs, owners = zip(*self._one_after_another(sequences, sequence_ids, waiting, lengths), strict=True)
+                logprobs = (torch.cat(logprobs),)  # while the device's memory is this part's alone
         return sum_by_sequence(torch.cat(logprobs).cpu().numpy(), np.concatenate(owners), sequence_ids)
 
     def _side_by_side(

@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from miniplm_assets.lm.engine_process import serve
+from miniplm_assets.lm.engine_process import Sender, serve
 
 # Of the device's memory, for the prompt's logits and log-probabilities, which vLLM's own profile does not count.
 LOGPROBS_MEMORY_SHARE: Final = 0.1
@@ -106,9 +106,9 @@ class _Part:
 class _Work:
     """The parts that the engine works on: the sequences of all of them are one queue to it."""
 
-    def __init__(self, engine: Any, connection: Connection) -> None:
+    def __init__(self, engine: Any, sender: Sender) -> None:
         self._engine = engine
-        self._connection = connection
+        self._sender = sender
         self._parts: dict[int, _Part] = {}
         # By vLLM's request, the part that it is of and its place there.
         self._places: dict[str, tuple[int, int]] = {}
@@ -145,19 +145,15 @@ class _Work:
         """Let the engine take a step; tell the parent what was finished: a silent engine is a hung one."""
         outputs = [output for output in self._engine.llm_engine.step() if output.finished]
         if outputs:
-            self._send({"finished": len(outputs)})
+            self._sender.send({"finished": len(outputs)})
         for output in outputs:
             number, place = self._places.pop(output.request_id)
             part = self._parts[number]
             part.found[place] = _logprobs(output, part.sequences[place])
             if len(part.found) == len(part.sequences):
                 del self._parts[number]
-                self._send({"scored": number})
                 logprobs = np.concatenate([part.found[place] for place in range(len(part.sequences))])
-                self._connection.send_bytes(logprobs.tobytes())
-
-    def _send(self, message: dict[str, int]) -> None:
-        self._connection.send_bytes(json.dumps(message).encode())
+                self._sender.send({"scored": number}, logprobs.tobytes())
 
 
 def _logprobs(output: Any, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
@@ -172,10 +168,10 @@ def _logprobs(output: Any, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
 def answer(connection: Connection, settings: dict[str, Any]) -> None:
     """Load the model, then score what comes until the parent says the end."""
     engine = _open_engine(settings)
-    is_ending = threading.Event()
-    threading.Thread(target=_watch_children, args=(connection, is_ending), daemon=True).start()
-    connection.send_bytes(json.dumps({"ready": True}).encode())
-    work = _Work(engine, connection)
+    sender, is_ending = Sender(connection), threading.Event()
+    threading.Thread(target=_watch_children, args=(sender, is_ending), daemon=True).start()
+    sender.send({"ready": True})
+    work = _Work(engine, sender)
     while True:
         # Between two steps only a look; where there is nothing to do, a rest until a message comes.
         while connection.poll(0 if work.is_waiting else None):
@@ -189,12 +185,11 @@ def answer(connection: Connection, settings: dict[str, Any]) -> None:
         work.step()
 
 
-def _watch_children(connection: Connection, is_ending: threading.Event) -> None:
+def _watch_children(sender: Sender, is_ending: threading.Event) -> None:
     # vLLM waits for ever on an engine that was killed between two calls.
     wait([child.sentinel for child in multiprocessing.active_children()])
     if not is_ending.is_set():
-        message = "vLLM's engine process was killed; the machine may be out of memory"
-        connection.send_bytes(json.dumps({"failed": message}).encode())
+        sender.send({"failed": "vLLM's engine process was killed; the machine may be out of memory"})
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Any number of threads may score at once: their sequences are one queue to the en
 empty between one part and the next, of the same corpus file or another.
 """
 
+import contextlib
 import itertools
 import os
 import threading
@@ -114,15 +115,14 @@ class VllmScorer:
         answer: Future[NDArray[np.float32]] = Future()
         with self._lock:
             number = next(self._numbers)
-            message = {"part": number, "lengths": [len(token_ids) for token_ids in sequences]}
-            try:
-                self._engine.send(message, np.concatenate(sequences).tobytes())
-            except EngineFailure as failure:
-                raise self._failed(failure) from None
             self._waiting[number] = answer
             self._num_asked += len(sequences)
             if len(self._waiting) == 1:
                 threading.Thread(target=self._listen, name="vllm-answers", daemon=True).start()
+        # Not under the lock, which the listener needs: the engine takes this part when it is rid of another's answer.
+        message = {"part": number, "lengths": [len(token_ids) for token_ids in sequences]}
+        with contextlib.suppress(EngineFailure):  # the listener hears of it too, and knows why
+            self._engine.send(message, np.concatenate(sequences).tobytes())
         return answer.result()
 
     def _listen(self) -> None:
@@ -133,7 +133,7 @@ class VllmScorer:
                 message = self._engine.receive(silence_seconds=SILENCE_SECONDS)
                 if "scored" in message:
                     logprobs = np.frombuffer(self._engine.receive_bytes(), dtype=np.float32)
-            except EngineFailure as failure:
+            except Exception as failure:  # noqa: BLE001 - whatever it is, those who wait must hear of it
                 with self._lock:
                     for answer in self._waiting.values():
                         answer.set_exception(self._failed(failure))
@@ -148,7 +148,7 @@ class VllmScorer:
                     self._num_asked = self._num_finished = 0
                     return
 
-    def _failed(self, failure: EngineFailure) -> ScoringError:
+    def _failed(self, failure: Exception) -> ScoringError:
         return ScoringError(
             f"after {self._num_finished:,} of {self._num_asked:,} sequences {failure}\n"
             "Parts that were finished before are kept; run again to go on from there."

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Final
 
 import pyarrow.parquet as pq
 
@@ -35,6 +35,9 @@ from miniplm_assets.storage.manifest import (
     package_versions,
     read_manifest,
 )
+
+# A thread that waits in the system's own call for a lock hears of nothing, not even that its run was stopped.
+LOCK_POLL_SECONDS: Final = 0.5
 
 
 @dataclass(frozen=True)
@@ -107,12 +110,14 @@ class Draft:
         work: a folder that survives a crash, for parts and checkpoints; only the holder of the lock sees it.
         facts: what the step reports: JSON values, kept in the manifest.
         checks: outcomes of the asset checks.
+        seconds: what making it took, where that is not the time that went by: a share of a device's.
     """
 
     path: Path
     work: Path
     facts: dict[str, Any] = field(default_factory=dict)
     checks: list[CheckOutcome] = field(default_factory=list)
+    seconds: float | None = None
 
 
 class Store:
@@ -161,7 +166,8 @@ class Store:
         recipe: Recipe,
         write: Callable[[Draft], None],
         report: Callable[[str], None] | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        *,
+        is_stopped: Callable[[], bool] = lambda: False,
     ) -> Result:
         """Return the stored result of a recipe; where there is none, let `write` fill a draft and publish it.
 
@@ -169,7 +175,7 @@ class Store:
             recipe: what goes into it.
             write: fills the draft.
             report: told where another run is at it, and this one waits.
-            clock: tells the seconds that its manifest gives as its own.
+            is_stopped: asked again and again while it waits; where it says so, the wait ends with an error.
 
         Raises:
             StoreError: if the warehouse cannot be written, or the disk is full.
@@ -179,11 +185,11 @@ class Store:
             # What a process left that was killed after it had published, and before it had tidied up.
             shutil.rmtree(self.root / recipe.key / f".work-{recipe.fingerprint}", ignore_errors=True)
             return found
-        with self._locked(recipe, report) as place:
+        with self._locked(recipe, report, is_stopped) as place:
             found = self.find(recipe)  # another run may have made it while this one waited
             if found is not None:
                 return found
-            return self._write(recipe, place, write, clock)
+            return self._write(recipe, place, write)
 
     def results(self, key: str = "**", *, on_problem: Callable[[str], None] | None = None) -> Iterator[Result]:
         """Go through everything that is stored, or all results of one asset.
@@ -215,8 +221,8 @@ class Store:
         shutil.rmtree(result.folder)
         _VERIFIED.discard(result.folder)
 
-    def _write(self, recipe: Recipe, place: Path, write: Callable[[Draft], None], clock: Callable[[], float]) -> Result:
-        started = clock()
+    def _write(self, recipe: Recipe, place: Path, write: Callable[[Draft], None]) -> Result:
+        started = time.monotonic()
         staging = place / f".writing-{recipe.fingerprint}"
         work = place / f".work-{recipe.fingerprint}"
         draft = Draft(path=staging, work=work)
@@ -232,7 +238,7 @@ class Store:
                 files=tuple(_describe_files(staging)),
                 facts=draft.facts,
                 checks=tuple(draft.checks),
-                seconds=round(clock() - started, 3),
+                seconds=round(time.monotonic() - started if draft.seconds is None else draft.seconds, 3),
                 created_at=datetime.now(UTC).isoformat(timespec="seconds"),
                 versions=package_versions(),
             )
@@ -251,7 +257,9 @@ class Store:
         return Result(final, manifest)
 
     @contextmanager
-    def _locked(self, recipe: Recipe, report: Callable[[str], None] | None) -> Iterator[Path]:
+    def _locked(
+        self, recipe: Recipe, report: Callable[[str], None] | None, is_stopped: Callable[[], bool]
+    ) -> Iterator[Path]:
         """Hold the lock of one result; the system lets go of it when the process ends, however it ends."""
         place = self.root / recipe.key
         try:
@@ -261,13 +269,23 @@ class Store:
             _explain(error, recipe, self.root)
             raise
         with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if report is not None:
+            is_waiting = False
+            while not _try_lock(lock):
+                if not is_waiting and report is not None:
                     report(f"{recipe.describe()}: another run is making it; waiting for that")
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                is_waiting = True
+                if is_stopped():
+                    raise StoreError(f"{recipe.describe()}: stopped while it waited for another run")
+                time.sleep(LOCK_POLL_SECONDS)
             yield place
+
+
+def _try_lock(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _describe_files(folder: Path) -> Iterator[StoredFile]:
