@@ -3,18 +3,13 @@
 from miniplm_assets.experiment.load import load_experiment
 from miniplm_assets.experiment.schema import (
     CANDIDATES,
-    Agreement,
     Experiment,
     FolderModel,
     FolderTokenizer,
     HubModel,
     HubTokenizer,
     ModelSource,
-    OtherScoring,
-    Pilot,
-    Rescoring,
     Scored,
-    Scoring,
     Selection,
     Student,
     TokenizerSource,
@@ -22,6 +17,7 @@ from miniplm_assets.experiment.schema import (
     TrainedTokenizer,
     Training,
 )
+from miniplm_assets.experiment.scoring import Agreement, OtherScoring, Pilot, Rescoring, Scoring
 from miniplm_assets.experiment.sources import (
     DemoSource,
     DocumentFields,

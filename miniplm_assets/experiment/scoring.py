@@ -1,0 +1,141 @@
+"""What an experiment may say of scoring: how, where, and the gates before and after."""
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from miniplm_assets.experiment.settings import Settings
+
+Backend = Literal["torch", "vllm"]
+Dtype = Literal["float32", "bfloat16"]
+
+
+class Scoring(Settings):
+    """How the sequences are scored. The backend and the dtype are part of a score's fingerprint."""
+
+    runtime_only: ClassVar[frozenset[str]] = frozenset(
+        {"device", "tokens_per_batch", "sequences_per_part", "tensor_parallel_size", "compile", "engine", "num_workers"}
+    )
+
+    backend: Backend = "torch"
+    dtype: Dtype = "float32"
+    score_after_end_of_document: bool = Field(False, description="as published, the token after one has no loss")
+    keep_token_logprobs: bool = Field(
+        False, description="keep the log-probability of every scored token too, in float16: 2 bytes a token of disk"
+    )
+    device: str = Field("auto", description="a torch device; auto takes the first accelerator, else the CPU")
+    tokens_per_batch: int = Field(16_384, ge=1)
+    sequences_per_part: int = Field(
+        4_096,
+        ge=1,
+        description="put away together; a crash loses one part a device, and one more",
+    )
+    tensor_parallel_size: int = Field(1, ge=1, description="devices for one model; vllm only")
+    compile: bool | None = Field(
+        None, description="let vLLM compile the model at start-up; default: where the model is large enough to repay it"
+    )
+
+    engine: Literal["local", "ray"] = Field(
+        "local", description="this process on one device, or actors on a Ray cluster, on this machine or many"
+    )
+    num_workers: int | None = Field(
+        None, ge=1, description="scorers on the Ray cluster; default: one a device, or one a node where there is none"
+    )
+
+    @model_validator(mode="after")
+    def _workers_only_with_ray(self) -> "Scoring":
+        if self.engine == "local" and self.num_workers is not None:
+            raise ValueError("num_workers needs engine ray; the local engine is one scorer")
+        return self
+
+    @model_validator(mode="after")
+    def _some_only_with_vllm(self) -> "Scoring":
+        if self.backend == "torch" and self.tensor_parallel_size > 1:
+            raise ValueError(
+                f"tensor_parallel_size {self.tensor_parallel_size} needs backend vllm; torch scores on one device"
+            )
+        if self.backend == "torch" and self.compile is not None:
+            raise ValueError("compile needs backend vllm; torch runs the model as it is")
+        return self
+
+    def by(self, backend: Backend | None, dtype: Dtype | None) -> "Scoring":
+        """Return the same scoring by another backend or in another dtype; None leaves either as it is."""
+        changes: dict[str, Any] = {"keep_token_logprobs": False}
+        if dtype is not None:
+            changes["dtype"] = dtype
+        if backend is not None and backend != self.backend:
+            changes |= {"backend": backend, "device": "auto", "tensor_parallel_size": 1, "compile": None}
+        return Scoring.model_validate(self.model_dump() | changes)
+
+
+class OtherScoring(Settings):
+    """A second way to score: what it does not name is as the first."""
+
+    backend: Backend | None = None
+    dtype: Dtype | None = None
+
+    @model_validator(mode="after")
+    def _names_something(self) -> "OtherScoring":
+        if self.backend is None and self.dtype is None:
+            raise ValueError("give backend, dtype or both: what the second scoring does in another way")
+        return self
+
+
+class Agreement(OtherScoring):
+    """A gate before the refined corpus: a sample is scored a second time, in another way, and must agree.
+
+    The limits are not part of the sample's fingerprint: to move one scores nothing again.
+    """
+
+    num_random: int = Field(512, ge=16, description="candidates of the whole corpus; the limits hold for these")
+    num_around_cutoff: int = Field(512, ge=0, description="candidates next to the cutoff, where selections flip")
+    max_mean_difference_nats_per_token: float = Field(
+        0.02,
+        gt=0,
+        description="bfloat16 rounds a logit to 1 in 256, which a sequence averages to some thousandths of a nat; more "
+        "is another computation: other weights, other tokens, another mask",
+    )
+    max_difference_nats_per_token: float = Field(
+        0.2, gt=0, description="of the worst sequence; a tenth of what tells kept from dropped text in the paper"
+    )
+    min_rank_correlation: float = Field(
+        0.98, ge=-1, le=1, description="Spearman; references of 104M and 200M parameters differ more (0.84 to 0.88)"
+    )
+    max_flip_share: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="whose selection would change; another size of reference changes 10 to 20 in 100 (the paper)",
+    )
+
+
+class Rescoring(OtherScoring):
+    """A second pass: the candidates around another selection's cutoff are scored again, more exactly."""
+
+    around: str = Field(description="the selection of the first pass: same teacher, reference, amount and ranking")
+    within_nats: float = Field(gt=0, description="distance from the cutoff, in the unit of rank_by")
+
+
+class Pilot(Settings):
+    """A trial before the whole corpus is scored: a share of the candidates, and a verdict.
+
+    The limits are not part of the scores' fingerprint: to move one scores nothing again.
+    """
+
+    share: float = Field(gt=0, lt=1, description="of the candidates, chosen by a hash of the sequence id")
+    max_share_below_zero: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="of sequences that the teacher finds harder than the reference; beyond half it is the weaker model",
+    )
+    min_spread_nats_per_token: float = Field(
+        0.05, ge=0, description="standard deviation of the differences; less is near the rounding of bfloat16"
+    )
+    max_rank_correlation_with_one_model: float = Field(
+        0.95,
+        ge=0,
+        le=1,
+        description="Spearman of the differences with either model's own losses; beyond it that model ranks alone, as "
+        "the 4B teacher of the paper's ablation",
+    )
