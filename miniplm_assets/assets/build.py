@@ -2,19 +2,19 @@
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
 
+from miniplm_assets.assets.device_lock import device_lock
 from miniplm_assets.assets.step import Made, Step
 from miniplm_assets.core.errors import MiniplmError, TransientError
 from miniplm_assets.lineage.graph import RAW_CORPUS
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.storage.manifest import CheckOutcome
 
-# One model on the device at a time; dagster.yaml gives the pool its limit.
-DEVICE_POOL = "device"
 RAY_RESOURCE = "ray"
 # For what may pass: a network or a file system that fails. Bad input and mistakes of the code are not tried again.
 MAX_RETRIES = 2
@@ -47,7 +47,7 @@ class Kind:
         make: makes the result of one asset.
         columns: descriptions of its columns.
         checks: its asset checks.
-        uses_device: whether it runs a model.
+        uses_device: whether it runs a model on this machine.
         uses_ray: whether it runs on a Ray cluster: the resource `ray`.
         metadata: what is known before anything runs.
     """
@@ -80,7 +80,6 @@ def build_asset(pipeline: Pipeline, key: str, kind: Kind) -> dg.AssetsDefinition
         description=kind.description,
         code_version=node.code_version,
         automation_condition=None if key == RAW_CORPUS else _when_content_changed(),
-        pool=DEVICE_POOL if kind.uses_device else None,
         required_resource_keys={RAY_RESOURCE} if kind.uses_ray else None,
         metadata={**(kind.metadata or {}), "settings": dg.MetadataValue.json(dict(node.settings))},
         check_specs=[
@@ -92,7 +91,10 @@ def build_asset(pipeline: Pipeline, key: str, kind: Kind) -> dg.AssetsDefinition
     )
     def materialize(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster reads the annotation, and takes only the bare one
         try:
-            made = kind.make(Step(pipeline, key, context))
+            step = Step(pipeline, key, context)
+            # Of two runs the second waits here, and then finds what the first has made.
+            with device_lock(step.report) if kind.uses_device and not step.is_stored else nullcontext():
+                made = kind.make(step)
         except (OSError, TransientError) as error:
             seconds = SECONDS_BEFORE_RETRY * 2**context.retry_number
             raise dg.RetryRequested(max_retries=MAX_RETRIES, seconds_to_wait=seconds) from error

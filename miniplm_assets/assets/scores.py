@@ -22,7 +22,6 @@ from miniplm_assets.core.splits import CANDIDATE
 from miniplm_assets.corpus.tokenizer import load_tokenizer
 from miniplm_assets.experiment import Experiment, OtherScoring, Scoring
 from miniplm_assets.lineage.graph import Node, scored_model
-from miniplm_assets.lineage.plan import missing_recipes
 from miniplm_assets.lm.ray_workers import RayWorkers, ScorerSettings
 from miniplm_assets.lm.score_shard import TOKEN_LOGPROBS, mean_nll, merge_scores, part_threads, score_shard
 from miniplm_assets.lm.scorer import Scorer, Scores, open_scorer
@@ -55,7 +54,7 @@ def make_scores(step: Step) -> Made:
     sequences = step.input_shards("sequences")
     earlier = step.input_shards("scores") if scored.is_merged else {}
 
-    is_stored = not missing_recipes(step.store, step.fingerprints, step.node.key)
+    is_stored = step.is_stored
     choose = None if is_stored or scored.prepare is None else scored.prepare()
     # Nobody connects to a cluster, or loads a model, to find that everything is stored.
     open_engine = _local_scorer if is_stored or scored.scoring.engine == "local" else _ray_workers
@@ -232,13 +231,14 @@ def scores_kind(experiment: Experiment, node: Node) -> Kind:
     }
     if node.settings["keep_token_logprobs"]:
         columns[TOKEN_LOGPROBS.name] = "of every scored token, in float16"
+    is_on_ray = _scoring(experiment, node).engine == "ray"
     return Kind(
         # What is scored because of a cutoff belongs to the selection that the cutoff is of.
         group=SELECTION if which.strip("_") in ("second", "rescored") else GROUP,
         technologies=frozenset({"pytorch", "parquet"}),
         description=DESCRIPTIONS[which.strip("_")].format(who=who),
         make=make_scores,
-        uses_device=True,
-        uses_ray=_scoring(experiment, node).engine == "ray",
+        uses_device=not is_on_ray,
+        uses_ray=is_on_ray,
         columns=columns,
     )

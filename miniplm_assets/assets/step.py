@@ -18,6 +18,7 @@ from miniplm_assets.core.recipe import Recipe
 from miniplm_assets.lineage.fingerprints import Fingerprints
 from miniplm_assets.lineage.graph import RAW_CORPUS, Node
 from miniplm_assets.lineage.pipeline import Pipeline
+from miniplm_assets.lineage.plan import missing_recipes
 from miniplm_assets.lineage.snapshot import Snapshot, latest_snapshot, load_snapshot
 from miniplm_assets.storage.store import Draft, Result, Store, shard_facts
 from miniplm_assets.storage.tables import TABLE_OF_STEP
@@ -150,6 +151,11 @@ class Step:
     def recipe(self) -> Recipe:
         """The recipe of the whole asset."""
         return self.fingerprints.recipe(self.node.key)
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether nothing is left to make: each corpus file's result is there, where it works by shard."""
+        return not missing_recipes(self.store, self.fingerprints, self.node.key)
 
     def input(self, role: str) -> Result:
         """Return the stored result of an input that is not by shard.

@@ -1,10 +1,11 @@
 """Files that are complete or invisible: written beside, flushed to the disk, renamed."""
 
+import fcntl
 import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 def sha256_of(path: Path) -> str:
@@ -29,3 +30,12 @@ def write_json(path: Path, content: Any) -> None:
     flush_to_disk(beside)
     beside.replace(path)
     flush_to_disk(path.parent)
+
+
+def try_lock(file: IO[str]) -> bool:
+    """Lock an open file for this process alone, and say whether that went well; closing it lets go."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -11,7 +11,6 @@ Reading verifies: sizes and checksums against the manifest, once for each result
 """
 
 import errno
-import fcntl
 import os
 import shutil
 import time
@@ -20,13 +19,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import pyarrow.parquet as pq
 
 from miniplm_assets.core.errors import DamagedResultError, MissingResultError, StoreError
 from miniplm_assets.core.recipe import Recipe
-from miniplm_assets.storage.files import flush_to_disk, sha256_of, write_json
+from miniplm_assets.storage.files import flush_to_disk, sha256_of, try_lock, write_json
 from miniplm_assets.storage.manifest import (
     MANIFEST,
     CheckOutcome,
@@ -270,7 +269,7 @@ class Store:
             raise
         with lock:
             is_waiting = False
-            while not _try_lock(lock):
+            while not try_lock(lock):
                 if not is_waiting and report is not None:
                     report(f"{recipe.describe()}: another run is making it; waiting for that")
                 is_waiting = True
@@ -278,14 +277,6 @@ class Store:
                     raise StoreError(f"{recipe.describe()}: stopped while it waited for another run")
                 time.sleep(LOCK_POLL_SECONDS)
             yield place
-
-
-def _try_lock(lock: IO[str]) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _describe_files(folder: Path) -> Iterator[StoredFile]:

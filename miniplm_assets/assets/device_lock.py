@@ -1,0 +1,37 @@
+"""One model at a time on a machine's devices, whichever runs, Dagster instances and warehouses there are.
+
+The system lets go of the lock when a process ends, however it ends. A pool of Dagster's would keep the place of a run
+that was killed, until a daemon frees it; and a run that finds everything stored would wait in it for nothing.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from miniplm_assets.storage.files import try_lock
+
+POLL_SECONDS: Final = 0.5
+
+
+@contextmanager
+def device_lock(report: Callable[[str], None]) -> Iterator[None]:
+    """Have the devices that this process sees for itself, after those who have them now.
+
+    Args:
+        report: told where somebody has them, and this one waits.
+    """
+    # Processes that see other devices do not meet.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all").replace("/", "-").replace(",", "-")
+    path = Path(tempfile.gettempdir()) / f"miniplm-devices-{os.getuid()}-{visible}.lock"
+    with path.open("a") as lock:
+        is_waiting = False
+        while not try_lock(lock):
+            if not is_waiting:
+                report(f"another run has a model on the device; waiting for it ({path} is locked)")
+            is_waiting = True
+            time.sleep(POLL_SECONDS)
+        yield
