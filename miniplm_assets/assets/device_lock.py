@@ -6,15 +6,11 @@ that was killed, until a daemon frees it; and a run that finds everything stored
 
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
 
-from miniplm_assets.storage.files import try_lock
-
-POLL_SECONDS: Final = 0.5
+from miniplm_assets.storage.files import wait_for_lock
 
 
 @contextmanager
@@ -28,10 +24,5 @@ def device_lock(report: Callable[[str], None]) -> Iterator[None]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all").replace("/", "-").replace(",", "-")
     path = Path(tempfile.gettempdir()) / f"miniplm-devices-{os.getuid()}-{visible}.lock"
     with path.open("a") as lock:
-        is_waiting = False
-        while not try_lock(lock):
-            if not is_waiting:
-                report(f"another run has a model on the device; waiting for it ({path} is locked)")
-            is_waiting = True
-            time.sleep(POLL_SECONDS)
+        wait_for_lock(lock, lambda: report(f"another run has a model on the device; waiting for it ({path} is locked)"))
         yield

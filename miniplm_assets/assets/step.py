@@ -78,6 +78,7 @@ class Step:
         self._thread = threading.get_ident()
         self._errands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._is_stopped = threading.Event()
+        self._was_stored = False
 
     def report(self, line: str) -> None:
         """Show a line of progress. Dagster's log belongs to the step's own thread; lines of others wait for it."""
@@ -155,7 +156,9 @@ class Step:
     @property
     def is_stored(self) -> bool:
         """Whether nothing is left to make: each corpus file's result is there, where it works by shard."""
-        return not missing_recipes(self.store, self.fingerprints, self.node.key)
+        if not self._was_stored:  # what is stored stays; what is missing another run may be making
+            self._was_stored = not missing_recipes(self.store, self.fingerprints, self.node.key)
+        return self._was_stored
 
     def input(self, role: str) -> Result:
         """Return the stored result of an input that is not by shard.

@@ -100,11 +100,12 @@ class TorchScorer:
             return sum_by_sequence(np.empty(0, np.float32), np.empty(0, np.intp), sequence_ids)
         if self._threads is not None:
             logprobs, owners = zip(*self._side_by_side(sequences, waiting, lengths), strict=True)
+            together = torch.cat(logprobs)
         else:
             with self._lock:  # two parts side by side would only share the device's memory
                 logprobs, owners = zip(*self._one_after_another(sequences, sequence_ids, waiting, lengths), strict=True)
-                logprobs = (torch.cat(logprobs),)  # while the device's memory is this part's alone
-        return sum_by_sequence(torch.cat(logprobs).cpu().numpy(), np.concatenate(owners), sequence_ids)
+                together = torch.cat(logprobs)  # while the device's memory is this part's alone
+        return sum_by_sequence(together.cpu().numpy(), np.concatenate(owners), sequence_ids)
 
     def _side_by_side(
         self,

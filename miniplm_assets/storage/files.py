@@ -4,8 +4,13 @@ import fcntl
 import hashlib
 import json
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
+
+# A thread that waits in the system's own call for a lock hears of nothing, not even that its run was stopped.
+LOCK_POLL_SECONDS: Final = 0.5
 
 
 def sha256_of(path: Path) -> str:
@@ -32,8 +37,28 @@ def write_json(path: Path, content: Any) -> None:
     flush_to_disk(path.parent)
 
 
-def try_lock(file: IO[str]) -> bool:
-    """Lock an open file for this process alone, and say whether that went well; closing it lets go."""
+def wait_for_lock(file: IO[str], on_wait: Callable[[], None], is_stopped: Callable[[], bool] = lambda: False) -> bool:
+    """Lock an open file for this process alone, after whoever has it now; closing it, or dying, lets go.
+
+    Args:
+        file: to lock.
+        on_wait: called once where somebody has it.
+        is_stopped: asked again and again while this one waits.
+
+    Returns:
+        Whether it is locked; False where this one was stopped.
+    """
+    if _try_lock(file):
+        return True
+    on_wait()
+    while not _try_lock(file):
+        if is_stopped():
+            return False
+        time.sleep(LOCK_POLL_SECONDS)
+    return True
+
+
+def _try_lock(file: IO[str]) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -19,13 +19,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pyarrow.parquet as pq
 
 from miniplm_assets.core.errors import DamagedResultError, MissingResultError, StoreError
 from miniplm_assets.core.recipe import Recipe
-from miniplm_assets.storage.files import flush_to_disk, sha256_of, try_lock, write_json
+from miniplm_assets.storage.files import flush_to_disk, sha256_of, wait_for_lock, write_json
 from miniplm_assets.storage.manifest import (
     MANIFEST,
     CheckOutcome,
@@ -34,9 +34,6 @@ from miniplm_assets.storage.manifest import (
     package_versions,
     read_manifest,
 )
-
-# A thread that waits in the system's own call for a lock hears of nothing, not even that its run was stopped.
-LOCK_POLL_SECONDS: Final = 0.5
 
 
 @dataclass(frozen=True)
@@ -260,6 +257,11 @@ class Store:
         self, recipe: Recipe, report: Callable[[str], None] | None, is_stopped: Callable[[], bool]
     ) -> Iterator[Path]:
         """Hold the lock of one result; the system lets go of it when the process ends, however it ends."""
+
+        def tell() -> None:
+            if report is not None:
+                report(f"{recipe.describe()}: another run is making it; waiting for that")
+
         place = self.root / recipe.key
         try:
             place.mkdir(parents=True, exist_ok=True)
@@ -268,14 +270,8 @@ class Store:
             _explain(error, recipe, self.root)
             raise
         with lock:
-            is_waiting = False
-            while not try_lock(lock):
-                if not is_waiting and report is not None:
-                    report(f"{recipe.describe()}: another run is making it; waiting for that")
-                is_waiting = True
-                if is_stopped():
-                    raise StoreError(f"{recipe.describe()}: stopped while it waited for another run")
-                time.sleep(LOCK_POLL_SECONDS)
+            if not wait_for_lock(lock, tell, is_stopped):
+                raise StoreError(f"{recipe.describe()}: stopped while it waited for another run")
             yield place
 
 
