@@ -23,21 +23,9 @@ from tests.corpora import write_experiment
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning")
 
-NOUNS = [
-    "river",
-    "teacher",
-    "corpus",
-    "token",
-    "island",
-    "naïve",
-    "数据",
-    "reference",
-    "sentence",
-    "🙂",
-    "winter",
-    "model",
-]
-VERBS = ["reads", "keeps", "drops", "scores", "finds", "follows", "joins", "measures"]
+NOUNS = ("river", "teacher", "corpus", "token", "island", "naïve")
+NOUNS += ("数据", "reference", "sentence", "🙂", "winter", "model")
+VERBS = ("reads", "keeps", "drops", "scores", "finds", "follows", "joins", "measures")
 SHAPE = {
     "model_type": "qwen2",
     "hidden_size": 32,
