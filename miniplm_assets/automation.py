@@ -9,11 +9,10 @@ import dagster as dg
 from miniplm_assets.assets.build import asset_key
 from miniplm_assets.core.errors import MiniplmError, MissingResultError
 from miniplm_assets.core.recipe import fingerprint_of
-from miniplm_assets.lineage.fingerprints import Fingerprints
-from miniplm_assets.lineage.graph import RAW_CORPUS
+from miniplm_assets.lineage.fingerprints import RAW_CORPUS, Fingerprints
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.plan import missing_recipes
-from miniplm_assets.lineage.snapshot import latest_snapshot, look
+from miniplm_assets.lineage.snapshot import look
 
 NIGHTLY = "0 3 * * *"
 SECONDS_BETWEEN_LOOKS = 15
@@ -31,9 +30,8 @@ def corpus_sensor(pipeline: Pipeline) -> dg.SensorDefinition:
         "again until something changes; start it again by hand.",
     )
     def corpus_changed(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        source = pipeline.experiment.corpus.source
         try:
-            snapshot = look(source, pipeline.graph[RAW_CORPUS], pipeline.store, context.log.info)
+            snapshot = look(pipeline.graph[RAW_CORPUS], pipeline.store, context.log.info)
             fingerprints = pipeline.fingerprints(snapshot)
             state = fingerprint_of([fingerprints.recipe(key).fingerprint for key in pipeline.graph])
             if state == context.cursor:  # asked for once, however long its run takes and however it ends
@@ -53,7 +51,7 @@ def corpus_sensor(pipeline: Pipeline) -> dg.SensorDefinition:
 def _stale(pipeline: Pipeline, fingerprints: Fingerprints) -> list[str]:
     """Return the assets whose result is missing, or is another one than on the state that was looked at last."""
     try:
-        latest = pipeline.fingerprints(latest_snapshot(pipeline.graph[RAW_CORPUS], pipeline.store))
+        latest = pipeline.latest_fingerprints()
     except MissingResultError:
         return list(pipeline.graph)
     return [

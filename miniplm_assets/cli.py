@@ -1,18 +1,17 @@
 """Commands beside Dagster's own: look before you pay, verify, prune, and read the outcome."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
 from miniplm_assets.core.errors import MiniplmError
+from miniplm_assets.kinds.registry import EXPERIMENT_VARIABLE, open_chosen
 from miniplm_assets.lineage.outcome import outcome
-from miniplm_assets.lineage.pipeline import EXPERIMENT_VARIABLE, WAREHOUSE_VARIABLE, Pipeline
-from miniplm_assets.lineage.plan import ASSUMED_FLOPS_PER_SECOND, PlannedStep, plan
+from miniplm_assets.lineage.plan import ASSUMED_FLOPS_PER_SECOND, PlannedAsset, plan
 from miniplm_assets.lineage.prune import leftovers, referenced, remove_leftover, unreferenced_results
-from miniplm_assets.lineage.verify import verify_selections, verify_store
+from miniplm_assets.lineage.verify import verify_derived, verify_store
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,26 +46,26 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _outcome(options: argparse.Namespace) -> int:
-    print(outcome(_open(options.experiment)))
+    print(outcome(open_chosen(options.experiment)))
     return 0
 
 
 def _plan(options: argparse.Namespace) -> int:
-    steps = plan(_open(options.experiment))
+    planned = plan(open_chosen(options.experiment))
     print(f"{'asset':44} {'stored':>7} {'to do':>6} {'tokens':>9} {'FLOPs':>8} {'time':>9} {'disk':>9}")
-    for step in steps:
-        todo = "?" if step.num_missing is None else str(step.num_missing)
+    for one in planned:
+        todo = "?" if one.num_missing is None else str(one.num_missing)
         print(
-            f"{step.key:44} {step.num_stored:>7} {todo:>6} {_count(step.num_tokens):>9} {_count(step.flops):>8} "
-            f"{_duration(step):>9} {_count(step.num_bytes):>8}B"
+            f"{one.key:44} {one.num_stored:>7} {todo:>6} {_count(one.num_tokens):>9} {_count(one.flops):>8} "
+            f"{_duration(one):>9} {_count(one.num_bytes):>8}B"
         )
-        for reason in step.reasons:
+        for reason in one.reasons:
             print(f"    {reason}")
-    todo_steps = [step for step in steps if not step.is_complete]
-    flops = sum(step.flops or 0 for step in todo_steps)
-    seconds = sum(step.seconds or 0 for step in todo_steps)
+    left = [one for one in planned if not one.is_complete]
+    flops = sum(one.flops or 0 for one in left)
+    seconds = sum(one.seconds or 0 for one in left)
     print(
-        f"\n{len(steps) - len(todo_steps)} of {len(steps)} assets are stored; the rest takes {flops:.2g} FLOPs, "
+        f"\n{len(planned) - len(left)} of {len(planned)} assets are stored; the rest takes {flops:.2g} FLOPs, "
         f"{seconds / 3600:,.2f} hours of one device at least.\nTimes marked * follow from earlier results of the same "
         f"asset, the others from {ASSUMED_FLOPS_PER_SECOND:.0e} FLOPs a second; - is not known yet."
     )
@@ -74,9 +73,9 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    pipeline = _open(options.experiment)
+    pipeline = open_chosen(options.experiment)
     num_problems = 0
-    for problem in chain(verify_store(pipeline.store, print), verify_selections(pipeline, print)):
+    for problem in chain(verify_store(pipeline.store, print), verify_derived(pipeline, print)):
         num_problems += 1
         print(f"WRONG {problem}", flush=True)
     print(f"{num_problems} problems" if num_problems else "all is well")
@@ -84,7 +83,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _prune(options: argparse.Namespace) -> int:
-    pipelines = [_open(path) for path in options.experiments]
+    pipelines = [open_chosen(path) for path in options.experiments]
     roots = {pipeline.store.root for pipeline in pipelines}
     if len(roots) > 1:
         raise MiniplmError(
@@ -106,16 +105,11 @@ def _prune(options: argparse.Namespace) -> int:
     if options.delete:
         for result in results:
             store.remove(result)
-        in_use = [leftover.folder for leftover in unfinished if not remove_leftover(leftover)]
+        in_use = [leftover.folder for leftover in unfinished if not remove_leftover(store, leftover)]
         print("deleted" + "".join(f"\nin use by now, and left: {folder}" for folder in in_use))
     elif results or unfinished:
         print("nothing was deleted; repeat with --delete")
     return 0
-
-
-def _open(experiment: Path | None) -> Pipeline:
-    path = experiment or Path(os.environ.get(EXPERIMENT_VARIABLE, Pipeline.DEMO))
-    return Pipeline.open(path, warehouse=os.environ.get(WAREHOUSE_VARIABLE))
 
 
 def _count(number: float | None) -> str:
@@ -129,8 +123,8 @@ def _count(number: float | None) -> str:
     return f"{number:.0f}"
 
 
-def _duration(step: PlannedStep) -> str:
-    if step.seconds is None:
+def _duration(one: PlannedAsset) -> str:
+    if one.seconds is None:
         return "-"
-    mark = "*" if step.is_measured else ""
-    return f"{step.seconds / 3600:,.1f}h{mark}" if step.seconds >= 3600 else f"{step.seconds:,.1f}s{mark}"
+    mark = "*" if one.is_measured else ""
+    return f"{one.seconds / 3600:,.1f}h{mark}" if one.seconds >= 3600 else f"{one.seconds:,.1f}s{mark}"

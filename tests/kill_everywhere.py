@@ -23,12 +23,12 @@ import duckdb  # noqa: F401
 import torch  # noqa: F401
 import transformers  # noqa: F401
 
-from miniplm_assets.assets.factory import build_assets
-from miniplm_assets.lineage.pipeline import PROJECT, Pipeline
+from miniplm_assets.assets.build import build_assets
+from miniplm_assets.kinds.registry import PROJECT, open_pipeline
 from miniplm_assets.storage.sql_project import load_sql_project
 
 Place = tuple[str, str, str, str]
-# Assets that the same code writes count as one.
+# Kinds that the same code writes count as one.
 SAME_CODE = {
     "teacher_model": "model",
     "reference_model": "model",
@@ -37,6 +37,7 @@ SAME_CODE = {
     **dict.fromkeys((model.name for model in load_sql_project(PROJECT / "dbt_like_sql").marts), "selection"),
 }
 FINGERPRINT = re.compile("[0-9a-f]{32}")
+MAKING = re.compile("(.+)-[0-9a-f]{32}")
 PUBLISHING = ("manifest", ".latest")
 
 
@@ -45,7 +46,7 @@ def category(path: Path) -> str:
     if any(part.startswith((".checkpoint-", "checkpoint-")) for part in path.parts):
         return "checkpoint"
     kinds = (
-        ".writing-",
+        "draft",
         "manifest",
         ".latest",
         ".stamps",
@@ -60,6 +61,15 @@ def category(path: Path) -> str:
     return next((kind for kind in kinds if kind in path.name), other)
 
 
+def asset_kind(path: Path) -> str:
+    """Return the kind of asset that a file of the warehouse belongs to: <key>/<fingerprint>/..., .work/<kind>-..."""
+    parts = path.parts or ("warehouse",)
+    making = MAKING.fullmatch(parts[1]) if parts[0] == ".work" and len(parts) > 1 else None
+    stored = [place for place, part in enumerate(parts) if FINGERPRINT.fullmatch(part)]
+    kind = making[1] if making else parts[stored[0] - 1] if stored else parts[0]
+    return SAME_CODE.get(kind, kind)
+
+
 def kill_at_new_places(root: Path, covered: set[Place], tell: Callable[[Place], None]) -> None:
     """Wrap the system calls that make something durable."""
 
@@ -72,8 +82,7 @@ def kill_at_new_places(root: Path, covered: set[Place], tell: Callable[[Place], 
                 return
             kind = category(path)
             # What publishes a result is a place for each kind of asset; how its files are flushed is one for all.
-            step = next(iter(path.relative_to(root).parts), "warehouse")
-            asset = SAME_CODE.get(step, step) if kind in PUBLISHING or operation == "rename" else "any"
+            asset = asset_kind(path.relative_to(root)) if kind in PUBLISHING or operation == "rename" else "any"
             place = (asset, operation, kind, when)
             if place not in covered:
                 tell(place)
@@ -114,12 +123,12 @@ def run_once(root: Path, assets: list[dg.AssetsDefinition], covered: set[Place])
 
 def results_of(root: Path) -> set[str]:
     """Return the addresses of all published results."""
-    return {str(path.parent) for path in root.glob("**/manifest.json") if "/.writing" not in str(path)}
+    return {str(path.parent) for path in root.glob("**/manifest.json") if "/.work/" not in str(path)}
 
 
 def main(experiment_file: Path) -> None:
     """Kill, start again, and check after each kill that nothing published was lost."""
-    pipeline = Pipeline.open(experiment_file)
+    pipeline = open_pipeline(experiment_file)
     root, assets = pipeline.store.root, build_assets(pipeline)
     covered: set[Place] = set()
     published: set[str] = set()

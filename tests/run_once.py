@@ -6,13 +6,13 @@ from pathlib import Path
 
 import dagster as dg
 
-from miniplm_assets.assets.factory import build_assets
-from miniplm_assets.lineage.pipeline import Pipeline
+from miniplm_assets.assets.build import build_assets
+from miniplm_assets.kinds.registry import open_pipeline
 
 
 def main(experiment_file: Path) -> None:
     """Run."""
-    pipeline = Pipeline.open(experiment_file)
+    pipeline = open_pipeline(experiment_file)
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize(build_assets(pipeline), instance=instance)
     events = [event.materialization for event in result.get_asset_materialization_events()]

@@ -46,17 +46,17 @@ def wait_for_runs(server, number, *, seconds):
 def test_the_sensor_asks_for_what_the_files_make_stale_and_for_nothing_else(watched):
     corpus, server = watched
     wait_for_runs(server, 1, seconds=240)
-    assert server.materialisations("teacher_scores/large")[0]["num_results_computed"] == 1
+    assert server.materialisations("large/teacher_scores")[0]["num_results_computed"] == 1
 
     write_shard(corpus / "b.jsonl", ("textwrap", "shlex"))
     wait_for_runs(server, 2, seconds=120)
-    newest = {key: server.materialisations(key)[0] for key in ("teacher_scores/large", "reference_scores/small")}
+    newest = {key: server.materialisations(key)[0] for key in ("large/teacher_scores", "small/reference_scores")}
     for one in newest.values():
         assert (one["num_results_computed"], one["num_results_reused"]) == (1, 1)
-    for key in ("refined_corpus/half", "student_checkpoint/miniplm", "comparison"):
+    for key in ("half/refined_corpus", "miniplm/student_checkpoint", "comparison"):
         assert server.materialisations(key)[0]["num_results_computed"] == 1
     # The teacher does not learn from the new file, and is not even asked for.
-    assert len(server.materialisations("teacher_model/large")) == 1
+    assert len(server.materialisations("large/teacher_model")) == 1
 
     (corpus / "b.jsonl").touch()
     started = len(runs(server))
@@ -67,6 +67,6 @@ def test_the_sensor_asks_for_what_the_files_make_stale_and_for_nothing_else(watc
 
     (corpus / "b.jsonl").unlink()
     wait_for_runs(server, 3, seconds=120)
-    back = server.materialisations("refined_corpus/half")
+    back = server.materialisations("half/refined_corpus")
     assert back[0]["num_results_computed"] == 0
     assert back[0]["fingerprint"] == back[2]["fingerprint"] != back[1]["fingerprint"]

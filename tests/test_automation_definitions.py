@@ -3,9 +3,9 @@
 import dagster as dg
 import pytest
 
-from miniplm_assets.assets.factory import build_assets
+from miniplm_assets.assets.build import build_assets
 from miniplm_assets.automation import corpus_sensor, nightly_schedule
-from miniplm_assets.lineage.pipeline import Pipeline
+from miniplm_assets.kinds.registry import open_pipeline
 from tests.corpora import tiny_experiment, write_experiment, write_shard
 
 
@@ -13,7 +13,7 @@ from tests.corpora import tiny_experiment, write_experiment, write_shard
 def pipeline(tmp_path):
     write_shard(tmp_path / "corpus" / "a.jsonl", ("textwrap",))
     content = tiny_experiment(tmp_path / "corpus", tmp_path / "warehouse")
-    return Pipeline.open(write_experiment(tmp_path / "e.yaml", content))
+    return open_pipeline(write_experiment(tmp_path / "e.yaml", content))
 
 
 def tick(pipeline, cursor=None):

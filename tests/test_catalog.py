@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import duckdb
+import polars as pl
 import pytest
 
 from miniplm_assets.storage.catalog import CatalogTable, write_catalog
@@ -15,7 +16,7 @@ def shown(tmp_path: Path) -> list[CatalogTable]:
     """Two selections over 40 sequences, the noise with the lowest differences, in a folder with a quote in its name."""
     ids = range(40)
     domains = [("noise", "code", "prose", "prose")[i % 4] for i in ids]
-    files: dict[str, dict[str, list[Path]]] = {}
+    files: dict[str, dict[tuple[str, ...], list[Path]]] = {}
     for selection, fraction in (("half", 0.5), ("it's", 0.25)):
         folder = tmp_path / f"{selection} warehouse"
         folder.mkdir()
@@ -27,15 +28,15 @@ def shown(tmp_path: Path) -> list[CatalogTable]:
         )
         for name in MARTS:
             tables.run(SQL, name, keep_fraction=fraction)
-            files.setdefault(name, {})[selection] = list(tables.paths[name])
-        files["documents"] = {"": list(tables.paths["documents"])}
+            files.setdefault(name, {})[(selection,)] = list(tables.paths[name])
+        files["documents"] = {(): list(tables.paths["documents"])}
     return [
         CatalogTable(
             name=name,
             description=SQL.entry(name).description,
             columns={column.name: column.description for column in SQL.entry(name).columns},
             files=files[name],
-            name_column=None if name == "documents" else "selection",
+            name_columns=() if name == "documents" else ("selection",),
             is_copied=name in ("selection_cutoff", "domain_shift", "extreme_sequences"),
         )
         for name in files
@@ -89,8 +90,8 @@ def test_a_reader_reads_on_while_a_newer_catalog_takes_its_place(tmp_path: Path,
                 name="selection_cutoff",
                 description="One row a selection.",
                 columns={},
-                files={"half": table.files["half"], "empty": []},
-                name_column="selection",
+                files={("half",): table.files[("half",)], ("empty",): []},
+                name_columns=("selection",),
             )
             for table in shown
             if table.name == "selection_cutoff"
@@ -107,8 +108,36 @@ def test_a_failed_catalog_leaves_the_old_one(tmp_path: Path, shown: list[Catalog
     target = tmp_path / "warehouse.duckdb"
     write_catalog(target, shown)
     before = target.read_bytes()
-    gone = CatalogTable(name="x", description="", columns={}, files={"": [tmp_path / "gone.parquet"]})
+    gone = CatalogTable(name="x", description="", columns={}, files={(): [tmp_path / "gone.parquet"]})
     with pytest.raises(duckdb.IOException, match=r"gone\.parquet"):
         write_catalog(target, [gone])
     assert target.read_bytes() == before
     assert list(tmp_path.glob("*duckdb*")) == [target]
+
+
+def test_pieces_are_told_apart_by_their_seed_and_absent_columns_have_no_comment(tmp_path: Path):
+    files = {}
+    for student, seed, loss in (("small", 10, 3.0), ("small", 9, 3.5), ("large", 9, 2.0)):
+        path = tmp_path / f"{student}{seed}.parquet"
+        pl.DataFrame({"loss": [loss]}).write_parquet(path)
+        files[student, seed] = [path]
+    table = CatalogTable(
+        name="losses",
+        description="One row a student and seed.",
+        columns={"loss": "in nats", "gone": "a column that only other files have"},
+        files=files,
+        name_columns=("student", "seed"),
+        is_copied=True,
+    )
+    write_catalog(tmp_path / "warehouse.duckdb", [table])
+    with duckdb.connect(str(tmp_path / "warehouse.duckdb"), read_only=True) as reader:
+        rows = reader.execute("select student, seed, loss from losses order by all").fetchall()
+        assert rows == [("large", 9, 2.0), ("small", 9, 3.5), ("small", 10, 3.0)]
+        comments = dict(
+            reader.execute("select column_name, comment from duckdb_columns() where not internal").fetchall()
+        )
+        assert comments == {
+            "student": "Which student of the experiment file.",
+            "seed": "Which seed of the experiment file.",
+            "loss": "in nats",
+        }

@@ -9,8 +9,8 @@ import pytest
 
 from miniplm_assets.cli import main
 from miniplm_assets.core.recipe import Recipe
-from miniplm_assets.lineage.graph import RAW_CORPUS
-from miniplm_assets.lineage.pipeline import PROJECT, WAREHOUSE_VARIABLE, Pipeline
+from miniplm_assets.kinds.registry import PROJECT, WAREHOUSE_VARIABLE, open_pipeline
+from miniplm_assets.lineage.fingerprints import RAW_CORPUS
 from miniplm_assets.lineage.plan import plan
 from miniplm_assets.lineage.snapshot import look, make_latest, write_listing
 from tests.corpora import tiny_experiment, write_experiment, write_shard
@@ -29,9 +29,9 @@ def experiment(tmp_path, monkeypatch):
     write_shard(tmp_path / "corpus" / "a.jsonl", ("bisect",))
     path = tmp_path / "experiment.yaml"
     write_experiment(path, tiny_experiment(tmp_path / "corpus", tmp_path / "warehouse"))
-    pipeline = Pipeline.open(path)
+    pipeline = open_pipeline(path)
     node = pipeline.graph[RAW_CORPUS]
-    snapshot = look(pipeline.experiment.corpus.source, node, pipeline.store, silent)
+    snapshot = look(node, pipeline.store, silent)
     pipeline.store.make(snapshot.recipe, partial(write_listing, snapshot))
     make_latest(snapshot, node, pipeline.store)
     return path
@@ -42,8 +42,8 @@ def store_something(store, recipe):
 
 
 def documents_recipe(pipeline):
-    snapshot = look(pipeline.experiment.corpus.source, pipeline.graph[RAW_CORPUS], pipeline.store, silent)
-    return pipeline.fingerprints(snapshot).shard_recipes("documents")["a.jsonl"]
+    snapshot = look(pipeline.graph[RAW_CORPUS], pipeline.store, silent)
+    return pipeline.fingerprints(snapshot).pieces("documents")["a.jsonl"]
 
 
 def test_the_plan_of_the_paper_needs_no_network(tmp_path, monkeypatch, capsys):
@@ -55,18 +55,18 @@ def test_the_plan_of_the_paper_needs_no_network(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv(WAREHOUSE_VARIABLE, str(tmp_path))
     assert main(["plan", str(PAPER)]) == 0
     printed = capsys.readouterr().out
-    pipeline = Pipeline.open(PAPER, warehouse=str(tmp_path))
+    pipeline = open_pipeline(PAPER, warehouse=str(tmp_path))
     lines = {line.split()[0]: line.split() for line in printed.splitlines() if line and not line.startswith(" ")}
     assert set(pipeline.graph) <= set(lines)
     # 105B tokens without the reference's 5 %, through 1,836,828,672 parameters twice; 4e14 FLOPs a second.
-    assert lines["teacher_scores/qwen_1800m"][1:] == ["0", "?", "99.8G", "3.7e20", "254.5h", "1.9GB"]
-    step = next(step for step in plan(pipeline) if step.key == "teacher_scores/qwen_1800m")
+    assert lines["qwen_1800m/teacher_scores"][1:] == ["0", "?", "99.8G", "3.7e20", "254.5h", "1.9GB"]
+    step = next(step for step in plan(pipeline) if step.key == "qwen_1800m/teacher_scores")
     assert step.flops == pytest.approx(2 * 1_836_828_672 * 99_750_000_000, rel=1e-9)
     assert "nothing of it has been seen so far" in printed
 
 
 def test_a_plan_sees_the_corpus_as_it_is_and_leaves_the_latest_alone(experiment, tmp_path):
-    pipeline = Pipeline.open(experiment)
+    pipeline = open_pipeline(experiment)
     latest = next((tmp_path / "warehouse" / RAW_CORPUS).glob(".latest-*"))
     before = latest.read_bytes()
     assert plan(pipeline)[0].is_complete
@@ -78,7 +78,7 @@ def test_a_plan_sees_the_corpus_as_it_is_and_leaves_the_latest_alone(experiment,
 
 
 def test_a_plan_without_its_corpus_says_what_it_rests_on(experiment, tmp_path):
-    pipeline = Pipeline.open(experiment)
+    pipeline = open_pipeline(experiment)
     (tmp_path / "corpus").rename(tmp_path / "gone")
     listing, documents = plan(pipeline)[:2]
     assert listing.is_complete
@@ -88,19 +88,19 @@ def test_a_plan_without_its_corpus_says_what_it_rests_on(experiment, tmp_path):
 
 
 def test_prune_lists_first_and_deletes_what_nobody_refers_to_when_told(experiment, capsys):
-    pipeline = Pipeline.open(experiment)
+    pipeline = open_pipeline(experiment)
     store = pipeline.store
     wanted = documents_recipe(pipeline)
     kept = store_something(store, wanted)
-    old = store_something(store, Recipe(key="documents", code_version="an older one"))
-    place = store.root / "sequences" / "bpe"
-    gone = [place / f".work-{'a' * 32}", place / f".writing-{'b' * 32}-host-1-0123abcd", place / ("c" * 32)]
-    in_use = place / f".work-{'d' * 32}"
-    to_go_on = store.root / "tokenizer" / "bpe" / f".work-{_tokenizer_fingerprint(pipeline)}"
+    old = store_something(store, Recipe(kind="documents", code_version="an older one"))
+    work = store.root / ".work"
+    gone = [work / f"sequences-{'a' * 32}", store.root / "bpe" / "sequences" / ("c" * 32)]
+    in_use = work / f"sequences-{'d' * 32}"
+    to_go_on = work / f"tokenizer-{_tokenizer_fingerprint(pipeline)}"
     for folder in (*gone, in_use, to_go_on):
         folder.mkdir(parents=True)
         (folder / "part").write_bytes(bytes(10_000))
-    with (place / f".lock-{'d' * 32}").open("a") as lock:
+    with (in_use / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert main(["prune", str(experiment)]) == 0
         printed = capsys.readouterr().out
@@ -108,7 +108,7 @@ def test_prune_lists_first_and_deletes_what_nobody_refers_to_when_told(experimen
             assert str(folder) in printed and folder.exists()
         for folder in (kept.folder, in_use, to_go_on):
             assert str(folder) not in printed
-        assert "1 results that no given experiment refers to" in printed and "3 leftovers, 0.03 MB" in printed
+        assert "1 results that no given experiment refers to" in printed and "2 leftovers, 0.02 MB" in printed
         assert "repeat with --delete" in printed
 
         assert main(["prune", str(experiment), "--delete"]) == 0
@@ -120,17 +120,17 @@ def test_prune_lists_first_and_deletes_what_nobody_refers_to_when_told(experimen
 
 
 def _tokenizer_fingerprint(pipeline):
-    snapshot = look(pipeline.experiment.corpus.source, pipeline.graph[RAW_CORPUS], pipeline.store, silent)
-    return pipeline.fingerprints(snapshot).recipe("tokenizer/bpe").fingerprint
+    snapshot = look(pipeline.graph[RAW_CORPUS], pipeline.store, silent)
+    return pipeline.fingerprints(snapshot).recipe("bpe/tokenizer").fingerprint
 
 
 def test_verify_goes_on_after_damage(experiment, capsys):
-    pipeline = Pipeline.open(experiment)
+    pipeline = open_pipeline(experiment)
     assert main(["verify", str(experiment)]) == 0
     assert "all is well" in capsys.readouterr().out
-    unreadable = store_something(pipeline.store, Recipe(key="documents", code_version="1"))
+    unreadable = store_something(pipeline.store, Recipe(kind="documents", code_version="1"))
     (unreadable.folder / "manifest.json").write_text("{")
-    changed = store_something(pipeline.store, Recipe(key="sequences/bpe", code_version="1"))
+    changed = store_something(pipeline.store, Recipe(kind="sequences", names=("bpe",), code_version="1"))
     (changed.folder / "note.txt").write_text("another..txt!")
     assert main(["verify", str(experiment)]) == 1
     wrong = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WRONG")]

@@ -5,8 +5,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from miniplm_assets.assets import device_time
-from miniplm_assets.assets.device_time import DeviceTime
+from miniplm_assets.lm import device_time
+from miniplm_assets.lm.device_time import DeviceTime
 
 
 class Sharer:

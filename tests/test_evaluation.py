@@ -9,7 +9,13 @@ import pytest
 
 from miniplm_assets.core.curves import tokens_saved_factor, tokens_to_loss
 from miniplm_assets.core.errors import ScoringError, TrainingError
-from miniplm_assets.evaluation.comparison import SelectionRecord, StudentRecord, comparison_table
+from miniplm_assets.evaluation.comparison import (
+    SelectionRecord,
+    StudentRecord,
+    StudentRun,
+    comparison_table,
+    unmeasured,
+)
 from miniplm_assets.evaluation.held_out import ALL_DOMAINS, count_scored_bytes, held_out_table
 from miniplm_assets.evaluation.plots import plot_difference_distribution, plot_domain_shares, plot_loss_curves
 from miniplm_assets.evaluation.verdict import verdict
@@ -98,6 +104,32 @@ def test_the_factor_is_the_tokens_of_the_baseline_by_those_needed() -> None:
 # ---- students side by side
 
 
+def run(losses: list[float], *, by_domain: dict[str, float], seed: int = 1, num_epochs: float = 1.0) -> StudentRun:
+    """A run whose domains hold 100 scored tokens and 300 bytes each; on the way it was measured on code and noise."""
+    nats = {**{domain: 100 * loss for domain, loss in by_domain.items()}}
+    nats[ALL_DOMAINS] = sum(nats.values())
+    tokens = [100] * len(by_domain) + [100 * len(by_domain)]
+    held_out = pl.DataFrame({"domain": list(nats), "num_scored_tokens": tokens, "nll_nats": list(nats.values())})
+    held_out = held_out.with_columns(
+        nll_nats_per_token=pl.col("nll_nats") / pl.col("num_scored_tokens"),
+        bits_per_byte=pl.col("nll_nats") / math.log(2) / (3 * pl.col("num_scored_tokens")),
+    )
+    on_the_way = [
+        {"num_tokens": 2_000 * place, "domain": domain, "num_scored_tokens": 50, "nll_nats": 50 * nats_per_token}
+        for place, loss in enumerate(losses, 1)
+        for domain, nats_per_token in (("noise", loss + 1), ("code", loss - 1))
+    ]
+    return StudentRun(
+        seed=seed,
+        num_epochs=num_epochs,
+        num_evaluations=len(losses),
+        training_flops=6 * 1_000 * 8_000,
+        training_log=pl.DataFrame({"num_tokens": [1_000 * step for step in range(1, 2 * len(losses) + 1)]}),
+        held_out_log=pl.DataFrame(on_the_way[::-1]),
+        held_out=held_out,
+    )
+
+
 def student(
     name: str,
     losses: list[float],
@@ -107,33 +139,12 @@ def student(
     tokenizer: str = "bpe",
     num_epochs: float = 1.0,
 ) -> StudentRecord:
-    """A student whose domains hold 100 scored tokens and 300 bytes each."""
-    nats = {**{domain: 100 * loss for domain, loss in by_domain.items()}}
-    nats[ALL_DOMAINS] = sum(nats.values())
-    tokens = [100] * len(by_domain) + [100 * len(by_domain)]
-    held_out = pl.DataFrame({"domain": list(nats), "num_scored_tokens": tokens, "nll_nats": list(nats.values())})
-    held_out = held_out.with_columns(
-        nll_nats_per_token=pl.col("nll_nats") / pl.col("num_scored_tokens"),
-        bits_per_byte=pl.col("nll_nats") / math.log(2) / (3 * pl.col("num_scored_tokens")),
-    )
-    log = pl.DataFrame(
-        {
-            "num_tokens": [1_000 * step for step in range(1, 2 * len(losses) + 1)],
-            # every other row has no evaluation
-            "held_out_nll_nats_per_token": [
-                loss for pair in zip([None] * len(losses), losses, strict=True) for loss in pair
-            ],
-        },
-        schema_overrides={"held_out_nll_nats_per_token": pl.Float64},
-    )
     return StudentRecord(
         name=name,
         corpus=f"refined_corpus/{selection.name}" if selection else "candidates",
         tokenizer=tokenizer,
         num_parameters=1_000,
-        num_epochs=num_epochs,
-        training_log=log,
-        held_out=held_out,
+        runs=(run(losses, by_domain=by_domain, num_epochs=num_epochs),),
         selection=selection,
     )
 
@@ -187,16 +198,79 @@ def test_a_missing_baseline_is_named() -> None:
         comparison_table([BASE], baseline="absent")
 
 
+def test_what_counts_on_the_way_is_chosen_when_it_is_reported() -> None:
+    [only] = BASE.runs
+    assert only.curve(())["num_tokens"].to_list() == [2_000, 4_000, 6_000, 8_000]
+    assert only.curve(())["held_out_nll_nats_per_token"].to_list() == pytest.approx([5.0, 4.5, 4.25, 4.0])
+    assert only.curve(["noise"])["held_out_nll_nats_per_token"].to_list() == pytest.approx([4.0, 3.5, 3.25, 3.0])
+    with pytest.raises(TrainingError, match=r"excluded_domains leaves out code, noise"):
+        only.curve(["noise", "code"])
+
+
+def seeds(name: str, runs: list[StudentRun], selection: SelectionRecord | None = None) -> StudentRecord:
+    return StudentRecord(
+        name=name,
+        corpus="refined_corpus/half" if selection else "candidates",
+        tokenizer="bpe",
+        num_parameters=1_000,
+        runs=tuple(runs),
+        selection=selection,
+    )
+
+
+TWO = seeds(
+    "no_kd",
+    [
+        run([5.0, 4.25], by_domain={"code": 4.5, "prose": 3.5}, seed=2),
+        run([5.0, 3.75], by_domain={"code": 4.0, "prose": 3.0}, seed=1),
+    ],
+)
+THREE = seeds(
+    "miniplm",
+    [
+        run([5.0, 3.0], by_domain={"code": 3.0, "prose": 3.0}, seed=1),  # 4.0 half-way between 2,000 and 4,000 tokens
+        run([4.5, 3.5], by_domain={"code": 3.5, "prose": 3.1}, seed=2),  # and there too
+        run([5.0, 4.5], by_domain={"code": 4.0, "prose": 3.9}, seed=3),  # never
+    ],
+    half(),
+)
+
+
+def test_several_seeds_stand_side_by_side_and_their_means_are_judged() -> None:
+    table = comparison_table([THREE, TWO], baseline="no_kd")
+    assert table.select("student", "seed").rows() == [("no_kd", 1), ("no_kd", 2)] + [("miniplm", n) for n in (1, 2, 3)]
+    # Against the mean of the baseline's final losses on the way, 4.0.
+    assert table["tokens_to_baseline_loss"].to_list() == pytest.approx([3_600.0, None, 3_000.0, 3_000.0, None])
+    text = verdict([TWO, THREE], baseline="no_kd")
+    assert "its held-out loss is 3.417 against 3.750 nats a token, 0.333 nats (8.9%) lower" in text
+    assert (
+        "These are means: miniplm over 3 seeds, 3.000 to 3.950; no_kd over 2 seeds, 3.500 to 4.000 nats a token."
+        in text
+    )
+    assert "2 of its 3 seeds reached the final loss of no_kd after 3,000 tokens, where no_kd took 4,000: 1.33" in text
+    assert "cannot tell" not in text
+    # code 3.5 against 4.25, prose 3.333 against 3.25
+    assert "It is better in 1 of 2 domains. It loses most in 'prose' (+0.083 nats a token)" in text
+
+
+def test_who_was_measured_less_often_than_asked_is_named() -> None:
+    assert list(unmeasured([TWO, THREE], {"no_kd": 2, "miniplm": 1})) == []
+    found = list(unmeasured([TWO, THREE], {"no_kd": 3, "miniplm": 2}))
+    assert len(found) == 2
+    assert found[0].startswith("no_kd, seed 2, was measured 2 times along the way, and num_evaluations asks for 3")
+
+
 # ---- the outcome in words
 
 
 def test_the_verdict_on_a_better_student() -> None:
     assert verdict([BASE, AHEAD], baseline="no_kd") == (
         "miniplm (trained on refined_corpus/half) is better than no_kd (trained on candidates): its held-out loss is "
-        "3.500 against 4.000 nats a token, 0.500 nats (12.5%) lower, after the same 8,000 tokens. It reached the "
-        "final loss of no_kd after 5,000 tokens, where no_kd took 8,000: 1.60 times fewer. It is better in 2 of 3 "
-        "domains. It loses most in 'noise' (+0.200 nats a token), whose share of the tokens the selection cut "
-        "from 30.0% to 1.0%."
+        "3.500 against 4.000 nats a token, 0.500 nats (12.5%) lower, after the same 8,000 tokens. One seed of each "
+        "cannot tell an effect from chance: those of small students have differed by 0.4 nats a token (name more: "
+        "`seeds`). It reached the final loss of no_kd after 5,000 tokens, where no_kd took 8,000: 1.60 times fewer. It "
+        "is better in 2 of 3 domains. It loses most in 'noise' (+0.200 nats a token), whose share of the tokens the "
+        "selection cut from 30.0% to 1.0%."
     )
 
 
@@ -255,5 +329,5 @@ def test_the_pictures_are_900_pixels_wide() -> None:
         }
     )
     assert width_of(plot_loss_curves([AHEAD, BASE], baseline="no_kd")) == 900
-    assert width_of(plot_difference_distribution(bins, cutoff=0.1, unit="nats per token", selection="half")) == 900
-    assert width_of(plot_domain_shares(many, selection="half")) == 900
+    assert width_of(plot_difference_distribution(bins, cutoff=0.1, unit="nats per token")) == 900
+    assert width_of(plot_domain_shares(many)) == 900

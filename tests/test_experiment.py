@@ -1,12 +1,15 @@
 """The experiment file: what is wrong in it is said at its key, all at once."""
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import yaml
+from pydantic import Field, JsonValue
 
 from miniplm_assets.core.errors import ExperimentError
 from miniplm_assets.experiment import load_experiment
+from miniplm_assets.experiment.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 
@@ -191,8 +194,60 @@ def test_what_only_says_how_fast_is_no_part_of_the_identity(tmp_path):
     other = load(tmp_path, content)
     assert plain.teachers["large"].scoring.identity() == other.teachers["large"].scoring.identity()
     assert plain.students["plain"].training.identity() == other.students["plain"].training.identity()
-    assert "dtype" in plain.teachers["large"].scoring.identity()
-    assert "token_budget" in plain.students["plain"].training.identity()
+    bfloat16 = load(tmp_path, changed("teachers.large.scoring", {"dtype": "bfloat16"}))
+    assert bfloat16.teachers["large"].scoring.identity() == {"dtype": "bfloat16"}
+    assert plain.students["plain"].training.identity() == {"token_budget": 10}
+
+
+def test_a_setting_that_a_later_release_adds_changes_no_identity_at_its_default():
+    class Inner(Settings):
+        runtime_only = frozenset({"speed"})
+        old: int
+        speed: int = 1
+
+    class Section(Settings):
+        kind: Literal["section"]
+        inner: Inner = Inner(old=1)
+        listed: tuple[Inner, ...] = ()
+        named: dict[str, Inner] | None = None
+        value: JsonValue = None
+
+    class LaterInner(Inner):
+        added: tuple[int, ...] = (1, 2)
+
+    class LaterSection(Section):
+        inner: LaterInner = LaterInner(old=1)
+        listed: tuple[LaterInner, ...] = ()
+        named: dict[str, LaterInner] | None = None
+        added: LaterInner | None = None
+        more: LaterInner = Field(LaterInner(old=7), description="a section of its own")
+
+    content = {
+        "kind": "section",
+        "inner": {"old": 3, "speed": 9},
+        "listed": [{"old": 1}],
+        "named": {"a": {"old": 2}},
+        "value": [1, {"x": None}],
+    }
+    expected = {**content, "inner": {"old": 3}}
+    assert Section.model_validate(content).identity() == LaterSection.model_validate(content).identity() == expected
+    assert Section(kind="section").identity() == LaterSection(kind="section").identity() == {"kind": "section"}
+    # What says the same as the default is the default.
+    assert Section.model_validate({"kind": "section", "inner": {"old": 1}}).identity() == {"kind": "section"}
+    # Away from its default it counts, at every depth.
+    later = LaterSection.model_validate({**content, "inner": {"old": 3, "added": [5]}, "more": {"old": 8}})
+    assert later.identity() == expected | {"inner": {"old": 3, "added": [5]}, "more": {"old": 8}}
+
+
+def test_a_seed_that_is_named_twice_is_refused(tmp_path):
+    with pytest.raises(ExperimentError, match=r"students\.plain: seeds: 4 is named twice"):
+        load(tmp_path, changed("students.plain.seeds", [3, 4, 4]))
+
+
+@pytest.mark.parametrize("owner", ["team:", "nobody", "a b@c"])
+def test_an_owner_is_an_address_or_a_team(tmp_path, owner):
+    with pytest.raises(ExperimentError, match=r"owners\.0: "):
+        load(tmp_path, changed("owners", [owner]))
 
 
 def test_the_demo_is_a_valid_experiment():

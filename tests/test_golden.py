@@ -16,9 +16,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from miniplm_assets.assets.factory import build_assets
+from miniplm_assets.assets.build import build_assets
 from miniplm_assets.core.identity import ROW_BITS
-from miniplm_assets.lineage.pipeline import Pipeline
+from miniplm_assets.kinds.registry import open_pipeline
 from tests.corpora import write_experiment
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning")
@@ -96,7 +96,7 @@ def golden(tmp_path_factory):
         "references": {"small": scored["small"]},
         "selections": {"half": {"teacher": "large", "reference": "small", "keep_fraction": 0.5}},
     }
-    pipeline = Pipeline.open(write_experiment(folder / "experiment.yaml", content))
+    pipeline = open_pipeline(write_experiment(folder / "experiment.yaml", content))
     with dg.DagsterInstance.ephemeral() as instance:
         assert dg.materialize(build_assets(pipeline), instance=instance).success
     found = {}

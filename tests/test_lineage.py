@@ -10,15 +10,20 @@ import yaml
 from miniplm_assets.core.errors import CorpusError, ModelError
 from miniplm_assets.core.recipe import Recipe
 from miniplm_assets.corpus.shards import observe_corpus
-from miniplm_assets.experiment import FolderModel, JsonlSource
+from miniplm_assets.experiment import FolderModel, FolderTokenizer, JsonlSource
+from miniplm_assets.kinds.models import MODELS, CopiedModel
+from miniplm_assets.kinds.raw_corpus import RAW_CORPUS as LISTING
+from miniplm_assets.kinds.registry import PROJECT, open_pipeline
+from miniplm_assets.kinds.tokenizer import TOKENIZER
 from miniplm_assets.lineage import folders
 from miniplm_assets.lineage import snapshot as snapshot_module
 from miniplm_assets.lineage.fingerprints import Fingerprints
 from miniplm_assets.lineage.folders import FolderFingerprints, require_copied
-from miniplm_assets.lineage.graph import RAW_CORPUS, Node
-from miniplm_assets.lineage.pipeline import PROJECT, Pipeline
+from miniplm_assets.lineage.kind import Node
+from miniplm_assets.lineage.snapshot import Listing
 from miniplm_assets.lm.model_sources import fetch_model
 from miniplm_assets.storage.files import sha256_of
+from miniplm_assets.storage.sql_project import load_sql_project
 from miniplm_assets.storage.store import Store
 from tests.test_experiment import minimal
 
@@ -34,14 +39,13 @@ def fingerprints(tmp_path):
     def of(content=None, shards=None):
         path = tmp_path / "experiment.yaml"
         path.write_text(yaml.safe_dump(content or minimal()))
-        pipeline = Pipeline.open(path)
+        pipeline = open_pipeline(path)
         found = Fingerprints(pipeline.graph, shards or SHARDS, FolderFingerprints(pipeline.store))
         whole = {key: found.recipe(key).fingerprint for key in pipeline.graph}
         by_shard = {
             f"{key} {shard}": recipe.fingerprint
             for key, node in pipeline.graph.items()
-            if node.is_by_shard and key != "raw_corpus"
-            for shard, recipe in found.shard_recipes(key).items()
+            for shard, recipe in (found.pieces(key).items() if node.kind.pieces == "shard" else ())
         }
         return whole | by_shard
 
@@ -53,7 +57,7 @@ def changed_keys(before, after):
 
 
 SELECTION = {
-    f"{model}/half"
+    f"half/{model}"
     for model in (
         "difference_scores",
         "selection_cutoff",
@@ -64,7 +68,7 @@ SELECTION = {
         "extreme_sequences",
     )
 }
-BETTER = {"student_checkpoint/better", "student_evaluation/better"}
+BETTER = {"better/student_checkpoint", "better/student_evaluation"}
 REPORTS = {"comparison", "warehouse_catalog"}
 
 
@@ -77,14 +81,14 @@ def test_keep_fraction_changes_the_selection_and_what_hangs_on_it(fingerprints):
     content["selections"]["half"]["keep_fraction"] = 0.3
     # The differences themselves do not depend on how many are kept, nor does the profile of the corpus.
     assert changed_keys(fingerprints(), fingerprints(content)) == (
-        (SELECTION - {"difference_scores/half"}) | BETTER | REPORTS
+        (SELECTION - {"half/difference_scores"}) | BETTER | REPORTS
     )
 
 
 def test_the_teachers_dtype_changes_its_scores_alone_and_what_hangs_on_them(fingerprints):
     content = minimal()
     content["teachers"]["large"]["scoring"] = {"dtype": "bfloat16"}
-    scores = {"teacher_scores/large", "teacher_scores/large a.jsonl", "teacher_scores/large b.jsonl"}
+    scores = {"large/teacher_scores", "large/teacher_scores a.jsonl", "large/teacher_scores b.jsonl"}
     assert changed_keys(fingerprints(), fingerprints(content)) == scores | SELECTION | BETTER | REPORTS
 
 
@@ -94,8 +98,8 @@ def test_a_students_budget_changes_that_student_alone(fingerprints):
     assert (
         changed_keys(fingerprints(), fingerprints(content))
         == {
-            "student_checkpoint/plain",
-            "student_evaluation/plain",
+            "plain/student_checkpoint",
+            "plain/student_evaluation",
         }
         | REPORTS
     )
@@ -136,20 +140,20 @@ def test_a_new_file_leaves_the_results_of_the_others(fingerprints):
     after = fingerprints(content, {**SHARDS, "c.jsonl": "3" * 32})
     changed = changed_keys(before, after)
     assert not {key for key in changed if " " in key}
-    assert "tokenizer/bpe" not in changed
-    assert "reference_model/small" not in changed
-    assert {"documents", "sequences/bpe", "teacher_scores/large", "refined_corpus/half"} <= changed
+    assert "bpe/tokenizer" not in changed
+    assert "small/reference_model" not in changed
+    assert {"documents", "bpe/sequences", "large/teacher_scores", "half/refined_corpus"} <= changed
     assert {key.split(" ")[0] for key in after.keys() - before.keys()} == {
         "documents",
-        "sequences/bpe",
-        "teacher_scores/large",
-        "reference_scores/small",
+        "bpe/sequences",
+        "large/teacher_scores",
+        "small/reference_scores",
     }
 
 
 def test_a_model_that_names_no_files_learns_from_all(fingerprints):
     changed = changed_keys(fingerprints(), fingerprints(shards={**SHARDS, "c.jsonl": "3" * 32}))
-    assert {"tokenizer/bpe", "reference_model/small", "reference_scores/small a.jsonl"} <= changed
+    assert {"bpe/tokenizer", "small/reference_model", "small/reference_scores a.jsonl"} <= changed
 
 
 def test_changed_content_changes_that_file_alone(fingerprints):
@@ -157,14 +161,14 @@ def test_changed_content_changes_that_file_alone(fingerprints):
     content["tokenizers"]["bpe"]["shards"] = ["a.jsonl"]
     content["references"]["small"]["model"]["shards"] = ["a.jsonl"]
     changed = changed_keys(fingerprints(content), fingerprints(content, {**SHARDS, "b.jsonl": "9" * 32}))
-    assert {key for key in changed if key.endswith("a.jsonl")} == {"sequences/other a.jsonl"}  # learns from all files
-    assert {"documents b.jsonl", "sequences/bpe b.jsonl", "teacher_scores/large b.jsonl"} <= changed
+    assert {key for key in changed if key.endswith("a.jsonl")} == {"other/sequences a.jsonl"}  # learns from all files
+    assert {"documents b.jsonl", "bpe/sequences b.jsonl", "large/teacher_scores b.jsonl"} <= changed
 
 
 def test_patterns_that_match_no_file_are_refused(fingerprints):
     content = minimal()
     content["tokenizers"]["bpe"]["shards"] = ["z*"]
-    with pytest.raises(CorpusError, match=r"tokenizer/bpe: no corpus file matches shards: z\*; there are"):
+    with pytest.raises(CorpusError, match=r"bpe/tokenizer: no corpus file matches shards: z\*; there are"):
         fingerprints(content)
 
 
@@ -180,12 +184,21 @@ def test_a_folder_is_known_by_its_content(fingerprints, tmp_path):
     config.touch()
     assert fingerprints() == before
     config.write_text('{"changed": true}')
-    assert {"teacher_model/large", "teacher_scores/large"} <= changed_keys(before, fingerprints())
+    assert {"large/teacher_model", "large/teacher_scores"} <= changed_keys(before, fingerprints())
+
+
+def copied(kind, folder):
+    """Return the node of a model or tokenizer that lies in a folder."""
+    if kind == "tokenizer":
+        settings = FolderTokenizer(source="folder", path=str(folder))
+        return Node(kind=TOKENIZER, names=("bpe",), settings=settings, folder=folder)
+    settings = CopiedModel(model=FolderModel(source="folder", path=str(folder)), max_sequence_tokens=9)
+    return Node(kind=MODELS[kind.removesuffix("_model")], names=("large",), settings=settings, folder=folder)
 
 
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(ModelError, match="nowhere: no such folder"):
-        FolderFingerprints(Store(tmp_path / "warehouse"))("teacher_model", tmp_path / "nowhere")
+        FolderFingerprints(Store(tmp_path / "warehouse"))(copied("teacher_model", tmp_path / "nowhere"))
 
 
 @pytest.fixture
@@ -216,9 +229,9 @@ class FolderLooks:
         monkeypatch.setattr(folders, "sha256_of", digest)
         monkeypatch.setattr(folders.time, "time_ns", lambda: clock_ns() + self.offset_ns)
 
-    def look(self, step, folder):
+    def look(self, kind, folder):
         self.read.clear()
-        fingerprint = self.fingerprint(step, folder)
+        fingerprint = self.fingerprint(copied(kind, folder))
         return fingerprint, list(self.read)
 
 
@@ -261,15 +274,15 @@ def test_a_file_is_read_again_only_where_it_may_have_changed(model, tmp_path, mo
 
 
 def test_a_folder_that_changes_while_it_is_copied_is_noticed(model, tmp_path):
-    node = Node(key="teacher_model/large", code_version="1", folder=model)
-    content = FolderFingerprints(Store(tmp_path / "warehouse"))(node.step, model)
-    recipe = Recipe(key=node.key, code_version="1", settings={"content": content})
+    node = copied("teacher_model", model)
+    content = FolderFingerprints(Store(tmp_path / "warehouse"))(node)
+    recipe = Recipe(kind="teacher_model", names=node.names, code_version="1", settings={"content": content})
     copy = tmp_path / "copy"
     copy.mkdir()
     fetch_model(FolderModel(source="folder", path=str(model)), copy)
     require_copied(node, recipe, copy)
     (copy / "model.safetensors").write_text("half old, half new")
-    with pytest.raises(ModelError, match="teacher_model/large: the files in .*model changed while they were copied"):
+    with pytest.raises(ModelError, match="large/teacher_model: the files in .*model changed while they were copied"):
         require_copied(node, recipe, copy)
 
 
@@ -279,8 +292,8 @@ def test_a_look_and_a_run_at_the_same_time_lose_nothing_of_each_other(tmp_path, 
     (tmp_path / "corpus" / "a.jsonl").write_text('{"text": "one"}\n')
     store = Store(tmp_path / "warehouse")
     source = JsonlSource(type="jsonl", path=str(tmp_path / "corpus"))
-    node = Node(key=RAW_CORPUS, code_version="1", is_by_shard=True)
-    run = snapshot_module.look(source, node, store, print)
+    node = Node(kind=LISTING, settings=Listing(source=source))
+    run = snapshot_module.look(node, store, print)
     store.make(run.recipe, lambda draft: snapshot_module.write_listing(run, draft))
 
     def observe_late(*args, **keywords):
@@ -288,19 +301,20 @@ def test_a_look_and_a_run_at_the_same_time_lose_nothing_of_each_other(tmp_path, 
         return observe_corpus(*args, **keywords | {"now_ns": clock_ns() + 3_600 * 10**9})
 
     monkeypatch.setattr(snapshot_module, "observe_corpus", observe_late)
-    snapshot_module.look(source, node, store, print)
+    snapshot_module.look(node, store, print)
     latest = snapshot_module.latest_snapshot(node, store)
     assert latest.recipe == run.recipe
     assert latest.shards[0].stamp is not None
 
 
 def test_one_name_in_three_places():
-    """A SQL ref, an asset key and a folder of the warehouse are the same word."""
-    pipeline = Pipeline.open(PROJECT / "experiments" / "demo.yaml")
-    steps = {node.step for node in pipeline.graph.values()}
-    refs = {ref for model in pipeline.sql.marts for ref in model.inputs}
-    assert refs <= steps
-    assert {model.name for model in pipeline.sql.marts} <= steps
-    assert {path.stem for path in Path(PROJECT / "dbt_like_sql" / "models" / "marts").glob("*.sql")} <= steps
-    for key in pipeline.graph:
-        assert key.split("/")[0].isidentifier()
+    """A SQL ref, a kind in the asset keys and in the folders of the warehouse are the same word."""
+    pipeline = open_pipeline(PROJECT / "experiments" / "demo.yaml")
+    kinds = {node.kind.name for node in pipeline.graph.values()}
+    marts = load_sql_project(PROJECT / "dbt_like_sql").marts
+    assert {ref for model in marts for ref in model.inputs} <= kinds
+    assert {model.name for model in marts} <= kinds
+    assert {path.stem for path in Path(PROJECT / "dbt_like_sql" / "models" / "marts").glob("*.sql")} <= kinds
+    for key, node in pipeline.graph.items():
+        assert key.rpartition("/")[2] == node.kind.name
+        assert node.kind.name.isidentifier()

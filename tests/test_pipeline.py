@@ -8,18 +8,19 @@ import sys
 from pathlib import Path
 
 import dagster as dg
+import duckdb
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
-from miniplm_assets.assets.factory import build_assets
-from miniplm_assets.lineage.graph import RAW_CORPUS
+from miniplm_assets.assets.build import build_assets
+from miniplm_assets.kinds.registry import open_pipeline
 from miniplm_assets.lineage.outcome import outcome
-from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.plan import plan
-from miniplm_assets.lineage.snapshot import latest_snapshot
-from miniplm_assets.lineage.verify import verify_selections, verify_store
+from miniplm_assets.lineage.prune import referenced, unreferenced_results
+from miniplm_assets.lineage.verify import verify_derived, verify_store
 from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shard
 
 # What names the corpus files by their place, and so is made anew for a copy of the corpus.
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::
 
 def materialise(experiment_file, select="*"):
     """Materialise in this process; return the pipeline and the metadata of each asset by key."""
-    pipeline = Pipeline.open(experiment_file)
+    pipeline = open_pipeline(experiment_file)
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize(build_assets(pipeline), instance=instance, selection=select, raise_on_error=True)
     events = result.get_asset_materialization_events()
@@ -79,7 +80,7 @@ def copy_of_tiny(tiny, tmp_path):
 def test_every_asset_is_materialised_with_its_fingerprint_as_data_version(tiny):
     _, pipeline, materialisations, _ = tiny
     assert materialisations.keys() == pipeline.graph.keys()
-    fingerprints = pipeline.fingerprints(latest_snapshot(pipeline.graph[RAW_CORPUS], pipeline.store))
+    fingerprints = pipeline.latest_fingerprints()
     for key, materialisation in materialisations.items():
         assert materialisation.tags["dagster/data_version"] == fingerprints.recipe(key).fingerprint
         assert value(materialisation, "num_results_reused") == 0 or key == "raw_corpus"
@@ -88,7 +89,7 @@ def test_every_asset_is_materialised_with_its_fingerprint_as_data_version(tiny):
 def test_every_check_passes(tiny):
     checks = tiny[3]
     assert [check.check_name for check in checks if not check.passed] == []
-    names = {(check.asset_key.path[0], check.check_name) for check in checks}
+    names = {(check.asset_key.path[-1], check.check_name) for check in checks}
     assert ("refined_corpus", "refined_documents_are_candidates") in names
     assert ("sequences", "every_document_is_packed") in names
 
@@ -98,7 +99,7 @@ def test_no_document_of_the_refined_corpus_is_in_another_split(tiny):
     root = pipeline.store.root
     splits = pl.read_parquet(f"{root}/documents/*/documents.parquet").select("document_id", "split", "text")
     kept = (
-        pl.read_parquet(f"{root}/refined_corpus/half/*/*.parquet")
+        pl.read_parquet(f"{root}/half/refined_corpus/*/*.parquet")
         .explode("spans")
         .select(pl.col("spans").struct.field("document_id"))
     )
@@ -111,7 +112,7 @@ def test_every_document_is_in_the_sequences_once_and_whole(tiny):
     root = tiny[1].store.root
     documents = pl.read_parquet(f"{root}/documents/*/documents.parquet").select("document_id", "text")
     pieces = (
-        pl.read_parquet(f"{root}/sequences/bpe/*/sequences.parquet")
+        pl.read_parquet(f"{root}/bpe/sequences/*/sequences.parquet")
         .explode("spans", "texts")
         .unnest("spans")
         .sort("document_id", "char_start")
@@ -126,10 +127,11 @@ def test_a_second_run_computes_nothing_and_loads_no_model_library(tiny, tmp_path
     script = """
 import sys
 import dagster as dg
+import duckdb
 from miniplm_assets.definitions import defs
 import miniplm_assets.definitions as definitions
 assert "torch" not in sys.modules, "loading the definitions imports torch"
-from miniplm_assets.assets.factory import build_assets
+from miniplm_assets.assets.build import build_assets
 with dg.DagsterInstance.ephemeral() as instance:
     result = dg.materialize(build_assets(definitions.pipeline), instance=instance)
 for event in result.get_asset_materialization_events():
@@ -145,16 +147,81 @@ for heavy in ("torch", "transformers", "vllm", "matplotlib", "accelerate", "lm_e
 def test_a_new_file_costs_itself_alone(copy_of_tiny):
     write_shard(copy_of_tiny / "corpus" / "c.jsonl", ("textwrap", "shlex"))
     _, materialisations, _ = materialise(copy_of_tiny / "experiment.yaml")
-    for key in ("documents", "sequences/bpe", "teacher_scores/large", "reference_scores/small"):
+    for key in ("documents", "bpe/sequences", "large/teacher_scores", "small/reference_scores"):
         assert value(materialisations[key], "num_results_computed") == 1
         assert value(materialisations[key], "num_results_reused") == 2
-    for key in ("tokenizer/bpe", "teacher_model/large", "reference_model/small"):
+    for key in ("bpe/tokenizer", "large/teacher_model", "small/reference_model"):
         assert value(materialisations[key], "num_results_computed") == 0
-    assert value(materialisations["refined_corpus/half"], "num_results_computed") == 1
+    assert value(materialisations["half/refined_corpus"], "num_results_computed") == 1
     # Switching back finds all that was there.
     (copy_of_tiny / "corpus" / "c.jsonl").unlink()
     _, materialisations, _ = materialise(copy_of_tiny / "experiment.yaml")
     assert computed(materialisations) <= LISTINGS
+
+
+def test_what_is_renamed_is_found_and_not_made_again(copy_of_tiny):
+    path = copy_of_tiny / "experiment.yaml"
+    materialise(path)  # looks at the copy of the corpus
+    content = yaml.safe_load(path.read_text())
+    content["students"]["renamed"] = content["students"].pop("miniplm")
+    content["selections"]["halved"] = content["selections"].pop("half")
+    content["students"]["renamed"]["corpus"] = "refined_corpus/halved"
+    pipeline, materialisations, _ = materialise(write_experiment(path, content))
+    assert computed(materialisations) == {"comparison", "warehouse_catalog"}  # they show the names
+    assert "renamed (trained on refined_corpus/halved)" in outcome(pipeline)
+    assert value(materialisations["renamed/student_checkpoint"], "folder").startswith(
+        str(copy_of_tiny / "warehouse" / "miniplm" / "student_checkpoint")
+    )
+    # Nobody prunes what is in use under its new name.
+    wanted = referenced([pipeline])
+    old = {result.manifest.key for result in unreferenced_results(pipeline.store, wanted)}
+    assert not old & {"miniplm/student_checkpoint", "half/refined_corpus"}
+    assert list(verify_derived(pipeline, print)) == []
+
+
+def test_another_seed_costs_itself_and_every_seed_is_compared(copy_of_tiny):
+    path = copy_of_tiny / "experiment.yaml"
+    materialise(path)  # looks at the copy of the corpus
+    content = yaml.safe_load(path.read_text())
+    content["students"]["miniplm"]["seeds"] = [3, 4]  # 3 is the experiment's own
+    pipeline, materialisations, _ = materialise(write_experiment(path, content))
+    assert computed(materialisations) - LISTINGS == {
+        "miniplm/student_checkpoint",
+        "miniplm/student_evaluation",
+        "comparison",
+    }
+    for kind in ("student_checkpoint", "student_evaluation"):
+        one = materialisations[f"miniplm/{kind}"]
+        assert (value(one, "num_results_computed"), value(one, "num_results_reused")) == (1, 1)
+        assert "| seed | fingerprint |" in value(one, "seeds")
+    folders = [
+        pipeline.store.require(recipe).folder
+        for recipe in pipeline.latest_fingerprints().pieces("miniplm/student_checkpoint").values()
+    ]
+    first, second = ((folder / "model.safetensors").read_bytes() for folder in folders)
+    assert len(first) == len(second) and first != second
+    assert "miniplm over 2 seeds" in outcome(pipeline)
+    with duckdb.connect(str(pipeline.store.root / "warehouse.duckdb"), read_only=True) as warehouse:
+        rows = "select student, seed from student_evaluation where domain = 'all domains' order by all"
+        assert warehouse.execute(rows).fetchall() == [("miniplm", 3), ("miniplm", 4), ("no_kd", 3)]
+
+
+def test_a_setting_that_only_reports_trains_nothing(copy_of_tiny):
+    path = copy_of_tiny / "experiment.yaml"
+    materialise(path)  # looks at the copy of the corpus
+    content = yaml.safe_load(path.read_text())
+    content["evaluation"]["excluded_domains"] = []
+    content["references"]["small"]["model"]["training"]["num_evaluations"] = 1
+    content["students"]["miniplm"]["training"] |= {"num_evaluations": 5, "num_held_out_sequences": 3}
+    _, materialisations, checks = materialise(write_experiment(path, content))
+    assert computed(materialisations) - LISTINGS == {
+        "no_kd/student_evaluation",
+        "miniplm/student_evaluation",
+        "comparison",
+    }
+    [check] = [check for check in checks if check.check_name == "students_are_measured_as_asked"]
+    assert not check.passed
+    assert "miniplm, seed 3, was measured 3 times along the way, and num_evaluations asks for 5" in check.description
 
 
 def test_a_touched_file_changes_nothing(copy_of_tiny):
@@ -165,21 +232,21 @@ def test_a_touched_file_changes_nothing(copy_of_tiny):
 
 def test_the_page_of_the_raw_corpus_says_what_a_run_has_to_do(tiny):
     table = value(tiny[2]["raw_corpus"], "plan")
-    assert "| student_checkpoint/miniplm | 0 | 1 | never computed |" in table
+    assert "| miniplm/student_checkpoint | 0 | 1 | never computed |" in table
     assert "raw_corpus" not in table
 
 
 def test_the_share_that_the_sequences_fill_is_that_of_all_files(tiny):
-    one = tiny[2]["sequences/bpe"]
+    one = tiny[2]["bpe/sequences"]
     assert value(one, "fill_share") == value(one, "num_tokens") / (65 * value(one, "num_sequences"))
     assert 0.5 < value(one, "fill_share") <= 1
 
 
 def test_part_of_the_graph_can_be_asked_for(copy_of_tiny):
     shutil.rmtree(copy_of_tiny / "warehouse")
-    _, materialisations, _ = materialise(copy_of_tiny / "experiment.yaml", '+key:"refined_corpus/half"')
-    assert "refined_corpus/half" in materialisations
-    assert "student_checkpoint/no_kd" not in materialisations
+    _, materialisations, _ = materialise(copy_of_tiny / "experiment.yaml", '+key:"half/refined_corpus"')
+    assert "half/refined_corpus" in materialisations
+    assert "no_kd/student_checkpoint" not in materialisations
 
 
 def test_the_students_load_as_any_model(tiny):
@@ -187,7 +254,7 @@ def test_the_students_load_as_any_model(tiny):
 
     materialisations = tiny[2]
     for name in ("no_kd", "miniplm"):
-        folder = value(materialisations[f"student_checkpoint/{name}"], "folder")
+        folder = value(materialisations[f"{name}/student_checkpoint"], "folder")
         model = AutoModelForCausalLM.from_pretrained(folder)
         tokens = AutoTokenizer.from_pretrained(folder)("import sys", return_tensors="pt")
         assert model(**tokens).logits.shape[-1] == 300
@@ -196,7 +263,7 @@ def test_the_students_load_as_any_model(tiny):
 
 def test_the_outcome_says_who_is_better_with_the_measured_losses(tiny):
     text = outcome(tiny[1])
-    losses = {name: value(tiny[2][f"student_evaluation/{name}"], "nll_nats_per_token") for name in ("no_kd", "miniplm")}
+    losses = {name: value(tiny[2][f"{name}/student_evaluation"], "nll_nats_per_token") for name in ("no_kd", "miniplm")}
     word = "better" if losses["miniplm"] < losses["no_kd"] else "worse"
     assert f"is {word} than" in text or "the same held-out loss" in text
     assert f"{losses['miniplm']:.3f} against {losses['no_kd']:.3f}" in text
@@ -206,8 +273,8 @@ def test_the_outcome_says_who_is_better_with_the_measured_losses(tiny):
 def test_what_is_stored_is_verified_and_damage_is_found(copy_of_tiny):
     pipeline, _, _ = materialise(copy_of_tiny / "experiment.yaml")  # looks at the copy of the corpus
     assert list(verify_store(pipeline.store, print)) == []
-    assert list(verify_selections(pipeline, print)) == []
-    scores = next((copy_of_tiny / "warehouse" / "teacher_scores").glob("*/*/scores.parquet"))
+    assert list(verify_derived(pipeline, print)) == []
+    scores = next((copy_of_tiny / "warehouse" / "large" / "teacher_scores").glob("*/scores.parquet"))
     content = bytearray(scores.read_bytes())
     content[len(content) // 2] ^= 1
     scores.write_bytes(content)
@@ -217,15 +284,15 @@ def test_what_is_stored_is_verified_and_damage_is_found(copy_of_tiny):
 def test_the_plan_names_what_differs_and_by_how_much(copy_of_tiny):
     path = copy_of_tiny / "experiment.yaml"
     materialise(path)  # looks at the copy of the corpus
-    assert all(step.is_complete for step in plan(Pipeline.open(path)))
+    assert all(step.is_complete for step in plan(open_pipeline(path)))
     path.write_text(path.read_text().replace("keep_fraction: 0.5", "keep_fraction: 0.25"))
-    steps = {step.key: step for step in plan(Pipeline.open(path))}
-    assert steps["selection_cutoff/half"].reasons == ("settings.keep_fraction: 0.5 -> 0.25",)
-    assert steps["refined_corpus/half"].reasons == ("input selection_cutoff changed",)
-    assert steps["student_checkpoint/miniplm"].reasons == ("input refined_corpus changed",)
-    assert steps["student_checkpoint/miniplm"].num_tokens == 6_000
-    assert steps["student_checkpoint/miniplm"].is_measured and steps["student_checkpoint/miniplm"].seconds > 0
-    assert steps["teacher_scores/large"].is_complete and steps["student_checkpoint/no_kd"].is_complete
+    steps = {step.key: step for step in plan(open_pipeline(path))}
+    assert steps["half/selection_cutoff"].reasons == ("settings.keep_fraction: 0.5 -> 0.25",)
+    assert steps["half/refined_corpus"].reasons == ("input selection_cutoff changed",)
+    assert steps["miniplm/student_checkpoint"].reasons == ("input refined_corpus changed",)
+    assert steps["miniplm/student_checkpoint"].num_tokens == 6_000
+    assert steps["miniplm/student_checkpoint"].is_measured and steps["miniplm/student_checkpoint"].seconds > 0
+    assert steps["large/teacher_scores"].is_complete and steps["no_kd/student_checkpoint"].is_complete
 
 
 def corpus_of(tmp_path, **files):
@@ -305,7 +372,7 @@ def test_a_full_disk_is_named_and_what_is_stored_stays(copy_of_tiny, monkeypatch
     original = store_module.flush_to_disk
 
     def full(file):
-        if file.suffix == ".parquet" and "refined_corpus" in file.parts:
+        if file.suffix == ".parquet" and any(part.startswith("refined_corpus-") for part in file.parts):
             with Path("/dev/full").open("wb", buffering=0) as device:
                 device.write(b"x")
         original(file)
@@ -314,14 +381,14 @@ def test_a_full_disk_is_named_and_what_is_stored_stays(copy_of_tiny, monkeypatch
     assert "is full" in failure(path)
     monkeypatch.undo()
     _, materialisations, _ = materialise(path)
-    assert value(materialisations["selection_cutoff/half"], "num_results_computed") == 0
-    assert value(materialisations["refined_corpus/half"], "num_results_computed") == 1
+    assert value(materialisations["half/selection_cutoff"], "num_results_computed") == 0
+    assert value(materialisations["half/refined_corpus"], "num_results_computed") == 1
 
 
 def test_the_manifest_holds_what_a_reader_needs(tiny):
-    folder = Path(value(tiny[2]["refined_corpus/half"], "folder"))
+    folder = Path(value(tiny[2]["half/refined_corpus"], "folder"))
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["key"] == "refined_corpus/half" and manifest["fingerprint"] == folder.name
+    assert manifest["key"] == "half/refined_corpus" and manifest["fingerprint"] == folder.name
     assert {file["name"] for file in manifest["files"]} == {"a.jsonl.parquet", "b.jsonl.parquet"}
     assert manifest["ingredients"]["inputs"].keys() >= {"difference_scores", "selection_cutoff", "sequences"}
     assert manifest["versions"]["duckdb"] and manifest["seconds"] > 0

@@ -11,11 +11,11 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from miniplm_assets.assets.factory import build_assets
+from miniplm_assets.assets.build import build_assets
 from miniplm_assets.assets.ray_cluster import ray_resources
 from miniplm_assets.core.errors import ExperimentError, ModelError, ScoringError
 from miniplm_assets.experiment import Scoring
-from miniplm_assets.lineage.pipeline import Pipeline
+from miniplm_assets.kinds.registry import open_pipeline
 from miniplm_assets.lm import ray_workers, score_shard
 from miniplm_assets.lm.ray_workers import RayWorkers, ScorerSettings
 from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shard
@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-SCORES = ["teacher_scores/large", "reference_scores/small"]
+SCORES = ["large/teacher_scores", "small/reference_scores"]
 
 
 @pytest.fixture
@@ -56,13 +56,13 @@ def local(tmp_path_factory):
 
 
 def materialise(experiment_file, select=None):
-    pipeline = Pipeline.open(experiment_file)
+    pipeline = open_pipeline(experiment_file)
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize(
             build_assets(pipeline),
             instance=instance,
             selection=select,
-            resources=ray_resources(pipeline.experiment),
+            resources=ray_resources(pipeline.graph),
             raise_on_error=True,
         )
     return pipeline, result
@@ -77,7 +77,7 @@ def scores(pipeline):
 def on_ray(local, folder, **scoring):
     """Return a copy of the local experiment that scores on Ray, with all but the scores stored."""
     shutil.copytree(local[0] / "warehouse", folder / "warehouse")
-    expected = scores(Pipeline.open(local[0] / "local.yaml"))
+    expected = scores(open_pipeline(local[0] / "local.yaml"))
     content = {**local[1], "warehouse": str(folder / "warehouse")}
     for kind, name in (("teachers", "large"), ("references", "small")):
         old = content[kind][name]
@@ -99,7 +99,7 @@ def test_a_node_that_dies_loses_nothing_and_nothing_is_done_twice(local, cluster
             nodes.remove_node(second, allow_graceful=False)
 
     monkeypatch.setattr(score_shard._Part, "put_away", put_away_and_kill_once)
-    pipeline, result = materialise(experiment_file, ["teacher_scores/large"])
+    pipeline, result = materialise(experiment_file, ["large/teacher_scores"])
     mine = {place: digest for place, digest in expected.items() if place.parts[0] == "teacher_scores"}
     assert scores(pipeline) == mine
     assert len(nodes.list_all_nodes()) == 1
@@ -173,4 +173,4 @@ def test_without_ray_the_command_that_installs_it_is_named(local, tmp_path, monk
     experiment_file, _ = on_ray(local, tmp_path)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ExperimentError, match=r"large: .* pip install 'miniplm_assets\[ray\]'"):
-        ray_resources(Pipeline.open(experiment_file).experiment)
+        ray_resources(open_pipeline(experiment_file).graph)

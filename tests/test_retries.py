@@ -8,9 +8,9 @@ import pytest
 
 from miniplm_assets.assets import build
 from miniplm_assets.assets.build import build_asset
-from miniplm_assets.assets.corpus import RAW_CORPUS_KIND, make_raw_corpus
 from miniplm_assets.core.errors import CorpusError, UnreachableCorpusError
-from miniplm_assets.lineage.pipeline import Pipeline
+from miniplm_assets.kinds.raw_corpus import RAW_CORPUS
+from miniplm_assets.kinds.registry import open_pipeline
 from tests.corpora import tiny_experiment, write_experiment, write_shard
 
 
@@ -19,20 +19,21 @@ def materialise_failing(tmp_path, monkeypatch):
     """Materialise `raw_corpus`, where the first tries end in the given errors; return how many tries there were."""
     monkeypatch.setattr(build, "SECONDS_BEFORE_RETRY", 0)
     write_shard(tmp_path / "corpus" / "a.jsonl", ("textwrap",))
-    pipeline = Pipeline.open(
+    pipeline = open_pipeline(
         write_experiment(tmp_path / "e.yaml", tiny_experiment(tmp_path / "corpus", tmp_path / "warehouse"))
     )
 
     def materialise(*errors):
         tries = []
 
-        def make(step):
-            tries.append(step)
+        def make(work):
+            tries.append(work)
             if len(tries) <= len(errors):
                 raise errors[len(tries) - 1]
-            return make_raw_corpus(step)
+            return RAW_CORPUS.make(work)
 
-        asset = build_asset(pipeline, "raw_corpus", replace(RAW_CORPUS_KIND, make=make))
+        node = pipeline.graph["raw_corpus"]
+        asset = build_asset(pipeline, replace(node, kind=replace(node.kind, make=make)))
         with dg.DagsterInstance.ephemeral() as instance:
             result = dg.materialize([asset], instance=instance, raise_on_error=False)
         return result.success, len(tries)

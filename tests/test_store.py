@@ -1,12 +1,12 @@
 """The store: complete or invisible, found by what went in, refused when damaged."""
 
-import fcntl
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -17,7 +17,9 @@ from miniplm_assets.core.recipe import Recipe, canonical_json, fingerprint_of
 from miniplm_assets.storage import store as store_module
 from miniplm_assets.storage.store import Draft, Store
 
-RECIPE = Recipe(key="teacher_scores/large", code_version="1", settings={"dtype": "float32"}, inputs={"model": "ab"})
+RECIPE = Recipe(
+    kind="teacher_scores", names=("large",), code_version="1", settings={"dtype": "float32"}, inputs={"model": "ab"}
+)
 
 
 def write_table(draft: Draft) -> None:
@@ -39,11 +41,12 @@ def test_fingerprint_is_the_sha256_of_the_canonical_json():
 
 def test_fingerprint_depends_on_what_goes_in_and_not_on_the_name():
     def changed(**change):
-        content = {"key": RECIPE.key, "code_version": "1", "settings": RECIPE.settings, "inputs": RECIPE.inputs}
+        content = {"kind": RECIPE.kind, "names": RECIPE.names, "code_version": "1"}
+        content |= {"settings": RECIPE.settings, "inputs": RECIPE.inputs}
         return Recipe(**{**content, **change}).fingerprint
 
-    assert changed(key="teacher_scores/other") == RECIPE.fingerprint
-    assert changed(key="reference_scores/large") != RECIPE.fingerprint
+    assert changed(names=("other",)) == RECIPE.fingerprint
+    assert changed(kind="reference_scores") != RECIPE.fingerprint
     assert changed(code_version="2") != RECIPE.fingerprint
     assert changed(settings={"dtype": "bfloat16"}) != RECIPE.fingerprint
     assert changed(inputs={"model": "cd"}) != RECIPE.fingerprint
@@ -56,14 +59,39 @@ def test_a_result_is_made_once_and_found_afterwards(tmp_path):
     for _ in range(2):
         result = store.make(RECIPE, lambda draft: (calls.append(1), write_table(draft))[1])
     assert calls == [1]
-    assert result.folder == tmp_path / "teacher_scores" / "large" / RECIPE.fingerprint
+    assert result.folder == tmp_path / "large" / "teacher_scores" / RECIPE.fingerprint
     assert pl.read_parquet(result.file("scores.parquet"))["sequence_id"].to_list() == [3, 1, 2]
     manifest = json.loads((result.folder / "manifest.json").read_text())
     assert manifest["facts"] == {"num_sequences": 3}
     assert [(file["name"], file["num_rows"]) for file in manifest["files"]] == [("scores.parquet", 3)]
-    assert sorted(path.name for path in result.folder.parent.iterdir() if not path.name.startswith(".lock")) == [
-        RECIPE.fingerprint
-    ]
+    assert [path.name for path in result.folder.parent.iterdir()] == [RECIPE.fingerprint]
+    assert list((tmp_path / ".work").iterdir()) == []
+
+
+def test_the_same_result_under_another_name_is_found(tmp_path):
+    store = Store(tmp_path)
+    result = store.make(RECIPE, write_table)
+    renamed = replace(RECIPE, names=("renamed",))
+    for other in (store, Store(tmp_path)):
+        assert other.make(renamed, pytest.fail).folder == result.folder
+        assert other.require(renamed).file("scores.parquet") == result.folder / "scores.parquet"
+    # Another kind with the same fingerprint is not the same result.
+    assert store.lookup("large/reference_scores", "reference_scores", RECIPE.fingerprint) is None
+
+
+def test_work_under_another_name_is_gone_on_with(tmp_path):
+    def fail(draft):
+        (draft.work / "part").write_text("kept")
+        raise RuntimeError("interrupted")
+
+    with pytest.raises(RuntimeError, match="interrupted"):
+        Store(tmp_path).make(RECIPE, fail)
+    renamed = replace(RECIPE, names=("renamed",))
+    result = Store(tmp_path).make(
+        renamed, lambda draft: (draft.path / "part").write_bytes((draft.work / "part").read_bytes())
+    )
+    assert (result.folder / "part").read_text() == "kept"
+    assert result.folder == tmp_path / "renamed" / "teacher_scores" / RECIPE.fingerprint
 
 
 def test_a_failure_leaves_nothing_but_the_work(tmp_path):
@@ -82,7 +110,7 @@ def test_a_failure_leaves_nothing_but_the_work(tmp_path):
         assert (draft.work / "part").read_text() == "kept"
         write_table(draft)
 
-    work = tmp_path / RECIPE.key / f".work-{RECIPE.fingerprint}"
+    work = tmp_path / ".work" / f"teacher_scores-{RECIPE.fingerprint}"
     assert work.exists()
     store.make(RECIPE, go_on)
     assert not work.exists()
@@ -90,7 +118,7 @@ def test_a_failure_leaves_nothing_but_the_work(tmp_path):
 
 def test_a_missing_result_says_what_to_materialise(tmp_path):
     with pytest.raises(
-        MissingResultError, match=r"dagster asset materialize --select '\+key:\"teacher_scores/large\"'"
+        MissingResultError, match=r"dagster asset materialize --select '\+key:\"large/teacher_scores\"'"
     ):
         Store(tmp_path).require(RECIPE)
 
@@ -109,10 +137,10 @@ def test_a_damaged_file_is_named_and_never_read(tmp_path, damage, message):
     with pytest.raises(DamagedResultError, match=message) as caught:
         Store(tmp_path).require(RECIPE).file("scores.parquet")
     assert str(result.folder / "scores.parquet") in str(caught.value)
-    assert "materialise teacher_scores/large" in str(caught.value)
+    assert "materialise large/teacher_scores" in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"{", b"[]", b'{"format": 99}', b'{"format": 1, "key": "x"}', b"\xff{}"])
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"format": 99}', b'{"format": 2, "key": "x"}', b"\xff{}"])
 def test_a_manifest_that_is_none_or_of_another_version_is_refused(tmp_path, content):
     result = Store(tmp_path).make(RECIPE, write_table)
     (result.folder / "manifest.json").write_bytes(content)
@@ -124,7 +152,7 @@ def test_a_manifest_that_lies_elsewhere_is_refused(tmp_path):
     result = Store(tmp_path).make(RECIPE, write_table)
     result.folder.rename(result.folder.with_name("0" * 32))
     with pytest.raises(DamagedResultError, match="is not where it lies"):
-        Store(tmp_path).lookup(RECIPE.key, "0" * 32)
+        Store(tmp_path).lookup(RECIPE.key, RECIPE.kind, "0" * 32)
 
 
 def test_a_full_disk_is_told_from_the_words_of_a_library_too(tmp_path):
@@ -163,19 +191,32 @@ def test_two_writers_at_once_compute_once(tmp_path):
     assert results[0].folder == results[1].folder
 
 
-def test_a_wait_for_another_run_ends_when_this_one_is_stopped(tmp_path):
-    store, lines, is_stopped = Store(tmp_path), [], threading.Event()
-    (tmp_path / RECIPE.key).mkdir(parents=True)
-    with (tmp_path / RECIPE.key / f".lock-{RECIPE.fingerprint}").open("a") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
+def test_who_waits_says_so_and_finds_what_the_other_made(tmp_path):
+    store, lines = Store(tmp_path), []
+    draft = store.begin(replace(RECIPE, names=("other_name",)))
+    published = []
 
-        def report(line):
-            lines.append(line)
-            is_stopped.set()
+    def report(line):
+        lines.append(line)
+        write_table(draft)
+        published.append(store.publish(draft))
 
-        with pytest.raises(StoreError, match="stopped while it waited for another run"):
-            store.make(RECIPE, pytest.fail, report, is_stopped=is_stopped.is_set)
-    assert len(lines) == 1 and "another run is making it" in lines[0]
+    assert Store(tmp_path).make(RECIPE, pytest.fail, report) == published[0]
+    assert len(lines) == 1 and "large/teacher_scores: another run is making it" in lines[0]
+
+
+def test_a_lock_that_its_holder_removed_is_not_taken_for_one(tmp_path):
+    store = Store(tmp_path)
+    draft = store.begin(RECIPE)
+    write_table(draft)
+
+    def report(_line):
+        result = store.publish(draft)  # removes the lock, and
+        store.remove(result)  # somebody removes the result before the one who waits has looked
+
+    calls = []
+    Store(tmp_path).make(RECIPE, lambda draft: (calls.append(1), write_table(draft))[1], report)
+    assert calls == [1]
 
 
 def test_a_killed_writer_leaves_no_lock_and_its_leftovers_go(tmp_path):
@@ -187,17 +228,16 @@ from miniplm_assets.storage.store import Store
 def die(draft):
     (draft.path / "half").write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
-Store(Path({str(tmp_path)!r})).make(Recipe(key={RECIPE.key!r}, code_version="1", settings={dict(RECIPE.settings)!r},
-    inputs={dict(RECIPE.inputs)!r}), die)
+Store(Path({str(tmp_path)!r})).make(Recipe(kind={RECIPE.kind!r}, names={RECIPE.names!r}, code_version="1",
+    settings={dict(RECIPE.settings)!r}, inputs={dict(RECIPE.inputs)!r}), die)
 """
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
-    place = tmp_path / RECIPE.key
-    assert len(list(place.glob(".writing-*"))) == 1
+    [work] = (tmp_path / ".work").iterdir()
+    assert (work / "draft" / "half").exists()
     assert Store(tmp_path).find(RECIPE) is None
-    Store(tmp_path).make(RECIPE, write_table)
-    assert list(place.glob(".writing-*")) == []
-    with (place / f".lock-{RECIPE.fingerprint}").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    result = Store(tmp_path).make(RECIPE, write_table)
+    assert not work.exists()
+    assert not (result.folder / "half").exists()
 
 
 @pytest.fixture
@@ -223,7 +263,7 @@ def test_a_warehouse_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(NotADirectoryError, match="file") as caught:
         Store(tmp_path / "file").make(RECIPE, write_table)
-    assert "while making teacher_scores/large" in caught.value.__notes__[0]
+    assert "while making large/teacher_scores" in caught.value.__notes__[0]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")

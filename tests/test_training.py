@@ -18,10 +18,11 @@ import pytest
 
 from miniplm_assets.core.errors import TrainingError
 from miniplm_assets.experiment import Training
+from miniplm_assets.lm.scores import TokenRule
 from miniplm_assets.training import TrainingJob, train_language_model
+from miniplm_assets.training.objectives.objective import NO_LOSS
 from miniplm_assets.training.plan import NUM_LOG_ROWS, evenly_spaced, plan_training
 from miniplm_assets.training.token_file import choose_held_out, write_token_file
-from miniplm_assets.training.trainer import NO_LOSS, make_batch
 
 VOCAB_SIZE = 40
 END = 0
@@ -44,6 +45,7 @@ TRAINING = Training(
 
 def write_sequences(path: Path, rows: list[tuple[str | None, list[int]]]) -> Path:
     table = {"sequence_id": range(len(rows)), "token_ids": pl.Series([ids for _, ids in rows], dtype=pl.List(pl.Int32))}
+    table["domain"] = [("odd", "even")[ids[0] % 2] for _, ids in rows]
     if any(split for split, _ in rows):
         table["split"] = [split for split, _ in rows]
     pl.DataFrame(table).write_parquet(path)
@@ -65,7 +67,7 @@ def job(tmp_path: Path) -> TrainingJob:
     tokenizer = tmp_path / "tokenizer"
     write_tokenizer(tokenizer)
     return TrainingJob(
-        name="student_checkpoint/tiny",
+        name="tiny/student_checkpoint",
         architecture=ARCHITECTURE,
         training=TRAINING,
         tokenizer_folder=tokenizer,
@@ -155,7 +157,10 @@ def test_the_order_depends_on_the_seed_alone() -> None:
 
 
 def test_a_batch_predicts_neither_padding_nor_what_follows_an_end_of_document() -> None:
-    batch = make_batch([np.array([7, 8, END, 9, 5]), np.array([END, 4, 6])], end_of_document_id=END)
+    from miniplm_assets.training.trainer import make_batch
+
+    rule = TokenRule(end_of_document_id=END, score_after_end_of_document=False)
+    batch = make_batch([np.array([7, 8, END, 9, 5]), np.array([END, 4, 6])], rule=rule)
     assert batch["input_ids"].tolist() == [[7, 8, END, 9], [END, 4, END, END]]
     assert batch["labels"].tolist() == [[8, END, NO_LOSS, 5], [NO_LOSS, 6, NO_LOSS, NO_LOSS]]
 
@@ -204,7 +209,8 @@ def test_held_out_sequences_are_chosen_among_all_by_the_seed(tmp_path: Path) -> 
 
     def chosen(count: int, seed: int) -> list[int]:
         found = choose_held_out(files, split="validation", num_sequences=count, seed=seed)
-        return [int(token_ids[0]) for token_ids in found]
+        assert found["domain"].to_list() == [("odd", "even")[ids[0] % 2] for ids in found["token_ids"]]
+        return [int(token_ids[0]) for token_ids in found["token_ids"]]
 
     assert chosen(100, 0) == sorted(held_out)
     some = chosen(7, 1)
@@ -314,20 +320,33 @@ def test_the_result_loads_as_any_model_and_its_held_out_loss_is_exact(
     assert AutoTokenizer.from_pretrained(target).convert_tokens_to_ids("t7") == 7
     assert model.config.use_cache
 
-    total = count = 0.0
-    for ids in choose_held_out(job.held_out_files, split="validation", num_sequences=6, seed=job.seed):
-        logits = model(torch.from_numpy(ids[None].astype(np.int64))).logits[0].detach()
-        logprobs = logits.double().log_softmax(-1)
+    sums = {"odd": [0, 0.0, 0], "even": [0, 0.0, 0]}
+    sample = choose_held_out(job.held_out_files, split="validation", num_sequences=6, seed=job.seed)
+    for ids in sample["token_ids"].to_list():
+        logprobs = model(torch.tensor([ids])).logits[0].detach().double().log_softmax(-1)
+        of_domain = sums[("odd", "even")[ids[0] % 2]]
+        of_domain[0] += 1
         for place in range(1, len(ids)):
             if ids[place - 1] != END:
-                total, count = total - float(logprobs[place - 1, ids[place]]), count + 1
+                of_domain[1] -= float(logprobs[place - 1, ids[place]])
+                of_domain[2] += 1
+    total, count = (sum(of_domain[place] for of_domain in sums.values()) for place in (1, 2))
     log = read_log(tmp_path / "run")
     measured = log.filter(pl.col("held_out_nll_nats_per_token").is_not_null())
     assert measured["step"].to_list() == sorted(evenly_spaced(facts["num_steps"], 3))
     assert measured["held_out_nll_nats_per_token"][-1] == pytest.approx(total / count, abs=1e-5)
     assert facts["held_out_nll_nats_per_token"] == measured["held_out_nll_nats_per_token"][-1]
     assert log["num_tokens"][-1] == facts["num_tokens"]
-    assert lines[0].startswith("student_checkpoint/tiny: ")
+    by_domain = pl.read_parquet(target / "held_out_log.parquet")
+    assert by_domain["step"].unique().sort().to_list() == measured["step"].to_list()
+    assert by_domain["num_tokens"].unique().sort().to_list() == measured["num_tokens"].to_list()
+    last = by_domain.filter(step=facts["num_steps"]).rows_by_key("domain", named=True, unique=True)
+    assert last.keys() == {domain for domain, (number, _, _) in sums.items() if number}
+    for domain, row in last.items():
+        assert (row["num_sequences"], row["num_scored_tokens"]) == (sums[domain][0], sums[domain][2])
+        assert row["nll_nats"] == pytest.approx(sums[domain][1], abs=1e-4)
+    assert (facts["num_evaluations"], facts["num_held_out_sequences"]) == (3, 6)
+    assert lines[0].startswith("tiny/student_checkpoint: ")
     assert "left" in lines[-1]
     names = {path.name for path in target.iterdir()}
     assert {"model.safetensors", "config.json", "tokenizer.json", "training_log.parquet"} <= names
@@ -382,6 +401,51 @@ def test_a_resumed_run_ends_with_the_same_bytes(job: TrainingJob, tmp_path: Path
     }
 
 
+def test_looking_at_losses_changes_no_weight_and_a_resumed_run_keeps_to_its_own_looks(
+    job: TrainingJob, tmp_path: Path, stop_after
+) -> None:
+    whole = train(job, tmp_path / "whole")
+    often = replace(job, training=job.training.model_copy(update={"num_evaluations": 9, "num_held_out_sequences": 2}))
+    assert train(often, tmp_path / "often")["num_held_out_sequences"] == 2
+    assert weights(tmp_path / "often") == weights(tmp_path / "whole")
+    assert pl.read_parquet(tmp_path / "often" / "target" / "held_out_log.parquet")["step"].n_unique() == 9
+    stop_after(11)
+    with pytest.raises(InterruptedRunError):
+        train(every_step(job), tmp_path / "cut")
+    resumed = train(often, tmp_path / "cut")
+    assert (resumed["num_evaluations"], resumed["num_held_out_sequences"]) == (3, whole["num_held_out_sequences"])
+    for name in ("held_out_log.parquet", "model.safetensors"):
+        assert (tmp_path / "cut" / "target" / name).read_bytes() == (tmp_path / "whole" / "target" / name).read_bytes()
+
+
+def test_cross_entropy_is_that_of_float64() -> None:
+    import torch
+
+    from miniplm_assets.experiment.objectives import CrossEntropy
+    from miniplm_assets.training.objectives import objective_of
+
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 5, 11, generator=generator)
+    labels = torch.randint(0, 11, (3, 5), generator=generator)
+    labels[0, 2:] = labels[2, 0] = NO_LOSS
+
+    class Model:
+        def __call__(self, input_ids):
+            self.logits = logits[: len(input_ids)]
+            return self
+
+    settings = CrossEntropy()
+    objective = objective_of(settings)
+    loss = objective.open(settings)(Model(), {"input_ids": labels, "labels": labels})
+    expected = [
+        -logits[row, place].double().log_softmax(-1)[labels[row, place]] for row, place in (labels >= 0).nonzero()
+    ]
+    assert float(loss.nats) == pytest.approx(float(sum(expected)), rel=1e-6)
+    assert int(loss.num_predicted) == len(expected) == 11
+    assert objective.inputs(settings) == {}
+    assert objective.flops(7, 11) == 6 * 7 * 11
+
+
 def test_a_killed_process_is_resumed_to_the_same_bytes(job: TrainingJob, tmp_path: Path) -> None:
     """kill -9 between the files of a checkpoint: the one before it counts."""
     train(job, tmp_path / "whole")
@@ -391,6 +455,7 @@ def test_a_killed_process_is_resumed_to_the_same_bytes(job: TrainingJob, tmp_pat
         from pathlib import Path, PosixPath
         import miniplm_assets.training.checkpoint as checkpoint
         from miniplm_assets.experiment import Training
+        from miniplm_assets.experiment.objectives import CrossEntropy
         from miniplm_assets.training import TrainingJob, train_language_model
 
         write = checkpoint.write_json

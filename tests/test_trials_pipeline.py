@@ -1,5 +1,6 @@
 """The pilot, the agreement gate, the second pass and the log-probabilities of tokens, as assets."""
 
+import queue
 import threading
 import time
 
@@ -8,12 +9,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from miniplm_assets.assets.factory import build_assets
+from miniplm_assets.assets.build import build_assets
 from miniplm_assets.core.errors import ExperimentError, ScoringError
 from miniplm_assets.experiment import load_experiment
-from miniplm_assets.lineage.pipeline import Pipeline
-from miniplm_assets.lineage.verify import verify_selections
-from miniplm_assets.lm.score_shard import part_threads, score_shard
+from miniplm_assets.kinds.registry import open_pipeline
+from miniplm_assets.lineage.verify import verify_derived
+from miniplm_assets.lm.device_time import DeviceTime
+from miniplm_assets.lm.part_threads import PartThreads
+from miniplm_assets.lm.score_shard import ShardScores
 from miniplm_assets.lm.scores import sum_by_sequence
 from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shard
 
@@ -21,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::
 
 
 def materialise(experiment_file, select="*"):
-    pipeline = Pipeline.open(experiment_file)
+    pipeline = open_pipeline(experiment_file)
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize(build_assets(pipeline), instance=instance, selection=select, raise_on_error=False)
     return pipeline, result
@@ -78,8 +81,8 @@ def trials(tmp_path_factory):
 
 def test_a_pilot_scores_its_share_of_the_candidates_alone_and_as_the_whole_does(trials):
     _, _, pipeline, result = trials
-    pilot, whole = (scores(pipeline, key) for key in ("pilot_teacher_scores/large", "teacher_scores/large"))
-    sequences = pl.read_parquet(f"{pipeline.store.root}/sequences/bpe/*/sequences.parquet")
+    pilot, whole = (scores(pipeline, key) for key in ("large/pilot_teacher_scores", "large/teacher_scores"))
+    sequences = pl.read_parquet(f"{pipeline.store.root}/bpe/sequences/*/sequences.parquet")
     candidates = sequences.filter(split="candidate")
     assert set(pilot["sequence_id"]) < set(candidates["sequence_id"])
     assert 0.2 < len(pilot) / len(candidates) < 0.6
@@ -87,16 +90,16 @@ def test_a_pilot_scores_its_share_of_the_candidates_alone_and_as_the_whole_does(
     assert len(both) == len(pilot)
     # Not the same batches, so not the same bytes.
     assert (both["logprob_nats"] - both["logprob_nats_right"]).abs().max() < 1e-4 * 64
-    facts = made(result)["pilot/half"].metadata
+    facts = made(result)["half/pilot"].metadata
     assert facts["num_sequences"].value == len(pilot)
     assert "**Go.**" in facts["verdict"].value
 
 
 def test_agreement_holds_the_sample_against_scores_in_another_dtype(trials):
     _, _, pipeline, result = trials
-    compared = tables(pipeline, "score_agreement/half")
+    compared = tables(pipeline, "half/score_agreement")
     assert compared["is_random"].sum() == 40 and compared["is_around_cutoff"].sum() == 20
-    first = scores(pipeline, "teacher_scores/large").select("sequence_id", first="logprob_nats")
+    first = scores(pipeline, "large/teacher_scores").select("sequence_id", first="logprob_nats")
     joined = compared.join(first, on="sequence_id", validate="1:1")
     assert joined["teacher_logprob_nats"].equals(joined["first"].alias("teacher_logprob_nats"))
     errors = compared["teacher_error_nats_per_token"].abs()
@@ -106,11 +109,11 @@ def test_agreement_holds_the_sample_against_scores_in_another_dtype(trials):
 
 
 def test_token_logprobs_add_up_to_the_scores(trials):
-    kept = scores(trials[2], "teacher_scores/large")
+    kept = scores(trials[2], "large/teacher_scores")
     sums = kept.select(pl.col("token_logprobs_nats").cast(pl.List(pl.Float64)).list.sum())["token_logprobs_nats"]
     assert (kept["token_logprobs_nats"].list.len() == kept["num_scored_tokens"]).all()
     assert np.allclose(sums, kept["logprob_nats"], rtol=2**-11)
-    assert "token_logprobs_nats" not in scores(trials[2], "reference_scores/small").columns
+    assert "token_logprobs_nats" not in scores(trials[2], "small/reference_scores").columns
 
 
 class CountingScorer:
@@ -137,23 +140,26 @@ class CountingScorer:
 
 
 def test_an_interrupted_shard_goes_on_from_its_parts_and_ends_with_the_same_bytes(trials, tmp_path):
-    sequences = next((trials[2].store.root / "sequences" / "bpe").glob("*/sequences.parquet"))
+    sequences = next((trials[2].store.root / "bpe" / "sequences").glob("*/sequences.parquet"))
 
     def score(name, scorer, num_devices=0):
         for folder in (tmp_path / name, tmp_path / f"{name}-work"):
             folder.mkdir(exist_ok=True)
-        with part_threads(num_devices) as threads:
-            score_shard(
-                sequences,
-                shard="a",
-                scorer=scorer,
-                threads=threads,
-                sequences_per_part=25,
-                work=tmp_path / f"{name}-work",
-                folder=tmp_path / name,
-                report=lambda _: None,
-                keeps_token_logprobs=True,
-            )
+        shard = ShardScores(
+            sequences,
+            shard="a",
+            scorer=scorer,
+            device_time=DeviceTime(1),
+            sequences_per_part=25,
+            work=tmp_path / f"{name}-work",
+            folder=tmp_path / name,
+            report=lambda _: None,
+            keeps_token_logprobs=True,
+        )
+        with PartThreads(num_devices) as threads:
+            for _, part in threads.in_order((("a", work) for work in shard.works()), queue.SimpleQueue()):
+                shard.add(part)
+        shard.close()
         return (tmp_path / name / "scores.parquet").read_bytes()
 
     whole = CountingScorer()
@@ -172,16 +178,16 @@ def test_an_interrupted_shard_goes_on_from_its_parts_and_ends_with_the_same_byte
 
 def test_a_second_pass_scores_the_band_again_and_nothing_else(trials):
     _, _, pipeline, _ = trials
-    cutoff = tables(pipeline, "selection_cutoff/half").row(0, named=True)["cutoff_difference"]
-    first = tables(pipeline, "difference_scores/half")
+    cutoff = tables(pipeline, "half/selection_cutoff").row(0, named=True)["cutoff_difference"]
+    first = tables(pipeline, "half/difference_scores")
     band = set(first.filter((pl.col("rank_difference") - cutoff).abs() <= 0.004)["sequence_id"])
     assert 2 < len(band) < len(first) / 2
-    before, after = (scores(pipeline, key) for key in ("teacher_scores/large", "rescored_teacher_scores/half_again"))
+    before, after = (scores(pipeline, key) for key in ("large/teacher_scores", "half_again/rescored_teacher_scores"))
     both = before.join(after, on="sequence_id", validate="1:1")
     assert len(both) == len(before) == len(after)
     changed = both.filter(pl.col("logprob_nats") != pl.col("logprob_nats_right"))
     assert set(changed["sequence_id"]) == band
-    assert list(verify_selections(pipeline, print)) == []
+    assert list(verify_derived(pipeline, print)) == []
 
 
 def test_a_moved_limit_scores_nothing_again_and_closes_the_gate(trials, tmp_path):
@@ -194,17 +200,17 @@ def test_a_moved_limit_scores_nothing_again_and_closes_the_gate(trials, tmp_path
     content["pilot"] = {**content["pilot"], "max_rank_correlation_with_one_model": 0.0}
     experiment_file = write_experiment(folder / "stricter.yaml", content)
     # The pilot alone: its check fails and the scores of the whole corpus are not asked for.
-    _, result = materialise(experiment_file, select=["pilot/half", "teacher_scores/large"])
+    _, result = materialise(experiment_file, select=["half/pilot", "large/teacher_scores"])
     assert not result.success
-    assert "teacher_scores/large" not in made(result)
+    assert "large/teacher_scores" not in made(result)
     content["pilot"] = trials[1]["pilot"]
     _, result = materialise(write_experiment(folder / "stricter.yaml", content))
     materialised = made(result)
-    for key in ("pilot_teacher_scores/large", "teacher_scores/large", "second_teacher_scores/half"):
+    for key in ("large/pilot_teacher_scores", "large/teacher_scores", "half/second_teacher_scores"):
         assert materialised[key].metadata["num_results_computed"].value == 0
     [check] = [one for one in result.get_asset_check_evaluations() if one.check_name == "scores_agree"]
     assert not check.passed and "max_mean_difference_nats_per_token is 1e-09" in check.description
-    assert "refined_corpus/half" not in materialised
+    assert "half/refined_corpus" not in materialised
 
 
 def test_wrong_trials_are_refused_with_the_reason(tmp_path):

@@ -36,15 +36,15 @@ def test_the_graph_is_there_with_its_stages_and_dependencies(served):
         "students",
         "reports",
     }
-    dependencies = {"/".join(key["path"]) for key in nodes["refined_corpus/half"]["dependencyKeys"]}
-    assert dependencies == {"sequences/bpe", "documents", "difference_scores/half", "selection_cutoff/half"}
+    dependencies = {"/".join(key["path"]) for key in nodes["half/refined_corpus"]["dependencyKeys"]}
+    assert dependencies == {"bpe/sequences", "documents", "half/difference_scores", "half/selection_cutoff"}
     assert all(node["description"] and node["kinds"] and node["opVersion"] for node in nodes.values())
 
 
 def test_what_a_run_made_can_be_read_back(served):
     folder, server = served
-    (refined,) = server.materialisations("refined_corpus/half")
-    (cutoff,) = server.materialisations("selection_cutoff/half")
+    (refined,) = server.materialisations("half/refined_corpus")
+    (cutoff,) = server.materialisations("half/selection_cutoff")
     rows = duckdb.sql(f"select count(*) from '{refined['folder']}/*.parquet'").fetchall()[0]
     assert refined["dagster/row_count"] == rows[0]
     assert refined["tags"]["dagster/data_version"] == Path(refined["folder"]).name
@@ -62,7 +62,7 @@ def test_a_second_run_finds_everything_stored(served):
     server = served[1]
     run_id = server.launch()
     server.wait_for_success(run_id, seconds=60)
-    newest = server.materialisations("student_checkpoint/miniplm")[0]
+    newest = server.materialisations("miniplm/student_checkpoint")[0]
     assert newest["run_id"] == run_id
     assert (newest["num_results_computed"], newest["num_results_reused"]) == (0, 1)
     assert newest["seconds_saved"] > 0

@@ -1,66 +1,32 @@
-"""From a node of the graph to a Dagster asset, and from a result to what its page shows."""
+"""From a node of the graph to a Dagster asset, and from its result to what its page shows."""
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
 
+from miniplm_assets.assets.dagster_run import RAY_RESOURCE, DagsterRun
 from miniplm_assets.assets.device_lock import device_lock
-from miniplm_assets.assets.step import Made, Step
 from miniplm_assets.core.errors import MiniplmError, TransientError
-from miniplm_assets.lineage.graph import RAW_CORPUS
+from miniplm_assets.lineage.fingerprints import RAW_CORPUS
+from miniplm_assets.lineage.kind import Kind, Node
 from miniplm_assets.lineage.pipeline import Pipeline
+from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.manifest import CheckOutcome
+from miniplm_assets.storage.store import Result
 
-RAY_RESOURCE = "ray"
 # For what may pass: a network or a file system that fails. Bad input and mistakes of the code are not tried again.
 MAX_RETRIES = 2
 SECONDS_BEFORE_RETRY = 10
+# Selects all assets of a kind: tag:kind=student_checkpoint.
+KIND_TAG = "kind"
 
 
-@dataclass(frozen=True)
-class Check:
-    """An asset check, declared before anything runs.
-
-    Attributes:
-        name: unique within the asset.
-        description: what a failure means.
-        is_blocking: whether it stops what comes after; else it warns.
-    """
-
-    name: str
-    description: str
-    is_blocking: bool = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class Kind:
-    """What all assets of one kind have in common.
-
-    Attributes:
-        group: the stage of the graph.
-        technologies: shown as icons.
-        description: in Markdown; the first line is the summary.
-        make: makes the result of one asset.
-        columns: descriptions of its columns.
-        checks: its asset checks.
-        uses_device: whether it runs a model on this machine.
-        uses_ray: whether it runs on a Ray cluster: the resource `ray`.
-        metadata: what is known before anything runs.
-    """
-
-    group: str
-    technologies: frozenset[str]
-    description: str
-    make: Callable[[Step], Made]
-    columns: Mapping[str, str] | None = None
-    checks: Sequence[Check] = ()
-    uses_device: bool = False
-    uses_ray: bool = False
-    metadata: Mapping[str, Any] | None = None
+def build_assets(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
+    """Return the Dagster asset of every node of an experiment."""
+    return [build_asset(pipeline, node) for node in pipeline.graph.values()]
 
 
 def asset_key(key: str) -> dg.AssetKey:
@@ -68,46 +34,63 @@ def asset_key(key: str) -> dg.AssetKey:
     return dg.AssetKey(key.split("/"))
 
 
-def build_asset(pipeline: Pipeline, key: str, kind: Kind) -> dg.AssetsDefinition:
+def build_asset(pipeline: Pipeline, node: Node[Any]) -> dg.AssetsDefinition:
     """Return the Dagster asset of one node."""
-    node = pipeline.graph[key]
+    kind, key = node.kind, asset_key(node.key)
+    engine = kind.engine(node.settings)
 
     @dg.asset(
-        key=asset_key(key),
-        deps=[asset_key(needed) for needed in dict.fromkeys([*node.inputs.values(), *node.gates])],
-        group_name=kind.group,
+        key=key,
+        deps=[asset_key(needed) for needed in node.needs],
+        group_name=node.group,
+        tags={KIND_TAG: kind.name},
         kinds=set(kind.technologies),
+        owners=list(node.owners),
         description=kind.description,
-        code_version=node.code_version,
-        automation_condition=None if key == RAW_CORPUS else _when_content_changed(),
-        required_resource_keys={RAY_RESOURCE} if kind.uses_ray else None,
-        metadata={**(kind.metadata or {}), "settings": dg.MetadataValue.json(dict(node.settings))},
+        code_version=kind.code_version,
+        automation_condition=None if node.key == RAW_CORPUS else _when_content_changed(),
+        required_resource_keys={RAY_RESOURCE} if engine == "ray" else None,
+        metadata={
+            "settings": dg.MetadataValue.json(node.settings.model_dump(mode="json", exclude_none=True)),
+            "dagster/column_lineage": _column_lineage(node),
+        },
         check_specs=[
-            dg.AssetCheckSpec(
-                check.name, asset=asset_key(key), description=check.description, blocking=check.is_blocking
-            )
+            dg.AssetCheckSpec(check.name, asset=key, description=check.description, blocking=check.is_blocking)
             for check in kind.checks
         ],
     )
     def materialize(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster reads the annotation, and takes only the bare one
+        work = Work(pipeline, node, DagsterRun(pipeline, context))
         try:
-            step = Step(pipeline, key, context)
             # Of two runs the second waits here, and then finds what the first has made.
-            with device_lock(step.report) if kind.uses_device and not step.is_stored else nullcontext():
-                made = kind.make(step)
+            with device_lock(work.report) if engine == "device" and not work.is_stored else nullcontext():
+                result = kind.make(work)
         except (OSError, TransientError) as error:
             seconds = SECONDS_BEFORE_RETRY * 2**context.retry_number
             raise dg.RetryRequested(max_retries=MAX_RETRIES, seconds_to_wait=seconds) from error
         except MiniplmError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from error
         return dg.MaterializeResult(
-            asset_key=asset_key(key),
-            data_version=dg.DataVersion(made.result.manifest.fingerprint),
-            metadata=describe(made, kind.columns or {}),
-            check_results=[_check_result(kind, outcome) for outcome in made.result.manifest.checks],
+            asset_key=key,
+            data_version=dg.DataVersion(result.manifest.fingerprint),
+            metadata=describe(work, result),
+            check_results=[_check_result(kind, outcome) for outcome in result.manifest.checks],
         )
 
     return materialize
+
+
+def _column_lineage(node: Node[Any]) -> dg.TableColumnLineage:
+    return dg.TableColumnLineage(
+        {
+            column: [
+                dg.TableColumnDep(asset_key(node.inputs[role]), source)
+                for role, source in sources
+                if role in node.inputs
+            ]
+            for column, sources in node.kind.column_sources.items()
+        }
+    )
 
 
 def _when_content_changed() -> Any:
@@ -117,7 +100,7 @@ def _when_content_changed() -> Any:
     return is_stale.since_last_handled() & ~when.any_deps_missing() & ~when.any_deps_in_progress() & ~when.in_progress()
 
 
-def _check_result(kind: Kind, outcome: CheckOutcome) -> dg.AssetCheckResult:
+def _check_result(kind: Kind[Any], outcome: CheckOutcome) -> dg.AssetCheckResult:
     is_blocking = next(check.is_blocking for check in kind.checks if check.name == outcome.name)
     return dg.AssetCheckResult(
         check_name=outcome.name,
@@ -128,18 +111,18 @@ def _check_result(kind: Kind, outcome: CheckOutcome) -> dg.AssetCheckResult:
     )
 
 
-def describe(made: Made, columns: Mapping[str, str]) -> dict[str, Any]:
+def describe(work: Work[Any], result: Result) -> dict[str, Any]:
     """Return what the page of an asset shows of its result; reads the manifest and its pictures alone."""
-    manifest = made.result.manifest
+    manifest, tally, columns = result.manifest, work.tally, work.node.kind.columns
     facts = dict(manifest.facts)
-    shards = facts.pop("shards", None)
-    types = facts.pop("columns", made.result.columns)
-    parts = shards or [{"num_rows": manifest.num_rows, "num_bytes": manifest.num_bytes}]
+    pieces = facts.pop("pieces", None)
+    types = facts.pop("columns", result.columns)
+    parts = pieces or [{"num_rows": manifest.num_rows, "num_bytes": manifest.num_bytes}]
     num_rows = sum(part["num_rows"] for part in parts)
     shown: dict[str, Any] = {name: _shown(value) for name, value in facts.items()}
     for file in manifest.files:
         if file.name.endswith(".png"):
-            picture = base64.b64encode((made.result.folder / file.name).read_bytes()).decode()
+            picture = base64.b64encode((result.folder / file.name).read_bytes()).decode()
             title = file.name.removesuffix(".png").replace("_", " ")
             shown[title] = dg.MetadataValue.md(f"![{title}](data:image/png;base64,{picture})")
     if types:
@@ -148,18 +131,24 @@ def describe(made: Made, columns: Mapping[str, str]) -> dict[str, Any]:
         )
     if num_rows:
         shown["dagster/row_count"] = num_rows
-    if shards is not None:
-        shown["shards"] = dg.MetadataValue.md(_markdown_table(shards))
+    folder = result.folder
+    if pieces is not None:
+        rows = [{work.node.kind.pieces: piece.pop("piece"), **piece} for piece in map(dict, pieces)]
+        if work.node.kind.pieces == "seed":
+            folders = [work.pipeline.store.require(recipe).folder for recipe in work.piece_recipes.values()]
+            rows = [{**row, "folder": str(place)} for row, place in zip(rows, folders, strict=True)]
+            folder = folders[0]
+        shown[f"{work.node.kind.pieces}s"] = dg.MetadataValue.md(_markdown_table(rows))
     return shown | {
         "fingerprint": manifest.fingerprint,
-        "folder": dg.MetadataValue.path(str(made.result.folder)),
+        "folder": dg.MetadataValue.path(str(folder)),
         "num_stored_bytes": sum(part["num_bytes"] for part in parts),
-        "num_results_computed": made.num_computed,
-        "num_results_reused": made.num_reused,
-        "seconds_computing": round(made.seconds_computing, 2),
-        "seconds_saved": round(made.seconds_saved, 2),
-        "tokens_saved": made.tokens_saved,
-        **{name: _shown(note) for name, note in made.notes.items()},
+        "num_results_computed": tally.num_computed,
+        "num_results_reused": tally.num_reused,
+        "seconds_computing": round(tally.seconds_computing, 2),
+        "seconds_saved": round(tally.seconds_saved, 2),
+        "tokens_saved": tally.tokens_saved,
+        **{name: _shown(note) for name, note in tally.notes.items()},
     }
 
 
@@ -177,7 +166,7 @@ def _shown(value: Any) -> Any:
             return value
 
 
-def _markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
+def _markdown_table(rows: Sequence[Mapping[Any, Any]]) -> str:
     names = list(rows[0]) if rows else []
     lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
     lines += ["| " + " | ".join(_cell(row.get(name)) for name in names) + " |" for row in rows]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from miniplm_assets.storage.files import wait_for_lock
+from miniplm_assets.storage.files import take_lock
 
 
 @contextmanager
@@ -23,6 +23,6 @@ def device_lock(report: Callable[[str], None]) -> Iterator[None]:
     # Processes that see other devices do not meet.
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all").replace("/", "-").replace(",", "-")
     path = Path(tempfile.gettempdir()) / f"miniplm-devices-{os.getuid()}-{visible}.lock"
-    with path.open("a") as lock:
-        wait_for_lock(lock, lambda: report(f"another run has a model on the device; waiting for it ({path} is locked)"))
+    waiting = f"another run has a model on the device; waiting for it ({path} is locked)"
+    with take_lock(path, lambda: report(waiting)):
         yield

@@ -3,13 +3,13 @@
 import importlib.util
 from typing import Any
 
-from miniplm_assets.assets.build import RAY_RESOURCE
+from miniplm_assets.assets.dagster_run import RAY_RESOURCE
 from miniplm_assets.core.errors import ExperimentError
-from miniplm_assets.experiment import Experiment
+from miniplm_assets.lineage.graph import Graph
 
 
-def ray_resources(experiment: Experiment) -> dict[str, Any]:
-    """Return the resource `ray` if the experiment scores with it, else nothing.
+def ray_resources(graph: Graph) -> dict[str, Any]:
+    """Return the resource `ray` if an asset runs on it, else nothing.
 
     It starts Ray on this machine, or connects to the cluster that Ray's own variable RAY_ADDRESS names, when there is
     something to score. `dagster_ray` has others with the same face, for clusters on Kubernetes.
@@ -17,8 +17,7 @@ def ray_resources(experiment: Experiment) -> dict[str, Any]:
     Raises:
         ExperimentError: if Ray is not installed; with the command.
     """
-    models = [*experiment.teachers.items(), *experiment.references.items()]
-    asking = [name for name, scored in models if scored.scoring.engine == "ray"]
+    asking = [node.key for node in graph.values() if node.kind.engine(node.settings) == "ray"]
     if not asking:
         return {}
     if importlib.util.find_spec("dagster_ray") is None:

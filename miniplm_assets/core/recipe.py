@@ -1,7 +1,7 @@
 """What a result is made of, and the fingerprint that follows from it.
 
 A result is addressed by what goes *into* it, never by when or where it was computed: the fingerprint
-hashes the fingerprints of its inputs, the settings that it reads and the code version of its step. It
+hashes the fingerprints of its inputs, the settings that it reads and the code version of its kind. It
 is therefore known before anything runs, and the same question always finds the same answer.
 """
 
@@ -31,34 +31,44 @@ def fingerprint_of(value: object) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:FINGERPRINT_HEX_DIGITS]
 
 
+def key_of(kind: str, *names: str) -> str:
+    """Return an asset key, its parts joined by "/": the names, then the kind, for example ``large/teacher_scores``.
+
+    The UI labels an asset with the last part of its key, so that part says what it is.
+    """
+    return "/".join([*names, kind])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How one result is made.
+    """How one result is made. Its name is not in the fingerprint: the same result under another name is the same.
 
     Attributes:
-        key: the asset key, its parts joined by "/", for example ``teacher_scores/large``.
-        code_version: raised whenever the step would give another result for the same input.
+        kind: what it is, for example ``teacher_scores``.
+        code_version: raised whenever the kind would give another result for the same input.
+        names: what the experiment file calls it; none for an asset that there is only one of.
         settings: just those settings that the result depends on; JSON values.
         inputs: the fingerprint of each input, by the role that it plays.
         shard: the corpus file, where the result covers one file alone.
     """
 
-    key: str
+    kind: str
     code_version: str
+    names: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
     shard: str | None = None
 
     @property
-    def step(self) -> str:
-        """The kind of result: the first part of the key. A result does not depend on its own name."""
-        return self.key.partition("/")[0]
+    def key(self) -> str:
+        """The asset key; see `key_of`."""
+        return key_of(self.kind, *self.names)
 
     @property
     def ingredients(self) -> dict[str, Any]:
         """Everything that the fingerprint hashes."""
         return {
-            "step": self.step,
+            "kind": self.kind,
             "code_version": self.code_version,
             "settings": dict(self.settings),
             "inputs": dict(self.inputs),

@@ -1,17 +1,18 @@
 """Students side by side: who learned more from the same tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import polars as pl
 
 from miniplm_assets.core.curves import tokens_saved_factor, tokens_to_loss
 from miniplm_assets.core.errors import TrainingError
-from miniplm_assets.core.flops import training_flops
 from miniplm_assets.evaluation.held_out import ALL_DOMAINS
 
 SCHEMA = {
     "student": pl.String,
+    "seed": pl.Int64,
     "corpus": pl.String,
     "num_parameters": pl.Int64,
     "num_tokens": pl.Int64,
@@ -43,6 +44,59 @@ class SelectionRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StudentRun:
+    """A student as one of its seeds made it.
+
+    Attributes:
+        seed: of its weights and of the order of its sequences.
+        num_epochs: how often it went through its corpus.
+        num_evaluations: held-out losses that were measured along the way.
+        training_flops: what training it took.
+        training_log: as `train_language_model` writes it.
+        held_out_log: the losses along the way, by domain, as it writes them.
+        held_out: as `held_out_table` returns it.
+    """
+
+    seed: int
+    num_epochs: float
+    num_evaluations: int
+    training_flops: int
+    training_log: pl.DataFrame
+    held_out_log: pl.DataFrame
+    held_out: pl.DataFrame
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that it was trained on."""
+        return int(self.training_log["num_tokens"][-1])
+
+    def curve(self, excluded_domains: Collection[str]) -> pl.DataFrame:
+        """Return num_tokens and held_out_nll_nats_per_token of every evaluation along the way.
+
+        Raises:
+            TrainingError: if no domain is left to measure on.
+        """
+        counted = self.held_out_log.filter(
+            ~pl.col("domain").is_in(list(excluded_domains)), pl.col("num_scored_tokens") > 0
+        )
+        if counted.is_empty():
+            raise TrainingError(
+                f"seed {self.seed}: no held-out sequence of the losses along the way is left, since "
+                f"evaluation.excluded_domains leaves out {', '.join(sorted(excluded_domains)) or 'nothing'}; exclude "
+                "fewer domains, or raise training.num_held_out_sequences"
+            )
+        return (
+            counted.group_by("num_tokens")
+            .agg(held_out_nll_nats_per_token=pl.col("nll_nats").sum() / pl.col("num_scored_tokens").sum())
+            .sort("num_tokens")
+        )
+
+    def overall(self, column: str) -> float:
+        """Return a value of the held-out table over all domains that count."""
+        return float(self.held_out.filter(domain=ALL_DOMAINS)[column].item())
+
+
+@dataclass(frozen=True, kw_only=True)
 class StudentRecord:
     """What is known of a trained student.
 
@@ -51,9 +105,7 @@ class StudentRecord:
         corpus: ``candidates`` or ``refined_corpus/<selection>``.
         tokenizer: its name; losses per token are compared within one tokenizer only.
         num_parameters: of the student.
-        num_epochs: how often it went through its corpus.
-        training_log: as `train_language_model` writes it.
-        held_out: as `held_out_table` returns it.
+        runs: one for each of its seeds, at least one.
         selection: where its corpus is a refined one.
     """
 
@@ -61,64 +113,74 @@ class StudentRecord:
     corpus: str
     tokenizer: str
     num_parameters: int
-    num_epochs: float
-    training_log: pl.DataFrame
-    held_out: pl.DataFrame
+    runs: tuple[StudentRun, ...]
     selection: SelectionRecord | None = None
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that it was trained on."""
-        return int(self.training_log["num_tokens"][-1])
+        """Tokens that it was trained on; its seeds differ by less than a sequence."""
+        return self.runs[0].num_tokens
 
     @property
-    def curve(self) -> pl.DataFrame:
-        """num_tokens and held_out_nll_nats_per_token of every evaluation during the training."""
-        measured = self.training_log.filter(pl.col("held_out_nll_nats_per_token").is_not_null())
-        return measured.select("num_tokens", "held_out_nll_nats_per_token")
+    def num_epochs(self) -> float:
+        """How often it went through its corpus."""
+        return self.runs[0].num_epochs
 
-    def overall(self, column: str) -> float:
-        """Return a value of the held-out table over all domains."""
-        return float(self.held_out.filter(domain=ALL_DOMAINS)[column].item())
+    def mean(self, column: str) -> float:
+        """Return the mean over its seeds of a value of the held-out table, over all domains that count."""
+        return fmean(run.overall(column) for run in self.runs)
+
+    def final_curve_loss(self, excluded_domains: Collection[str]) -> float:
+        """Return the mean over its seeds of the last loss along the way, in nats a token."""
+        return fmean(float(run.curve(excluded_domains)["held_out_nll_nats_per_token"][-1]) for run in self.runs)
+
+    @property
+    def held_out(self) -> pl.DataFrame:
+        """Domain, nll_nats and num_scored_tokens of the held-out tables of all its seeds, added up."""
+        tables = pl.concat(run.held_out.select("domain", "nll_nats", "num_scored_tokens") for run in self.runs)
+        return tables.group_by("domain", maintain_order=True).agg(pl.all().sum())
 
 
-def comparison_table(students: Sequence[StudentRecord], *, baseline: str) -> pl.DataFrame:
-    """Put students side by side, the baseline first, then by held-out bits per byte.
+def comparison_table(
+    students: Sequence[StudentRecord], *, baseline: str, excluded_domains: Collection[str] = ()
+) -> pl.DataFrame:
+    """Put students side by side, the baseline first, then by the mean of their held-out bits per byte.
 
     Args:
         students: all of them.
         baseline: name of the student that the others are held against.
+        excluded_domains: left out of the losses along the way, as they are of the totals.
 
     Returns:
-        A row a student, columns as in `SCHEMA`. tokens_to_baseline_loss: tokens after which its held-out loss
-        first reached the baseline's final one; null where it never did, or has another tokenizer.
-        tokens_saved_factor: the baseline's tokens by those.
+        A row a student and seed, columns as in `SCHEMA`. tokens_to_baseline_loss: tokens after which its held-out loss
+        first reached the baseline's final one (the mean of its seeds); null where it never did, or has another
+        tokenizer. tokens_saved_factor: the baseline's tokens by those.
 
     Raises:
         TrainingError: if there is no student of the baseline's name.
     """
     base = find_student(students, baseline)
     rows = []
-    for student in students:
-        needed = tokens_to_baseline_loss(student, base)
-        rows.append(
-            {
-                "student": student.name,
-                "corpus": student.corpus,
-                "num_parameters": student.num_parameters,
-                "num_tokens": student.num_tokens,
-                "held_out_nll_nats_per_token": student.overall("nll_nats_per_token"),
-                "bits_per_byte": student.overall("bits_per_byte"),
-                "tokens_to_baseline_loss": needed,
-                "tokens_saved_factor": tokens_saved_factor(
-                    baseline_tokens=base.num_tokens, tokens_to_baseline_loss=needed
-                ),
-                # float: 6 N D of a real model does not fit into 64 bits
-                "training_flops": float(training_flops(student.num_parameters, student.num_tokens)),
-            }
-        )
-    table = pl.DataFrame(rows, schema=SCHEMA)
-    return table.sort(pl.col("student") != baseline, "bits_per_byte", "student")
+    for student in sorted(students, key=lambda one: (one is not base, one.mean("bits_per_byte"), one.name)):
+        for run in sorted(student.runs, key=lambda one: one.seed):
+            needed = tokens_to_baseline_loss(student, run, base, excluded_domains)
+            rows.append(
+                {
+                    "student": student.name,
+                    "seed": run.seed,
+                    "corpus": student.corpus,
+                    "num_parameters": student.num_parameters,
+                    "num_tokens": run.num_tokens,
+                    "held_out_nll_nats_per_token": run.overall("nll_nats_per_token"),
+                    "bits_per_byte": run.overall("bits_per_byte"),
+                    "tokens_to_baseline_loss": needed,
+                    "tokens_saved_factor": tokens_saved_factor(
+                        baseline_tokens=base.num_tokens, tokens_to_baseline_loss=needed
+                    ),
+                    "training_flops": float(run.training_flops),  # that of a real model does not fit into 64 bits
+                }
+            )
+    return pl.DataFrame(rows, schema=SCHEMA)
 
 
 def find_student(students: Sequence[StudentRecord], name: str) -> StudentRecord:
@@ -134,12 +196,31 @@ def find_student(students: Sequence[StudentRecord], name: str) -> StudentRecord:
     raise TrainingError(f"baseline '{name}' is none of the trained students ({known})")
 
 
-def tokens_to_baseline_loss(student: StudentRecord, baseline: StudentRecord) -> float | None:
-    """Return the tokens after which a student reached the baseline's final held-out loss during its training."""
+def tokens_to_baseline_loss(
+    student: StudentRecord, run: StudentRun, baseline: StudentRecord, excluded_domains: Collection[str]
+) -> float | None:
+    """Return the tokens after which a run of a student reached the baseline's final held-out loss along the way."""
     if student.tokenizer != baseline.tokenizer:
         return None
+    curve = run.curve(excluded_domains)
     return tokens_to_loss(
-        student.curve["num_tokens"].to_list(),
-        student.curve["held_out_nll_nats_per_token"].to_list(),
-        target_nats_per_token=float(baseline.curve["held_out_nll_nats_per_token"][-1]),
+        curve["num_tokens"].to_list(),
+        curve["held_out_nll_nats_per_token"].to_list(),
+        target_nats_per_token=baseline.final_curve_loss(excluded_domains),
     )
+
+
+def unmeasured(students: Iterable[StudentRecord], asked: Mapping[str, int]) -> Iterator[str]:
+    """Say which runs were measured less often along the way than is asked for now.
+
+    Args:
+        students: as they are stored.
+        asked: `num_evaluations` of each, by name.
+    """
+    for student in students:
+        for run in student.runs:
+            if run.num_evaluations < asked[student.name]:
+                yield (
+                    f"{student.name}, seed {run.seed}, was measured {run.num_evaluations} times along the way, and "
+                    f"num_evaluations asks for {asked[student.name]}; delete its stored result to train it again."
+                )

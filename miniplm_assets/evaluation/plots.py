@@ -1,10 +1,11 @@
 """The pictures: loss curves, the differences and their cutoff, the domains before and after.
 
-Each returns a PNG, 900 pixels wide. The colours are those of Okabe and Ito, told apart by every eye.
+Each returns a PNG, 900 pixels wide. None names the asset that it is stored with, since that may be found again under
+another name. The colours are those of Okabe and Ito, told apart by every eye.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -25,10 +26,13 @@ WIDTH_INCHES, DOTS_PER_INCH = 9.0, 100
 MAX_DOMAINS = 24
 
 
-def plot_loss_curves(students: Sequence[StudentRecord], *, baseline: str) -> bytes:
+def plot_loss_curves(
+    students: Sequence[StudentRecord], *, baseline: str, excluded_domains: Collection[str] = ()
+) -> bytes:
     """Draw the held-out loss of every student with the baseline's tokenizer against the tokens that it saw.
 
-    A dashed line is the baseline's final loss; where another student crosses it, the tokens saved are written.
+    A line a seed, in the colour of its student. A dashed line is the baseline's final loss; where another student
+    crosses it first, the tokens saved are written.
 
     Raises:
         TrainingError: if there is no student of the baseline's name.
@@ -37,30 +41,31 @@ def plot_loss_curves(students: Sequence[StudentRecord], *, baseline: str) -> byt
     shown = [base, *(one for one in students if one is not base and one.tokenizer == base.tokenizer)]
     figure, axes = _figure(4.8)
     unit, unit_name = _token_unit(max(student.num_tokens for student in shown))
-    final = float(base.curve["held_out_nll_nats_per_token"][-1])
+    final = base.final_curve_loss(excluded_domains)
     axes.axhline(
         final, color=GREY, linestyle="--", linewidth=1, zorder=1, label=f"final loss of {base.name}: {final:.3f}"
     )
     best = None
     for place, student in enumerate(shown):
-        curve = student.curve
         colour = INK if student is base else COLOURS[(place - 1) % len(COLOURS)]
-        axes.plot(
-            curve["num_tokens"] / unit,
-            curve["held_out_nll_nats_per_token"],
-            color=colour,
-            marker=MARKERS[place % len(MARKERS)],
-            markersize=4,
-            linewidth=1.8,
-            label=f"{student.name} ({student.corpus})",
-        )
-        needed = None if student is base else tokens_to_baseline_loss(student, base)
-        factor = tokens_saved_factor(baseline_tokens=base.num_tokens, tokens_to_baseline_loss=needed)
-        if needed is None or factor is None:
-            continue
-        axes.plot([needed / unit], [final], marker="o", markersize=11, markerfacecolor="none", color=colour)
-        if best is None or factor > best[0]:
-            best = (factor, needed, student.name, colour)
+        for run in student.runs:
+            curve = run.curve(excluded_domains)
+            axes.plot(
+                curve["num_tokens"] / unit,
+                curve["held_out_nll_nats_per_token"],
+                color=colour,
+                marker=MARKERS[place % len(MARKERS)],
+                markersize=4,
+                linewidth=1.8,
+                label=f"{student.name} ({student.corpus})" if run is student.runs[0] else None,
+            )
+            needed = None if student is base else tokens_to_baseline_loss(student, run, base, excluded_domains)
+            factor = tokens_saved_factor(baseline_tokens=base.num_tokens, tokens_to_baseline_loss=needed)
+            if needed is None or factor is None:
+                continue
+            axes.plot([needed / unit], [final], marker="o", markersize=11, markerfacecolor="none", color=colour)
+            if best is None or factor > best[0]:
+                best = (factor, needed, student.name, colour)
     if best is not None and best[0] > 1:
         factor, needed, name, colour = best
         axes.annotate(
@@ -82,7 +87,7 @@ def plot_loss_curves(students: Sequence[StudentRecord], *, baseline: str) -> byt
     return _png(figure)
 
 
-def plot_difference_distribution(bins: pl.DataFrame, *, cutoff: float, unit: str, selection: str) -> bytes:
+def plot_difference_distribution(bins: pl.DataFrame, *, cutoff: float, unit: str) -> bytes:
     """Draw how the differences are distributed, what is kept, and the cutoff.
 
     Args:
@@ -90,7 +95,6 @@ def plot_difference_distribution(bins: pl.DataFrame, *, cutoff: float, unit: str
             hold all that lies outside, and are drawn as wide as the others.
         cutoff: the lowest kept difference.
         unit: nats per token or nats per sequence.
-        selection: name of the selection.
     """
     inner = bins[1:-1] if bins.height > 2 else bins
     width = float((inner["bin_end_nats"] - inner["bin_start_nats"])[0])
@@ -117,7 +121,7 @@ def plot_difference_distribution(bins: pl.DataFrame, *, cutoff: float, unit: str
     axes.set_xlabel(f"difference: log p teacher - log p reference ({unit}); the outermost bars hold all beyond")
     axes.set_ylabel("candidate sequences")
     axes.set_title(
-        f"Selection {selection} keeps {kept_share:.1%} of the candidates: those with the highest differences",
+        f"{kept_share:.1%} of the candidates are kept: those with the highest differences",
         loc="left",
     )
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
@@ -125,12 +129,11 @@ def plot_difference_distribution(bins: pl.DataFrame, *, cutoff: float, unit: str
     return _png(figure)
 
 
-def plot_domain_shares(domain_shift: pl.DataFrame, *, selection: str) -> bytes:
+def plot_domain_shares(domain_shift: pl.DataFrame) -> bytes:
     """Draw the share of every domain before and after a selection, the most cut at the bottom.
 
     Args:
         domain_shift: domain, share_of_candidate_tokens, share_of_kept_tokens.
-        selection: name of the selection.
     """
     shares = _merge_small_domains(domain_shift).with_columns(
         change=pl.col("share_of_kept_tokens") - pl.col("share_of_candidate_tokens")
@@ -150,7 +153,7 @@ def plot_domain_shares(domain_shift: pl.DataFrame, *, selection: str) -> bytes:
     axes.set_yticks(places, shares["domain"].to_list())
     axes.set_xlim(0, 1.22 * largest)
     axes.set_xlabel("share of the tokens (%)")
-    axes.set_title(f"Domains before and after selection {selection}", loc="left")
+    axes.set_title("Domains before and after the selection", loc="left")
     axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)  # beside the title: bars end anywhere
     return _png(figure)
 

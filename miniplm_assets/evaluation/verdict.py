@@ -3,11 +3,11 @@
 Every statement follows from measured numbers. A reason is given only where its numbers are there.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from statistics import fmean
 
 import polars as pl
 
-from miniplm_assets.core.curves import tokens_saved_factor
 from miniplm_assets.evaluation.comparison import StudentRecord, find_student, tokens_to_baseline_loss
 from miniplm_assets.evaluation.held_out import ALL_DOMAINS
 
@@ -20,12 +20,13 @@ KEEPS_NEARLY_ALL = 0.95
 MANY_EPOCHS = 4.0
 
 
-def verdict(students: Sequence[StudentRecord], *, baseline: str) -> str:
-    """Say in plain sentences how each student does against the baseline.
+def verdict(students: Sequence[StudentRecord], *, baseline: str, excluded_domains: Collection[str] = ()) -> str:
+    """Say in plain sentences how each student does against the baseline, by the means over their seeds.
 
     Args:
         students: all of them.
         baseline: name of the one that the others are held against.
+        excluded_domains: left out of the losses along the way, as they are of the totals.
 
     Returns:
         A paragraph a student, separated by blank lines.
@@ -37,14 +38,15 @@ def verdict(students: Sequence[StudentRecord], *, baseline: str) -> str:
     others = [student for student in students if student is not base]
     if not others:
         return f"{_named(base)} is the only student; there is nothing to compare it with."
-    return "\n\n".join(" ".join(_judge(student, base)) for student in others)
+    return "\n\n".join(" ".join(_judge(student, base, excluded_domains)) for student in others)
 
 
-def _judge(student: StudentRecord, base: StudentRecord) -> Iterator[str]:
+def _judge(student: StudentRecord, base: StudentRecord, excluded_domains: Collection[str]) -> Iterator[str]:
     if student.tokenizer != base.tokenizer:
         yield _compare_bytes(student, base)
+        yield from _seeds(student, base, "bits_per_byte", "bits a byte")
         return
-    loss, base_loss = (one.overall("nll_nats_per_token") for one in (student, base))
+    loss, base_loss = (one.mean("nll_nats_per_token") for one in (student, base))
     gain = base_loss - loss
     if abs(gain) < EQUAL_NATS_PER_TOKEN:
         yield f"{_named(student)} and {_named(base)} end with the same held-out loss, {loss:.3f} nats a token."
@@ -54,7 +56,8 @@ def _judge(student: StudentRecord, base: StudentRecord) -> Iterator[str]:
             f"{loss:.3f} against {base_loss:.3f} nats a token, {abs(gain):.3f} nats ({abs(gain) / base_loss:.1%}) "
             f"{'lower' if gain > 0 else 'higher'}, after {_tokens_of_both(student, base)}."
         )
-    yield from _pace(student, base)
+    yield from _seeds(student, base, "nll_nats_per_token", "nats a token")
+    yield from _pace(student, base, excluded_domains)
     yield from _by_domain(student, base)
     if student.selection is not None and gain < EQUAL_NATS_PER_TOKEN:
         yield "The selection did not help."
@@ -64,8 +67,24 @@ def _judge(student: StudentRecord, base: StudentRecord) -> Iterator[str]:
         ]
 
 
+def _seeds(student: StudentRecord, base: StudentRecord, column: str, unit: str) -> Iterator[str]:
+    """Say on how many seeds a mean rests, and how far they lie apart."""
+    if len(student.runs) == len(base.runs) == 1:
+        yield (
+            "One seed of each cannot tell an effect from chance: those of small students have differed by 0.4 nats a "
+            "token (name more: `seeds`)."
+        )
+        return
+    spreads = []
+    for one in (student, base):
+        values = sorted(run.overall(column) for run in one.runs)
+        count = f"{len(values)} seed{'s' if len(values) > 1 else ''}"
+        spreads.append(f"{one.name} over {count}, {values[0]:.3f} to {values[-1]:.3f}")
+    yield f"These are means: {'; '.join(spreads)} {unit}."
+
+
 def _compare_bytes(student: StudentRecord, base: StudentRecord) -> str:
-    bits, base_bits = (one.overall("bits_per_byte") for one in (student, base))
+    bits, base_bits = (one.mean("bits_per_byte") for one in (student, base))
     word = "better" if bits < base_bits else "worse"
     return (
         f"{_named(student)} is {word} than {_named(base)}: {bits:.3f} against {base_bits:.3f} bits a byte of held-out "
@@ -73,16 +92,22 @@ def _compare_bytes(student: StudentRecord, base: StudentRecord) -> str:
     )
 
 
-def _pace(student: StudentRecord, base: StudentRecord) -> Iterator[str]:
-    needed = tokens_to_baseline_loss(student, base)
-    factor = tokens_saved_factor(baseline_tokens=base.num_tokens, tokens_to_baseline_loss=needed)
-    if needed is None or factor is None:
+def _pace(student: StudentRecord, base: StudentRecord, excluded_domains: Collection[str]) -> Iterator[str]:
+    needed = [tokens_to_baseline_loss(student, run, base, excluded_domains) for run in student.runs]
+    reached = [tokens for tokens in needed if tokens is not None]
+    if not reached:
         yield f"It never reached the final loss of {base.name}."
-    elif factor > 1:
-        yield (
-            f"It reached the final loss of {base.name} after {needed:,.0f} tokens, where {base.name} took "
-            f"{base.num_tokens:,}: {factor:.2f} times fewer."
-        )
+        return
+    tokens = fmean(reached)
+    factor = base.num_tokens / tokens
+    if factor <= 1:
+        return
+    # A mean over those that got there alone would flatter it.
+    who = "It" if len(reached) == len(needed) else f"{len(reached)} of its {len(needed)} seeds"
+    yield (
+        f"{who} reached the final loss of {base.name} after {tokens:,.0f} tokens, where {base.name} took "
+        f"{base.num_tokens:,}: {factor:.2f} times fewer."
+    )
 
 
 def _by_domain(student: StudentRecord, base: StudentRecord) -> Iterator[str]:
@@ -111,10 +136,10 @@ def _reasons(student: StudentRecord, base: StudentRecord) -> Iterator[str]:
             f"({reference:.3f}), so that their difference says nothing about what is worth learning; train or choose a "
             "stronger teacher."
         )
-    elif teacher >= base.overall("nll_nats_per_token"):
+    elif teacher >= base.mean("nll_nats_per_token"):
         yield (
             f"The likely reason: the teacher's held-out loss ({teacher:.3f} nats a token) is not below the "
-            f"{base.overall('nll_nats_per_token'):.3f} that {base.name} reaches by itself, so that it cannot show the "
+            f"{base.mean('nll_nats_per_token'):.3f} that {base.name} reaches by itself, so that it cannot show the "
             "way; train or choose a stronger teacher."
         )
     if selection.kept_share > KEEPS_NEARLY_ALL:
@@ -139,13 +164,23 @@ def _reasons(student: StudentRecord, base: StudentRecord) -> Iterator[str]:
 
 
 def _domain_losses(student: StudentRecord, base: StudentRecord) -> pl.DataFrame:
-    """Return domain, added_nats (student - baseline, summed over the domain) and added_nats_per_token."""
+    """Return domain, added_nats_per_token (student - baseline, means over their seeds), and added_nats.
+
+    added_nats is that times the domain's tokens: what the domain adds to the difference of the totals.
+    """
     ours, theirs = (
-        one.held_out.filter(pl.col("domain") != ALL_DOMAINS, pl.col("num_scored_tokens") > 0) for one in (student, base)
+        one.held_out.filter(pl.col("domain") != ALL_DOMAINS, pl.col("num_scored_tokens") > 0).select(
+            "domain",
+            nats_per_token=pl.col("nll_nats") / pl.col("num_scored_tokens"),
+            num_tokens=pl.col("num_scored_tokens") / len(one.runs),
+        )
+        for one in (student, base)
     )
-    added_nats = pl.col("nll_nats") - pl.col("nll_nats_base")
+    added_nats_per_token = pl.col("nats_per_token") - pl.col("nats_per_token_base")
     return ours.join(theirs, on="domain", suffix="_base").select(
-        "domain", added_nats=added_nats, added_nats_per_token=added_nats / pl.col("num_scored_tokens")
+        "domain",
+        added_nats=added_nats_per_token * pl.col("num_tokens"),
+        added_nats_per_token=added_nats_per_token,
     )
 
 

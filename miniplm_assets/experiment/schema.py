@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from pydantic import Field, JsonValue, model_validator
 
 from miniplm_assets.core.splits import HELD_APART, REFERENCE, TEACHER, VALIDATION
+from miniplm_assets.experiment.objectives import CrossEntropy, Objective
 from miniplm_assets.experiment.scoring import Agreement, Pilot, Rescoring, Scoring
 from miniplm_assets.experiment.settings import Name, Settings, Share, nearest
 from miniplm_assets.experiment.sources import CommitHash, DocumentFields, Source
@@ -69,12 +70,19 @@ class HubTokenizer(Settings):
 
 
 class FolderTokenizer(Settings):
-    """A tokenizer in a folder, as `save_pretrained` writes it."""
+    """A tokenizer in a folder, as `save_pretrained` writes it. Its content counts, not its place."""
+
+    runtime_only: ClassVar[frozenset[str]] = frozenset({"path"})
 
     source: Literal["folder"]
     path: str
 
 
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Owners = Annotated[
+    tuple[Annotated[str, Field(pattern=r"^(team:.+|[^@\s]+@[^@\s]+)$")], ...],
+    Field(description="who answers for it, shown in the UI: e-mail addresses, or team:<name>"),
+]
 ShardPatterns = Annotated[
     tuple[str, ...],
     Field(
@@ -86,7 +94,9 @@ ShardPatterns = Annotated[
 
 
 class TrainedTokenizer(Settings):
-    """A byte-level BPE tokenizer, trained here on the reference split."""
+    """A byte-level BPE tokenizer, trained here on the reference split. What its shards hold is an input of it."""
+
+    runtime_only: ClassVar[frozenset[str]] = frozenset({"shards"})
 
     source: Literal["trained"]
     vocab_size: int = Field(ge=257, description="256 bytes, the end-of-document token, and merges")
@@ -100,6 +110,7 @@ class Training(Settings):
     """How a model is trained from scratch: AdamW, linear warm-up, cosine decay."""
 
     runtime_only: ClassVar[frozenset[str]] = frozenset({"sequences_per_device", "checkpoint_minutes"})
+    reporting_only: ClassVar[frozenset[str]] = frozenset({"num_evaluations", "num_held_out_sequences"})
 
     token_budget: int = Field(ge=1, description="tokens to train on; the data is repeated where it holds fewer")
     sequences_per_step: int = Field(512, ge=1)
@@ -130,14 +141,18 @@ class HubModel(Settings):
 
 
 class FolderModel(Settings):
-    """A causal language model in a folder, as `save_pretrained` writes it."""
+    """A causal language model in a folder, as `save_pretrained` writes it. Its content counts, not its place."""
+
+    runtime_only: ClassVar[frozenset[str]] = frozenset({"path"})
 
     source: Literal["folder"]
     path: str
 
 
 class TrainedModel(Settings):
-    """A causal language model, trained here from scratch."""
+    """A causal language model, trained here from scratch. What its shards hold is an input of it."""
+
+    runtime_only: ClassVar[frozenset[str]] = frozenset({"shards"})
 
     source: Literal["trained"]
     architecture: str
@@ -154,6 +169,7 @@ class Scored(Settings):
     model: ModelSource
     tokenizer: str
     scoring: Scoring = Scoring()
+    owners: Owners = ()
 
 
 class Selection(Settings):
@@ -168,6 +184,7 @@ class Selection(Settings):
     )
     agreement: Agreement | None = Field(None, description="a gate: a sample must score alike in another way")
     rescoring: Rescoring | None = Field(None, description="the band around another selection's cutoff is scored again")
+    owners: Owners = ()
 
     @model_validator(mode="after")
     def _one_amount(self) -> "Selection":
@@ -183,7 +200,19 @@ class Student(Settings):
     tokenizer: str
     corpus: str = Field(CANDIDATES, description="candidates, or refined_corpus/<selection>")
     training: Training
+    objective: Objective = Field(CrossEntropy(), description="the loss that it is trained with")
+    seeds: tuple[Seed, ...] = Field(
+        (), description="a model is trained with each; default: the experiment's one. Another seed costs itself alone"
+    )
     baseline: str | None = Field(None, description="the student that it is held against in the comparison")
+    owners: Owners = ()
+
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> "Student":
+        twice = sorted({seed for seed in self.seeds if self.seeds.count(seed) > 1})
+        if twice:
+            raise ValueError(f"seeds: {twice[0]} is named twice, and would be the same model; name each once")
+        return self
 
     @property
     def selection(self) -> str | None:
@@ -203,7 +232,8 @@ class Experiment(Settings):
     """The whole file."""
 
     warehouse: str = Field(description="a local folder")
-    seed: int = Field(0, ge=0, lt=2**63)
+    seed: Seed = 0
+    owners: Owners = ()
     corpus: Corpus
     sequences: Sequences = Sequences()
     tokenizers: dict[Name, TokenizerSource] = Field(min_length=1)

@@ -22,12 +22,25 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
-    # Settings that say where and how fast a result is computed, not which one: never in a fingerprint.
+    # Never in a fingerprint: where and how fast a result is computed, not which one.
     runtime_only: ClassVar[frozenset[str]] = frozenset()
+    # Never in a fingerprint: what is looked at on the way to a result, and changes nothing of it.
+    reporting_only: ClassVar[frozenset[str]] = frozenset()
 
     def identity(self) -> dict[str, Any]:
-        """Return the settings that a result depends on, as JSON values."""
-        return self.model_dump(mode="json", exclude=set(self.runtime_only))
+        """Return the settings that a result depends on, as JSON values: what a fingerprint hashes.
+
+        A setting that is at its default is left out, so that one which a later release adds re-keys no stored result.
+        The price: a default that changes gives other results under the same fingerprint, so whoever changes one raises
+        the code version of every kind that reads it. `test_identity` pins the defaults.
+        """
+        left_out = self.runtime_only | self.reporting_only
+        return {
+            name: _identity(getattr(self, name))
+            for name, declared in type(self).model_fields.items()
+            if name not in left_out
+            and (declared.is_required() or getattr(self, name) != declared.get_default(call_default_factory=True))
+        }
 
     @model_validator(mode="wrap")
     @classmethod
@@ -46,3 +59,15 @@ class Settings(BaseModel):
             kind, text = "unknown_key", f"unknown key; {nearest(str(details['loc'][0]), list(cls.model_fields))}"
         problem = PydanticCustomError(kind, "{text}", {"text": text})
         return InitErrorDetails(type=problem, loc=details["loc"], input=details["input"])
+
+
+def _identity(value: Any) -> Any:
+    match value:
+        case Settings():
+            return value.identity()
+        case dict():
+            return {name: _identity(inner) for name, inner in value.items()}
+        case list() | tuple():
+            return [_identity(inner) for inner in value]
+        case _:
+            return value

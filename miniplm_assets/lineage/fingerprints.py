@@ -6,12 +6,15 @@ Nothing has to run for it: a fingerprint follows from the graph and the content 
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from functools import cache
-from pathlib import Path
+from typing import Any, Final
 
 from miniplm_assets.core.errors import CorpusError
 from miniplm_assets.core.identity import SHARD_BITS
 from miniplm_assets.core.recipe import Recipe
-from miniplm_assets.lineage.graph import EVERY_SHARD, RAW_CORPUS, Node
+from miniplm_assets.lineage.graph import Graph
+from miniplm_assets.lineage.kind import EVERY_SHARD, Node
+
+RAW_CORPUS: Final = "raw_corpus"
 
 
 class Fingerprints:
@@ -20,19 +23,17 @@ class Fingerprints:
     Args:
         graph: the nodes by key.
         shards: the content fingerprint of each corpus file, by its name.
-        folder_fingerprint: gives the content fingerprint of what a step reads of a local folder.
+        folder_fingerprint: gives the content fingerprint of what is read of the local folder of a node.
     """
 
-    def __init__(
-        self, graph: Mapping[str, Node], shards: Mapping[str, str], folder_fingerprint: Callable[[str, Path], str]
-    ) -> None:
+    def __init__(self, graph: Graph, shards: Mapping[str, str], folder_fingerprint: Callable[[Node[Any]], str]) -> None:
         self.graph = graph
         self.shards = dict(shards)
         self._folder_fingerprint = folder_fingerprint
         self.recipe = cache(self._recipe)
-        self.shard_recipes = cache(self._shard_recipes)
+        self.pieces = cache(self._pieces)
 
-    def matching_shards(self, node: Node) -> list[str]:
+    def matching_shards(self, node: Node[Any]) -> list[str]:
         """Return the corpus files that a node reads.
 
         Raises:
@@ -46,45 +47,47 @@ class Fingerprints:
             )
         return found
 
-    def _recipe(self, key: str) -> Recipe:
-        node = self.graph[key]
-        if node.is_by_shard:
-            return self._whole(node, self.matching_shards(node))
-        settings = dict(node.settings)
-        if node.folder is not None:
-            settings["content"] = self._folder_fingerprint(node.step, node.folder)
-        inputs = {role: self._input_fingerprint(node, self.graph[needed]) for role, needed in node.inputs.items()}
-        return Recipe(key=key, code_version=node.code_version, settings=settings, inputs=inputs)
+    def stored(self, key: str) -> list[Recipe]:
+        """Return the recipes of what is computed for an asset: of each of its pieces, or of the whole."""
+        return list(self.pieces(key).values()) if self.graph[key].kind.pieces else [self.recipe(key)]
 
-    def _input_fingerprint(self, node: Node, needed: Node) -> str:
-        if needed.is_by_shard and node.shards != EVERY_SHARD:
+    def _recipe(self, key: str) -> Recipe:
+        """Return the recipe of a whole asset. One in pieces holds nothing but theirs."""
+        node = self.graph[key]
+        if key == RAW_CORPUS:
+            return self._listing(node, self.matching_shards(node))
+        if node.kind.pieces is not None:
+            return self._whole(node, list(self.pieces(key)))
+        settings = node.settings.identity()
+        if node.folder is not None:
+            settings["content"] = self._folder_fingerprint(node)
+        inputs = {role: self._input_fingerprint(node, self.graph[needed]) for role, needed in node.inputs.items()}
+        return _recipe_of(node, settings=settings, inputs=inputs)
+
+    def _input_fingerprint(self, node: Node[Any], needed: Node[Any]) -> str:
+        if needed.kind.pieces == "shard" and node.shards != EVERY_SHARD:
             return self._whole(needed, self.matching_shards(node)).fingerprint
         return self.recipe(needed.key).fingerprint
 
-    def _whole(self, node: Node, shards: list[str]) -> Recipe:
-        """Return the recipe of a by-shard asset over some of the corpus files: it holds nothing but theirs."""
-        if node.key == RAW_CORPUS:
-            return Recipe(
-                key=node.key,
-                code_version=node.code_version,
-                settings=dict(node.settings),
-                inputs={shard: self.shards[shard] for shard in shards},
-            )
-        recipes = self.shard_recipes(node.key)
-        return Recipe(
-            key=node.key,
-            code_version=node.code_version,
-            inputs={shard: recipes[shard].fingerprint for shard in shards},
-        )
+    def _listing(self, node: Node[Any], shards: list[str]) -> Recipe:
+        inputs = {shard: self.shards[shard] for shard in shards}
+        return _recipe_of(node, settings=node.settings.identity(), inputs=inputs)
 
-    def _shard_recipes(self, key: str) -> dict[str, Recipe]:
-        """Return the recipe of each corpus file's own result.
+    def _whole(self, node: Node[Any], names: list[str]) -> Recipe:
+        """Return the recipe of an asset over some of its pieces."""
+        pieces = self.pieces(node.key)
+        return _recipe_of(node, settings={}, inputs={name: pieces[name].fingerprint for name in names})
+
+    def _pieces(self, key: str) -> dict[str, Recipe]:
+        """Return the recipe of each piece of an asset: by the name of the corpus file, or by the seed.
 
         Raises:
-            CorpusError: if the ids of two shards would meet.
+            CorpusError: if the ids of two corpus files would meet.
         """
         node = self.graph[key]
-        recipes = {shard: self._shard_recipe(node, shard) for shard in self.shards}
+        if node.kind.pieces == "seed":
+            return {str(seed): self._seed(node, seed) for seed in node.seeds}
+        recipes = {shard: self._shard(node, shard) for shard in self.shards}
         by_prefix: dict[str, str] = {}
         for shard, recipe in recipes.items():
             other = by_prefix.setdefault(recipe.fingerprint[: SHARD_BITS // 4], shard)
@@ -94,16 +97,33 @@ class Fingerprints:
                 )
         return recipes
 
-    def _shard_recipe(self, node: Node, shard: str) -> Recipe:
-        inputs = {}
-        for role, key in node.inputs.items():
-            needed = self.graph[key]
+    def _shard(self, node: Node[Any], shard: str) -> Recipe:
+        def input_of(key: str) -> str:
             if key == RAW_CORPUS:
-                inputs[role] = self.shards[shard]
-            elif needed.is_by_shard:
-                inputs[role] = self.shard_recipes(key)[shard].fingerprint
-            else:
-                inputs[role] = self.recipe(key).fingerprint
-        return Recipe(
-            key=node.key, code_version=node.code_version, settings=dict(node.settings), inputs=inputs, shard=shard
-        )
+                return self.shards[shard]
+            in_pieces = self.graph[key].kind.pieces == "shard"
+            return (self.pieces(key)[shard] if in_pieces else self.recipe(key)).fingerprint
+
+        inputs = {role: input_of(key) for role, key in node.inputs.items()}
+        return _recipe_of(node, settings=node.settings.identity(), inputs=inputs, shard=shard)
+
+    def _seed(self, node: Node[Any], seed: int) -> Recipe:
+        def input_of(key: str) -> str:
+            in_pieces = self.graph[key].kind.pieces == "seed"
+            return (self.pieces(key)[str(seed)] if in_pieces else self.recipe(key)).fingerprint
+
+        inputs = {role: input_of(key) for role, key in node.inputs.items()}
+        return _recipe_of(node, settings={**node.settings.identity(), "seed": seed}, inputs=inputs)
+
+
+def _recipe_of(
+    node: Node[Any], *, settings: Mapping[str, Any], inputs: Mapping[str, str], shard: str | None = None
+) -> Recipe:
+    return Recipe(
+        kind=node.kind.name,
+        names=node.names,
+        code_version=node.kind.code_version,
+        settings=settings,
+        inputs=inputs,
+        shard=shard,
+    )

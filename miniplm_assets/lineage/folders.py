@@ -2,25 +2,15 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from miniplm_assets.core.errors import ModelError
 from miniplm_assets.core.recipe import Recipe, fingerprint_of
 from miniplm_assets.corpus.shards import RACY_NS
-from miniplm_assets.corpus.tokenizer import tokenizer_files
-from miniplm_assets.lineage.graph import Node
-from miniplm_assets.lm.model_sources import model_files
+from miniplm_assets.lineage.kind import Node
 from miniplm_assets.storage.files import sha256_of, write_json
 from miniplm_assets.storage.store import Store
-
-# Only what is copied counts: the fingerprint of a copy is that of the folder.
-_FILES_OF_STEP: Final[Mapping[str, Callable[[Path], list[Path]]]] = {
-    "teacher_model": model_files,
-    "reference_model": model_files,
-    "tokenizer": tokenizer_files,
-}
 
 
 class FolderFingerprints:
@@ -29,22 +19,21 @@ class FolderFingerprints:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def __call__(self, step: str, folder: Path) -> str:
-        """Return the fingerprint of the names and contents of the files that a step copies out of a folder.
+    def __call__(self, node: Node[Any]) -> str:
+        """Return the fingerprint of the names and contents of the files that a node copies out of its folder.
 
-        Args:
-            step: `teacher_model`, `reference_model` or `tokenizer`.
-            folder: where they lie.
+        Only what is copied counts: the fingerprint of a copy is that of the folder.
 
         Raises:
             ModelError: if there is no such folder, or no such file in it.
         """
-        files = _FILES_OF_STEP[step](folder)
+        folder, files = _copied(node)
         if not files:
             raise ModelError(
-                f"{folder}: no such folder, or no file of a {step} in it; correct the path in the experiment file"
+                f"{folder}: no such folder, or no file of a {node.kind.name} in it; correct the path in the "
+                "experiment file"
             )
-        cache = self._store.root / ".folders" / f"{fingerprint_of([step, str(folder)])}.json"
+        cache = self._store.root / ".folders" / f"{fingerprint_of([node.kind.name, str(folder)])}.json"
         known = _read_cache(cache)
         trusted: dict[str, list[Any]] = {}
         digests = {}
@@ -63,7 +52,7 @@ class FolderFingerprints:
         return fingerprint_of(digests)
 
 
-def require_copied(node: Node, recipe: Recipe, copy: Path) -> None:
+def require_copied(node: Node[Any], recipe: Recipe, copy: Path) -> None:
     """Make sure that the copy of a folder is what its recipe names; nothing to do for a node without a folder.
 
     Args:
@@ -76,12 +65,20 @@ def require_copied(node: Node, recipe: Recipe, copy: Path) -> None:
     """
     if node.folder is None:
         return
-    found = fingerprint_of({path.name: sha256_of(path) for path in _FILES_OF_STEP[node.step](copy)})
+    _, files = _copied(node, copy)
+    found = fingerprint_of({path.name: sha256_of(path) for path in files})
     if found != recipe.settings["content"]:
         raise ModelError(
             f"{node.key}: the files in {node.folder} changed while they were copied (fingerprint "
             f"{recipe.settings['content']} when the run began, {found} now). Start again when nothing writes to them."
         )
+
+
+def _copied(node: Node[Any], copy: Path | None = None) -> tuple[Path, list[Path]]:
+    """Return the folder of a node, or a copy of it, and those of its files that are copied."""
+    assert node.folder is not None and node.kind.copied_files is not None, f"{node.key} copies no folder"
+    folder = copy or node.folder
+    return folder, node.kind.copied_files(folder)
 
 
 def _read_cache(path: Path) -> dict[str, list[Any]]:

@@ -1,13 +1,14 @@
 """The outcome of an experiment in plain words, and where to look further."""
 
+from typing import Final
+
 import polars as pl
 
-from miniplm_assets.lineage.graph import RAW_CORPUS
 from miniplm_assets.lineage.pipeline import Pipeline
-from miniplm_assets.lineage.snapshot import latest_snapshot
 
-STUDENTS = "students.parquet"
-CATALOG = "warehouse.duckdb"
+COMPARISON: Final = "comparison"
+STUDENTS: Final = "students.parquet"
+CATALOG: Final = "warehouse.duckdb"
 
 
 def outcome(pipeline: Pipeline) -> str:
@@ -16,10 +17,10 @@ def outcome(pipeline: Pipeline) -> str:
     Raises:
         MissingResultError: if it has not been materialised.
     """
-    fingerprints = pipeline.fingerprints(latest_snapshot(pipeline.graph[RAW_CORPUS], pipeline.store))
-    if "comparison" not in pipeline.graph:
+    fingerprints = pipeline.latest_fingerprints()
+    if COMPARISON not in pipeline.graph:
         return f"The experiment compares no students. Results: {pipeline.store.root}"
-    result = pipeline.store.require(fingerprints.recipe("comparison"))
+    result = pipeline.store.require(fingerprints.recipe(COMPARISON))
     with pl.Config(
         tbl_rows=-1, tbl_cols=-1, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, tbl_width_chars=160
     ):

@@ -10,10 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from miniplm_assets.core.facts import model_tokens
-from miniplm_assets.core.flops import scoring_flops, training_flops
 from miniplm_assets.core.recipe import Recipe
-from miniplm_assets.lineage.fingerprints import Fingerprints
-from miniplm_assets.lineage.graph import RAW_CORPUS, Node
+from miniplm_assets.lineage.fingerprints import RAW_CORPUS, Fingerprints
+from miniplm_assets.lineage.kind import Cost, Node
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.sizes import Sizes
 from miniplm_assets.lineage.snapshot import Snapshot, current_snapshot
@@ -25,12 +24,12 @@ ASSUMED_FLOPS_PER_SECOND = 4e14
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlannedStep:
+class PlannedAsset:
     """What would happen to one asset.
 
     Attributes:
         key: the asset.
-        num_stored: results that are there: files of a by-shard asset, else one.
+        num_stored: results that are there: files or seeds of an asset in pieces, else one.
         num_missing: results that would be computed; None where the corpus is unknown.
         reasons: why, against the nearest stored result, a line each; of `raw_corpus`, also what the plan rests on.
         num_tokens: tokens that would go through a model; None where unknown or none do.
@@ -56,7 +55,7 @@ class PlannedStep:
         return self.num_missing == 0
 
 
-def plan(pipeline: Pipeline, report: Callable[[str], None] = print) -> list[PlannedStep]:
+def plan(pipeline: Pipeline, report: Callable[[str], None] = print) -> list[PlannedAsset]:
     """Return what materialising the whole experiment would do, asset by asset.
 
     Args:
@@ -66,15 +65,14 @@ def plan(pipeline: Pipeline, report: Callable[[str], None] = print) -> list[Plan
     Raises:
         ModelError: if a folder that the experiment names is not there.
     """
-    source, node = pipeline.experiment.corpus.source, pipeline.graph[RAW_CORPUS]
-    snapshot, why_not_now = current_snapshot(source, node, pipeline.store, report)
-    steps = plan_on(pipeline, snapshot)
+    snapshot, why_not_now = current_snapshot(pipeline.graph[RAW_CORPUS], pipeline.store, report)
+    planned = plan_on(pipeline, snapshot)
     if why_not_now is None:
-        return steps
-    return [replace(step, reasons=(why_not_now, *step.reasons)) if step.key == RAW_CORPUS else step for step in steps]
+        return planned
+    return [replace(one, reasons=(why_not_now, *one.reasons)) if one.key == RAW_CORPUS else one for one in planned]
 
 
-def plan_on(pipeline: Pipeline, snapshot: Snapshot | None) -> list[PlannedStep]:
+def plan_on(pipeline: Pipeline, snapshot: Snapshot | None) -> list[PlannedAsset]:
     """Return what materialising the whole experiment would do on one state of the corpus; None: it is unknown."""
     fingerprints = None if snapshot is None else pipeline.fingerprints(snapshot)
     sizes = Sizes(pipeline, fingerprints)
@@ -82,47 +80,37 @@ def plan_on(pipeline: Pipeline, snapshot: Snapshot | None) -> list[PlannedStep]:
 
 
 def missing_recipes(store: Store, fingerprints: Fingerprints, key: str) -> list[Recipe]:
-    """Return the recipes of an asset that have no stored result: one a corpus file where it works by shard."""
-    return [recipe for recipe in _recipes(fingerprints, fingerprints.graph[key]) if store.find(recipe) is None]
+    """Return the recipes of an asset that have no stored result: one a piece where it has pieces."""
+    return [recipe for recipe in fingerprints.stored(key) if store.find(recipe) is None]
 
 
-def _planned(pipeline: Pipeline, fingerprints: Fingerprints | None, sizes: Sizes, node: Node) -> PlannedStep:
+def _planned(pipeline: Pipeline, fingerprints: Fingerprints | None, sizes: Sizes, node: Node[Any]) -> PlannedAsset:
     earlier: list[Manifest] = []
-    if fingerprints is None:
-        missing, stored = None, 0
-        reasons: tuple[str, ...] = ()
-    else:
+    missing, num_stored = None, 0
+    reasons: tuple[str, ...] = ()
+    if fingerprints is not None:
         absent = missing_recipes(pipeline.store, fingerprints, node.key)
-        missing, stored = len(absent), len(_recipes(fingerprints, node)) - len(absent)
+        missing = len(absent)
+        num_stored = len(fingerprints.stored(node.key)) - missing
         if not absent:
-            return PlannedStep(key=node.key, num_stored=stored, num_missing=0)
+            return PlannedAsset(key=node.key, num_stored=num_stored, num_missing=0)
         earlier = [result.manifest for result in pipeline.store.results(node.key)]
         reasons = tuple(_reasons(absent, earlier))
-    num_tokens = sizes.tokens(node, missing)
-    num_parameters = sizes.parameters(node)
-    flops = None
-    if num_tokens is not None and num_parameters is not None:
-        count = training_flops if sizes.is_training(node) else scoring_flops
-        flops = count(num_parameters, num_tokens)
-    measured = _measured_seconds(earlier, num_tokens, missing)
-    assumed = flops / ASSUMED_FLOPS_PER_SECOND if flops is not None else None
-    return PlannedStep(
+    share = 1.0 if missing is None else missing / (missing + num_stored)
+    cost = Cost() if node.kind.cost is None else node.kind.cost(node, sizes, share)
+    measured = _measured_seconds(earlier, cost.num_tokens, missing)
+    assumed = cost.flops / ASSUMED_FLOPS_PER_SECOND if cost.flops is not None else None
+    return PlannedAsset(
         key=node.key,
-        num_stored=stored,
+        num_stored=num_stored,
         num_missing=missing,
         reasons=reasons,
-        num_tokens=num_tokens,
-        flops=flops,
+        num_tokens=cost.num_tokens,
+        flops=cost.flops,
         seconds=measured if measured is not None else assumed,
         is_measured=measured is not None,
-        num_bytes=sizes.disk_bytes(node, missing, num_parameters),
+        num_bytes=cost.num_bytes,
     )
-
-
-def _recipes(fingerprints: Fingerprints, node: Node) -> list[Recipe]:
-    if node.is_stored_by_shard:
-        return list(fingerprints.shard_recipes(node.key).values())
-    return [fingerprints.recipe(node.key)]
 
 
 def _reasons(absent: list[Recipe], earlier: list[Manifest]) -> Iterator[str]:
@@ -156,12 +144,14 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "")
             role = place.removeprefix("inputs.")
             yield f"input {role} changed" if before and after else f"input {role} is {'new' if after else 'gone'}"
         else:
-            yield f"{place}: {before!r} -> {after!r}"
+            # A setting at its default is not among the ingredients.
+            was, now = (repr(one[name]) if name in one else "default" for one in (old, new))
+            yield f"{place}: {was} -> {now}"
 
 
 def _measured_seconds(earlier: list[Manifest], num_tokens: int | None, num_missing: int | None) -> float | None:
     """Scale what earlier results of the asset took: by tokens where a model runs, else by their number."""
-    timed = [manifest for manifest in earlier if "shards" not in manifest.facts]  # those only list what others hold
+    timed = [manifest for manifest in earlier if "pieces" not in manifest.facts]  # those only list what others hold
     if not timed or num_missing is None:
         return None
     seconds = sum(manifest.seconds for manifest in timed)

@@ -1,6 +1,5 @@
 """What the warehouse holds that no experiment asks for any more, and what killed runs left behind."""
 
-import fcntl
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -11,29 +10,28 @@ from typing import Final
 
 from miniplm_assets.core.recipe import FINGERPRINT_HEX_DIGITS
 from miniplm_assets.experiment import DemoSource
-from miniplm_assets.lineage.graph import RAW_CORPUS
+from miniplm_assets.lineage.fingerprints import RAW_CORPUS
 from miniplm_assets.lineage.pipeline import Pipeline
-from miniplm_assets.lineage.snapshot import demo_recipe, latest_snapshot
+from miniplm_assets.lineage.snapshot import demo_recipe
+from miniplm_assets.storage.files import try_lock
 from miniplm_assets.storage.manifest import MANIFEST
-from miniplm_assets.storage.store import Result, Store
+from miniplm_assets.storage.store import LOCK, WORK, Result, Store
 
-# Work to go on with, a draft, or a result without its manifest, as the store names them.
-_LEFTOVER: Final = re.compile(
-    rf"(?P<kind>\.work-|\.writing-|)(?P<fingerprint>[0-9a-f]{{{FINGERPRINT_HEX_DIGITS}}})(-.*)?"
-)
+_FINGERPRINT: Final = re.compile(rf"[0-9a-f]{{{FINGERPRINT_HEX_DIGITS}}}")
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """A folder that is no result: its place, the result that it was to become, its size."""
+    """A folder that is no result: its place, kind and fingerprint of the result that it was to become, its size."""
 
     folder: Path
+    kind: str
     fingerprint: str
     num_bytes: int
 
 
 def referenced(pipelines: Sequence[Pipeline]) -> set[tuple[str, str]]:
-    """Return key and fingerprint of all results of the experiments, each on the latest state of its corpus.
+    """Return kind and fingerprint of all results of the experiments, each on the latest state of its corpus.
 
     Raises:
         MissingResultError: if the corpus of one has never been looked at, so that its results are unknown.
@@ -43,26 +41,26 @@ def referenced(pipelines: Sequence[Pipeline]) -> set[tuple[str, str]]:
 
 def unreferenced_results(store: Store, wanted: set[tuple[str, str]]) -> list[Result]:
     """Return the stored results that are not among the wanted ones."""
-    return [result for result in store.results() if (result.manifest.key, result.manifest.fingerprint) not in wanted]
+    return [result for result in store.results() if (result.manifest.kind, result.manifest.fingerprint) not in wanted]
 
 
 def leftovers(store: Store, wanted: set[tuple[str, str]]) -> list[Leftover]:
     """Return what killed runs left behind and nobody works on.
 
-    The work folder of a wanted result is none: the next run goes on with it.
+    What is kept of a wanted result is none: the next run goes on with it.
     """
     found = []
-    for folder, kind, fingerprint in _unfinished(store.root):
-        is_to_go_on = kind == ".work-" and (folder.parent.relative_to(store.root).as_posix(), fingerprint) in wanted
-        with _unless_in_use(folder.parent, fingerprint) as is_free:
+    for folder, kind, fingerprint in (*_unfinished(store.root / WORK), *_without_manifest(store.root)):
+        is_to_go_on = folder.parent.name == WORK and (kind, fingerprint) in wanted
+        with _unless_in_use(store.root, kind, fingerprint) as is_free:
             if is_free and not is_to_go_on:
-                found.append(Leftover(folder, fingerprint, _num_bytes(folder)))
+                found.append(Leftover(folder, kind, fingerprint, _num_bytes(folder)))
     return found
 
 
-def remove_leftover(leftover: Leftover) -> bool:
+def remove_leftover(store: Store, leftover: Leftover) -> bool:
     """Delete a leftover, unless somebody works on it by now; return whether it is gone."""
-    with _unless_in_use(leftover.folder.parent, leftover.fingerprint) as is_free:
+    with _unless_in_use(store.root, leftover.kind, leftover.fingerprint) as is_free:
         if not is_free or (leftover.folder / MANIFEST).exists():
             return False
         shutil.rmtree(leftover.folder)
@@ -70,26 +68,32 @@ def remove_leftover(leftover: Leftover) -> bool:
 
 
 def _unfinished(place: Path) -> Iterator[tuple[Path, str, str]]:
-    """Yield folder, kind and fingerprint."""
+    """Yield the folder, kind and fingerprint of each result in the making."""
+    for folder in sorted(place.glob("*")):
+        kind, _, fingerprint = folder.name.rpartition("-")
+        if folder.is_dir() and _FINGERPRINT.fullmatch(fingerprint):
+            yield folder, kind, fingerprint
+
+
+def _without_manifest(place: Path) -> Iterator[tuple[Path, str, str]]:
+    """Yield the folder, kind and fingerprint of each result that has lost its manifest."""
     for folder in sorted(path for path in place.glob("*") if path.is_dir() and not path.is_symlink()):
-        match = _LEFTOVER.fullmatch(folder.name)
-        if match is None:
-            if not folder.name.startswith("."):
-                yield from _unfinished(folder)
-        elif match["kind"] or not (folder / MANIFEST).exists():
-            yield folder, match["kind"], match["fingerprint"]
+        if _FINGERPRINT.fullmatch(folder.name):
+            if not (folder / MANIFEST).exists():
+                yield folder, place.name, folder.name
+        elif not folder.name.startswith("."):
+            yield from _without_manifest(folder)
 
 
 @contextmanager
-def _unless_in_use(place: Path, fingerprint: str) -> Iterator[bool]:
+def _unless_in_use(root: Path, kind: str, fingerprint: str) -> Iterator[bool]:
     """Hold the store's lock of a result, if no process holds it."""
-    with (place / f".lock-{fingerprint}").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+    path = root / WORK / f"{kind}-{fingerprint}" / LOCK
+    if not path.exists():  # who makes the result would have made it
+        yield True
+        return
+    with path.open("a") as lock:
+        yield try_lock(lock)
 
 
 def _num_bytes(folder: Path) -> int:
@@ -97,12 +101,12 @@ def _num_bytes(folder: Path) -> int:
 
 
 def _referenced(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
-    fingerprints = pipeline.fingerprints(latest_snapshot(pipeline.graph[RAW_CORPUS], pipeline.store))
+    fingerprints = pipeline.latest_fingerprints()
     recipes = [fingerprints.recipe(key) for key in pipeline.graph]
     for key, node in pipeline.graph.items():
-        if node.is_stored_by_shard:
-            recipes.extend(fingerprints.shard_recipes(key).values())
-    source = pipeline.experiment.corpus.source
+        if node.kind.pieces:
+            recipes.extend(fingerprints.pieces(key).values())
+    source = pipeline.graph[RAW_CORPUS].settings.source
     if isinstance(source, DemoSource):
         recipes.append(demo_recipe(source))
-    yield from ((recipe.key, recipe.fingerprint) for recipe in recipes)
+    yield from ((recipe.kind, recipe.fingerprint) for recipe in recipes)

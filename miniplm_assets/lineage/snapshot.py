@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import polars as pl
 
@@ -21,18 +21,38 @@ from miniplm_assets.corpus.demo import write_demo_corpus
 from miniplm_assets.corpus.shards import ObservedShard, observe_corpus
 from miniplm_assets.corpus.streams import is_remote
 from miniplm_assets.experiment import DemoSource, HuggingFaceSource, JsonlSource, Source
-from miniplm_assets.lineage.fingerprints import Fingerprints
-from miniplm_assets.lineage.graph import CODE_VERSIONS, RAW_CORPUS, Node
+from miniplm_assets.experiment.settings import Settings
+from miniplm_assets.lineage.fingerprints import RAW_CORPUS, Fingerprints
+from miniplm_assets.lineage.kind import Node
 from miniplm_assets.storage.files import write_json
 from miniplm_assets.storage.store import Draft, Store
 
-TABLE = "files.parquet"
+FILES: Final = "files.parquet"
+# The demo corpus is written before there is a graph, so that it is no asset; it lies in the store like one.
+DEMO_CORPUS: Final = "demo_corpus"
+DEMO_CORPUS_VERSION: Final = "1"
 SCHEMA: Final[dict[str, pl.DataType]] = {
     "shard": pl.String(),
     "files": pl.List(pl.String()),
     "num_bytes": pl.Int64(),
     "fingerprint": pl.String(),
 }
+
+
+class Listing(Settings):
+    """What `raw_corpus` reads: where the corpus is.
+
+    Attributes:
+        source: where its files are.
+        warehouse: where the files of the demo corpus are written; None for any other.
+        expected_tokens: for plans alone.
+    """
+
+    runtime_only: ClassVar[frozenset[str]] = frozenset({"expected_tokens"})
+
+    source: Source
+    warehouse: str | None = None
+    expected_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -48,18 +68,18 @@ class Snapshot:
     shards: tuple[ObservedShard, ...]
 
 
-def look(source: Source, node: Node, store: Store, report: Callable[[str], None]) -> Snapshot:
+def look(node: Node[Listing], store: Store, report: Callable[[str], None]) -> Snapshot:
     """Look at the corpus; only files whose size or time changed since the last look are read.
 
     Args:
-        source: where the corpus is; the demo's is made first, unless it is stored.
-        node: the node of `raw_corpus`.
+        node: the node of `raw_corpus`; the demo's files are written first, unless they are stored.
         store: the warehouse.
         report: takes a line of progress.
 
     Raises:
         CorpusError: if the corpus is not there, empty, or cannot be read.
     """
+    source = node.settings.source
     if isinstance(source, DemoSource):
         source = _demo_files(source, store, report)
     known = _known_stamps(node, store)
@@ -71,12 +91,11 @@ def look(source: Source, node: Node, store: Store, report: Callable[[str], None]
 
 
 def current_snapshot(
-    source: Source, node: Node, store: Store, report: Callable[[str], None]
+    node: Node[Listing], store: Store, report: Callable[[str], None]
 ) -> tuple[Snapshot | None, str | None]:
     """Return the corpus as it is, where that can be seen without a network; else as it was seen last.
 
     Args:
-        source: where the corpus is.
         node: the node of `raw_corpus`.
         store: the warehouse.
         report: takes a line of progress.
@@ -84,6 +103,7 @@ def current_snapshot(
     Returns:
         The snapshot, None where nobody has looked yet; and why it is not the present one, None where it is.
     """
+    source = node.settings.source
     if isinstance(source, DemoSource):
         why = None if store.find(demo_recipe(source)) else "the demo corpus has not been written yet"
     elif isinstance(source, HuggingFaceSource) or is_remote(source.path):
@@ -92,7 +112,7 @@ def current_snapshot(
         why = None
     if why is None:
         try:
-            return look(source, node, store, report), None
+            return look(node, store, report), None
         except CorpusError as error:
             why = str(error)
     try:
@@ -114,14 +134,14 @@ def write_listing(snapshot: Snapshot, draft: Draft) -> None:
             for shard in snapshot.shards
         ],
         schema=SCHEMA,
-    ).write_parquet(draft.path / TABLE)
+    ).write_parquet(draft.path / FILES)
     draft.facts = {
         "num_files": len(snapshot.shards),
         "num_corpus_bytes": sum(shard.num_bytes for shard in snapshot.shards),
     }
 
 
-def make_latest(snapshot: Snapshot, node: Node, store: Store) -> None:
+def make_latest(snapshot: Snapshot, node: Node[Listing], store: Store) -> None:
     """Let those who do not look themselves, other runs and commands, work on this snapshot from now on."""
     latest = _beside(node, store, "latest")
     content = {"fingerprint": snapshot.recipe.fingerprint}
@@ -129,7 +149,7 @@ def make_latest(snapshot: Snapshot, node: Node, store: Store) -> None:
         _write(latest, content)
 
 
-def latest_snapshot(node: Node, store: Store) -> Snapshot:
+def latest_snapshot(node: Node[Listing], store: Store) -> Snapshot:
     """Return the state of the corpus that was seen last.
 
     Raises:
@@ -144,18 +164,18 @@ def latest_snapshot(node: Node, store: Store) -> Snapshot:
     return load_snapshot(node, store, fingerprint)
 
 
-def load_snapshot(node: Node, store: Store, fingerprint: str) -> Snapshot:
+def load_snapshot(node: Node[Listing], store: Store, fingerprint: str) -> Snapshot:
     """Return a state of the corpus by its fingerprint.
 
     Raises:
         MissingResultError: if it is not stored.
     """
-    result = store.lookup(RAW_CORPUS, fingerprint)
+    result = store.lookup(RAW_CORPUS, RAW_CORPUS, fingerprint)
     if result is None:
         raise MissingResultError(f"raw_corpus {fingerprint} is not in {store.root}; materialise raw_corpus again")
     stamps = _known_stamps(node, store)
     shards = []
-    for row in pl.read_parquet(result.file(TABLE)).iter_rows(named=True):
+    for row in pl.read_parquet(result.file(FILES)).iter_rows(named=True):
         stamp, seen = stamps.get(row["shard"], (None, None))
         shards.append(
             ObservedShard(
@@ -169,7 +189,7 @@ def load_snapshot(node: Node, store: Store, fingerprint: str) -> Snapshot:
     return _snapshot_of(node, shards)
 
 
-def _snapshot_of(node: Node, shards: Sequence[ObservedShard]) -> Snapshot:
+def _snapshot_of(node: Node[Listing], shards: Sequence[ObservedShard]) -> Snapshot:
     fingerprints = Fingerprints({RAW_CORPUS: node}, {shard.name: shard.fingerprint for shard in shards}, _no_folder)
     return Snapshot(fingerprints.recipe(RAW_CORPUS), tuple(shards))
 
@@ -177,8 +197,8 @@ def _snapshot_of(node: Node, shards: Sequence[ObservedShard]) -> Snapshot:
 def demo_recipe(source: DemoSource) -> Recipe:
     """Return the recipe of the demo corpus: it is made once for each interpreter."""
     return Recipe(
-        key="demo_corpus",
-        code_version=CODE_VERSIONS["demo_corpus"],
+        kind=DEMO_CORPUS,
+        code_version=DEMO_CORPUS_VERSION,
         settings={**source.identity(), "python": platform.python_version()},
     )
 
@@ -188,13 +208,13 @@ def _demo_files(source: DemoSource, store: Store, report: Callable[[str], None])
     return JsonlSource(type="jsonl", path=str(result.folder / "*.jsonl"))
 
 
-def _known_stamps(node: Node, store: Store) -> dict[str, tuple[str, str]]:
+def _known_stamps(node: Node[Listing], store: Store) -> dict[str, tuple[str, str]]:
     """Return the stamp and the fingerprint of each corpus file at the last look."""
     return {name: (stamp, seen) for name, (stamp, seen) in _read(_beside(node, store, "stamps")).items()}
 
 
-def _beside(node: Node, store: Store, what: str) -> Path:
-    return store.root / RAW_CORPUS / f".{what}-{fingerprint_of(dict(node.settings))}.json"
+def _beside(node: Node[Listing], store: Store, what: str) -> Path:
+    return store.root / RAW_CORPUS / f".{what}-{fingerprint_of(node.settings.identity())}.json"
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
@@ -211,5 +231,5 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _no_folder(_step: str, path: Path) -> str:
-    raise AssertionError(f"the raw corpus has no folder input: {path}")
+def _no_folder(node: Node[Listing]) -> str:
+    raise AssertionError(f"{node.key} has no folder")

@@ -1,19 +1,11 @@
 """Scoring the sequences of one corpus file, in parts: a crash loses the parts under way at most.
 
 A part is a fixed range of the file's sequences: a scorer whose sums follow from the sequences alone gives it the same
-bytes whenever it is scored. Finished parts lie in the work folder; one that a crash left damaged is scored again.
-
-Parts of one file, and of several, are under way at once, each in a thread that reads it, has it scored and puts
-it away: one thread more than there are devices, so that none waits at the border of a part or a file.
+bytes whenever it is scored. Finished parts are kept; one that a crash left damaged is scored again.
 """
 
 import os
-import threading
-import time
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from miniplm_assets.core.splits import CANDIDATE, VALIDATION
+from miniplm_assets.lm.device_time import DeviceTime
 from miniplm_assets.lm.scorer import Scorer
 from miniplm_assets.lm.scores import Scores
 from miniplm_assets.storage.files import flush_to_disk
@@ -42,107 +35,117 @@ SCHEMA: Final = pa.schema(
 TOKEN_LOGPROBS: Final = pa.field("token_logprobs_nats", pa.list_(pa.float16()))
 
 
-@dataclass(frozen=True)
-class PartThreads:
-    """The threads that parts are scored in, for any number of corpus files.
+# Of a kept part: what its device took for it, so that a resumed file knows the seconds of all its parts.
+SECONDS: Final = b"device_seconds"
+
+Choose = Callable[[pl.DataFrame], pl.DataFrame]
+
+
+class ShardScores:
+    """The scores of one corpus file in the making: `scores.parquet`, a row a sequence.
 
     Attributes:
-        pool: the threads.
-        num_at_once: how many there are.
+        device_seconds: what the parts so far took of a device.
     """
 
-    pool: ThreadPoolExecutor
-    num_at_once: int
+    def __init__(
+        self,
+        sequences: Path,
+        *,
+        shard: str,
+        scorer: Scorer,
+        device_time: DeviceTime,
+        sequences_per_part: int,
+        work: Path,
+        folder: Path,
+        report: Callable[[str], None],
+        choose: Choose | None = None,
+        keeps_token_logprobs: bool = False,
+    ) -> None:
+        """Begin with no part.
 
-    def in_order(self, works: Iterable[Callable[[], pa.Table]]) -> Iterator[pa.Table]:
-        """Do as many of the works at once as there are threads; give what each returns, in their order."""
-        waiting: deque[Future[pa.Table]] = deque()
-        try:
-            for work in works:
-                waiting.append(self.pool.submit(work))
-                if len(waiting) == self.num_at_once:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        Args:
+            sequences: the file's sequences, ordered by sequence_id.
+            shard: its name, for the messages.
+            scorer: scores what is left to score.
+            device_time: shares out the time of its devices.
+            sequences_per_part: how many are scored before they are put away.
+            work: a folder that survives a crash.
+            folder: where the scores go.
+            report: takes a line of progress.
+            choose: keeps the rows (sequence_id, split, domain; in the order of the ids) whose sequences are scored;
+                where absent, all of the candidates and the validation split are.
+            keeps_token_logprobs: whether each row also holds the log-probability of every scored token.
+        """
+        self._sequences, self._shard, self._report = sequences, shard, report
+        self._scorer, self._device_time = scorer, device_time
+        wanted = (
+            pl.scan_parquet(sequences)
+            .filter(pl.col("split").is_in(SCORED_SPLITS))
+            .select("sequence_id", "split", "domain")
+            .collect()
+        )
+        self._wanted = wanted if choose is None else choose(wanted)
+        self._schema = SCHEMA.append(TOKEN_LOGPROBS) if keeps_token_logprobs else SCHEMA
+        self._parts = [
+            _Part(work / f"part-{number:05d}.parquet", self._wanted["sequence_id"][start : start + sequences_per_part])
+            for number, start in enumerate(range(0, len(self._wanted), sequences_per_part))
+        ]
+        self._writer = pq.ParquetWriter(folder / SCORES, self._schema, compression="zstd")
+        self._sums: Sums = {split: {} for split in SCORED_SPLITS}
+        self._num_added = self._num_tokens = 0
+        self.device_seconds = 0.0
 
+    def works(self) -> Iterator[Callable[[], pa.Table]]:
+        """Go through what gives the scores of each part: stored by an earlier run, or scored now.
 
-@contextmanager
-def part_threads(num_devices: int) -> Iterator[PartThreads]:
-    """Start as many threads as keep so many devices busy."""
-    with ThreadPoolExecutor(num_devices + 1, thread_name_prefix="part") as pool:
-        yield PartThreads(pool, num_devices + 1)
+        Raises:
+            ScoringError: by a work, if a score is not finite; the message names the sequence.
+        """
+        for part in self._parts:
+            yield partial(self._scored, part, part.stored(self._schema, self._report))
 
+    def add(self, scored: pa.Table) -> None:
+        """Write the scores of the next part."""
+        self._writer.write_table(scored)
+        self._sum_up(pl.DataFrame(scored.select(SCHEMA.names)).join(self._wanted, on="sequence_id", validate="1:1"))
+        self._num_added += 1
+        self._num_tokens += int(np.sum(scored["num_scored_tokens"].to_numpy(), dtype=np.int64))
+        self.device_seconds += float(scored.schema.metadata[SECONDS])
+        self._report(
+            f"{self._shard}: {self._num_added} of {len(self._parts)} parts scored, {self._num_tokens:,} tokens in "
+            f"{self.device_seconds:,.0f} device seconds ({self._num_tokens / max(1e-9, self.device_seconds):,.0f} a "
+            "second)"
+        )
 
-def score_shard(
-    sequences: Path,
-    *,
-    shard: str,
-    scorer: Scorer,
-    threads: PartThreads,
-    sequences_per_part: int,
-    work: Path,
-    folder: Path,
-    report: Callable[[str], None],
-    choose: Callable[[pl.DataFrame], pl.DataFrame] | None = None,
-    keeps_token_logprobs: bool = False,
-) -> dict[str, Any]:
-    """Write `scores.parquet` for the candidate and validation sequences of one corpus file, or for some of them.
+    def close(self) -> dict[str, Any]:
+        """Complete the file.
 
-    Args:
-        sequences: the file's sequences, ordered by sequence_id.
-        shard: its name, for the messages.
-        scorer: scores what is left to score.
-        threads: in which it is asked.
-        sequences_per_part: how many are scored before they are put away.
-        work: a folder that survives a crash.
-        folder: where the scores go.
-        report: takes a line of progress.
-        choose: keeps the rows (sequence_id, split, domain; in the order of the ids) whose sequences are scored; all
-            where absent.
-        keeps_token_logprobs: whether each row also holds the log-probability of every scored token.
+        Returns:
+            facts: num_sequences, and by split and domain num_sequences, num_scored_tokens and the sum logprob_nats.
+        """
+        self._writer.close()
+        return {"num_sequences": len(self._wanted), "by_split_and_domain": self._sums}
 
-    Returns:
-        facts: num_sequences, and by split and domain num_sequences, num_scored_tokens and the sum logprob_nats.
-
-    Raises:
-        ScoringError: if a score is not finite; the message names the sequence.
-    """
-    wanted = (
-        pl.scan_parquet(sequences)
-        .filter(pl.col("split").is_in(SCORED_SPLITS))
-        .select("sequence_id", "split", "domain")
-        .collect()
-    )
-    if choose is not None:
-        wanted = choose(wanted)
-    schema = SCHEMA.append(TOKEN_LOGPROBS) if keeps_token_logprobs else SCHEMA
-    parts = [
-        _Part(work / f"part-{number:05d}.parquet", wanted["sequence_id"][start : start + sequences_per_part])
-        for number, start in enumerate(range(0, len(wanted), sequences_per_part))
-    ]
-    progress = _Progress(shard, len(parts), report)
-
-    def scored(part: _Part) -> pa.Table:
-        stored = part.stored(schema, report)
+    def _scored(self, part: "_Part", stored: pa.Table | None) -> pa.Table:
         if stored is not None:
-            progress.skip()
             return stored
-        rows = part.read(sequences)
-        scores = scorer.score(*_arrays(rows))
-        table = _table(rows, scores, schema)
+        rows = part.read(self._sequences)
+        with self._device_time.shared() as seconds:
+            scores = self._scorer.score(*_arrays(rows))
+            took = seconds()
+        table = _table(rows, scores, self._schema).replace_schema_metadata({SECONDS: f"{took:.6f}"})
         part.put_away(table)
-        progress.add(int(scores.num_scored_tokens.sum()))
         return table
 
-    sums: Sums = {split: {} for split in SCORED_SPLITS}
-    with pq.ParquetWriter(folder / SCORES, schema, compression="zstd") as writer:
-        for table in threads.in_order(partial(scored, part) for part in parts):
-            writer.write_table(table)
-            _add(sums, pl.DataFrame(table.select(SCHEMA.names)).join(wanted, on="sequence_id", validate="1:1"))
-    return {"num_sequences": len(wanted), "by_split_and_domain": sums}
+    def _sum_up(self, part: pl.DataFrame) -> None:
+        for (split, domain), rows in part.group_by("split", "domain", maintain_order=True):
+            total = self._sums[str(split)].setdefault(
+                str(domain), {"num_sequences": 0, "num_scored_tokens": 0, "logprob_nats": 0.0}
+            )
+            total["num_sequences"] += len(rows)
+            total["num_scored_tokens"] += int(rows["num_scored_tokens"].sum())
+            total["logprob_nats"] += float(rows["logprob_nats"].sum())
 
 
 def merge_scores(earlier: Path, again: Path) -> None:
@@ -208,33 +211,7 @@ class _Part:
             report(f"{self.path.name} is damaged and is scored again: {error}")
             return None
         is_this = scored.schema.equals(schema) and pl.Series(scored["sequence_id"]).equals(self.ids)
-        return scored if is_this else None
-
-
-class _Progress:
-    """Says after each part how far a corpus file is; parts end in any thread."""
-
-    def __init__(self, shard: str, num_parts: int, report: Callable[[str], None]) -> None:
-        self._shard, self._num_parts, self._report = shard, num_parts, report
-        self._started = time.monotonic()
-        self._num_done = self._num_tokens = 0
-        self._lock = threading.Lock()
-
-    def skip(self) -> None:
-        """Count a part that was scored by an earlier run."""
-        with self._lock:
-            self._num_done += 1
-
-    def add(self, num_tokens: int) -> None:
-        """Count a part that was scored now."""
-        with self._lock:
-            self._num_done += 1
-            self._num_tokens += num_tokens
-            seconds = time.monotonic() - self._started
-            self._report(
-                f"{self._shard}: {self._num_done} of {self._num_parts} parts scored, {self._num_tokens:,} tokens in "
-                f"{seconds:,.0f} s ({self._num_tokens / seconds:,.0f} a second)"
-            )
+        return scored if is_this and SECONDS in (scored.schema.metadata or {}) else None
 
 
 def _arrays(rows: pl.DataFrame) -> tuple[list[NDArray[np.int32]], NDArray[np.int64]]:
@@ -253,13 +230,3 @@ def _table(rows: pl.DataFrame, scores: Scores, schema: pa.Schema) -> pa.Table:
         values = pa.array(scores.token_logprobs_nats().astype(np.float16))
         columns[TOKEN_LOGPROBS.name] = pa.ListArray.from_arrays(np.concatenate([[0], ends]).astype(np.int32), values)
     return pa.table(columns, schema=schema)
-
-
-def _add(sums: Sums, part: pl.DataFrame) -> None:
-    for (split, domain), rows in part.group_by("split", "domain", maintain_order=True):
-        total = sums[str(split)].setdefault(
-            str(domain), {"num_sequences": 0, "num_scored_tokens": 0, "logprob_nats": 0.0}
-        )
-        total["num_sequences"] += len(rows)
-        total["num_scored_tokens"] += int(rows["num_scored_tokens"].sum())
-        total["logprob_nats"] += float(rows["logprob_nats"].sum())

@@ -10,6 +10,7 @@ carries no loss, as published; else 1. The log-softmax is taken in float32, the 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +46,7 @@ class TokenRule:
     end_of_document_id: int
     score_after_end_of_document: bool
 
-    def scored(self, token_ids: NDArray[np.int32]) -> NDArray[np.bool_]:
+    def scored(self, token_ids: NDArray[np.signedinteger[Any]]) -> NDArray[np.bool_]:
         """Return m_1 .. m_n: bool of shape (num_tokens - 1,)."""
         if self.score_after_end_of_document:
             return np.ones(max(len(token_ids) - 1, 0), dtype=np.bool_)

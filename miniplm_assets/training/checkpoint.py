@@ -4,7 +4,6 @@
                              optimizer.safetensors   moments of the optimiser
                              random.safetensors      states of torch's random generators
                              state.json              schedule, groups of the optimiser, training log
-                             trainer_state.json      transformers' own
                              checkpoint.json         written last: the run's identity, checksum of each file
 
 A checkpoint is written beside its place and renamed; older ones go once the new one is there. Resuming
@@ -49,7 +48,6 @@ def save_checkpoint(
     step: int,
     identity: Mapping[str, Any],
     state: Mapping[str, Any],
-    trainer_state: str,
     model: "torch.nn.Module",
     optimizer: "torch.optim.Optimizer",
 ) -> Checkpoint:
@@ -60,7 +58,6 @@ def save_checkpoint(
         step: steps done.
         identity: what the run's result depends on; another run is refused these files.
         state: JSON values to come back as they are.
-        trainer_state: JSON text of transformers' own state.
         model: its weights are saved; tied ones once.
         optimizer: its groups and per-parameter tensors are saved.
     """
@@ -74,7 +71,6 @@ def save_checkpoint(
     save_file(moments, beside / "optimizer.safetensors")
     save_file(_random_states(), beside / "random.safetensors")
     write_json(beside / "state.json", {**state, "optimizer_groups": groups})
-    (beside / "trainer_state.json").write_text(trainer_state, encoding="utf-8")
     files = sorted(beside.iterdir())
     for path in files:
         flush_to_disk(path)
@@ -102,7 +98,7 @@ def find_checkpoint(work: Path, *, identity: Mapping[str, Any], name: str) -> Ch
             continue
         wanted = json.loads(canonical_json(dict(identity)))
         differing = [
-            f"{key} is {wanted.get(key)!r}, the checkpoint was written with {contents['identity'].get(key)!r}"
+            f"{key} is {_shown(wanted, key)}, the checkpoint was written with {_shown(contents['identity'], key)}"
             for key in sorted(wanted.keys() | contents["identity"].keys())
             if wanted.get(key) != contents["identity"].get(key)
         ]
@@ -113,6 +109,11 @@ def find_checkpoint(work: Path, *, identity: Mapping[str, Any], name: str) -> Ch
             )
         return Checkpoint(folder, step)
     return None
+
+
+def _shown(identity: Mapping[str, Any], key: str) -> str:
+    """Return a setting as messages show it; those at their default are not in an identity."""
+    return repr(identity[key]) if key in identity else "at its default"
 
 
 def remove_checkpoints(work: Path, *, keep: Path | None = None) -> None:

@@ -1,10 +1,11 @@
 """What one training run is asked to do."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from miniplm_assets.experiment.objectives import CrossEntropy, Objective
 from miniplm_assets.experiment.schema import Training
 
 
@@ -13,16 +14,17 @@ class TrainingJob:
     """A model to train.
 
     Attributes:
-        name: what messages call it, for example ``student_checkpoint/small``.
+        name: what messages call it, for example ``small/student_checkpoint``.
         architecture: `model_type` and keys of its transformers configuration.
         training: optimiser, budget and schedule.
+        objective: the loss.
         tokenizer_folder: the tokenizer's files, copied beside the weights.
         vocab_size: number of ids of the tokenizer.
         end_of_document_id: the token between documents; what follows it carries no loss.
         sequence_files: Parquet files with a column `token_ids`, and `split` where `split` is given.
         split: only the rows of this split are learned from; None where the files hold nothing else.
-        held_out_files: Parquet files with `token_ids` and `split`, whose validation rows are never learned from.
-        excluded_domains: of the held-out rows, those of these domains are left aside.
+        held_out_files: Parquet files with `token_ids`, `domain` and `split`, whose validation rows are never learned
+            from.
         max_sequence_tokens: tokens of the longest sequence that the files may hold.
         seed: decides weights, order and dropout. The same seed gives the same model.
         data_fingerprint: identity of the files' content.
@@ -37,20 +39,23 @@ class TrainingJob:
     sequence_files: tuple[Path, ...]
     split: str | None
     held_out_files: tuple[Path, ...]
-    excluded_domains: tuple[str, ...] = ()
     max_sequence_tokens: int
     seed: int
     data_fingerprint: str
+    objective: Objective = field(default_factory=CrossEntropy)
 
     def identity(self) -> dict[str, Any]:
-        """Return all that the trained weights depend on; a checkpoint fits only the same."""
+        """Return all that the trained weights depend on; a checkpoint fits only the same.
+
+        How often and on what held-out losses are measured on the way is not in: it touches no weight.
+        """
         return {
             "architecture": dict(self.architecture),
+            "objective": self.objective.identity(),
             **self.training.identity(),
             "vocab_size": self.vocab_size,
             "end_of_document_id": self.end_of_document_id,
             "split": self.split,
-            "excluded_domains": list(self.excluded_domains),
             "max_sequence_tokens": self.max_sequence_tokens,
             "seed": self.seed,
             "data_fingerprint": self.data_fingerprint,

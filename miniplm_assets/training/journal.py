@@ -6,6 +6,7 @@ that a resumed run writes the same rows.
 """
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +32,11 @@ class Journal:
 
     Attributes:
         rows: one dictionary a row, keys as in `SCHEMA`.
+        over_processes: sums a tensor over all processes that train together; one alone has it already.
     """
 
     def __init__(self) -> None:
+        self.over_processes: Callable[[torch.Tensor], torch.Tensor] = lambda tensor: tensor
         self.rows: list[dict[str, Any]] = []
         self._waiting: list[tuple[int, torch.Tensor, torch.Tensor]] = []
         self._collected: list[tuple[float, int]] = []
@@ -53,8 +56,10 @@ class Journal:
         import torch
 
         steps = [step for step, _, _ in self._waiting]
-        nats = torch.stack([nll_nats for _, nll_nats, _ in self._waiting]).tolist()
-        counts = torch.stack([num_predicted for _, _, num_predicted in self._waiting]).tolist()
+        nats, counts = (
+            self.over_processes(torch.stack([one[place] for one in self._waiting])).tolist()  # type: ignore[misc]
+            for place in (1, 2)
+        )
         self._waiting = []
         for step, nll_nats in zip(steps, nats, strict=True):
             if not math.isfinite(nll_nats):

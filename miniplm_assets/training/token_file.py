@@ -9,12 +9,13 @@ Memory stays at one batch of rows, whatever the corpus holds.
 
 import json
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -135,19 +136,16 @@ def _write(folder: Path, sequence_files: Sequence[Path], split: str | None, voca
     return num_sequences
 
 
-def choose_held_out(
-    files: Sequence[Path], *, split: str, num_sequences: int, seed: int, excluded_domains: Collection[str] = ()
-) -> list[NDArray[np.int32]]:
-    """Return sequences of a split, chosen by the seed among all but those of some domains, in the order of the files.
+def choose_held_out(files: Sequence[Path], *, split: str, num_sequences: int, seed: int) -> pl.DataFrame:
+    """Return sequences of a split, chosen by the seed, in the order of the files.
+
+    Returns:
+        domain and token_ids (a list of int32), a row a sequence.
 
     Raises:
         TrainingError: if the split is empty.
     """
-    columns = ["domain"] if excluded_domains else []
-    num_rows = sum(
-        _without(batch, excluded_domains).num_rows
-        for _, batch in read_rows(files, columns=[*columns, "split"], split=split)
-    )
+    num_rows = sum(batch.num_rows for _, batch in read_rows(files, columns=["split"], split=split))
     if num_rows == 0:
         raise TrainingError(
             f"split '{split}' holds no sequence, so that no held-out loss can be measured; use a larger corpus, or "
@@ -155,18 +153,11 @@ def choose_held_out(
         )
     random = np.random.default_rng(seed)
     chosen = np.sort(random.choice(num_rows, size=min(num_sequences, num_rows), replace=False))
-    held_out: list[NDArray[np.int32]] = []
+    held_out: list[pl.DataFrame] = []
     first_row = 0
-    for _, rows_of_split in read_rows(files, columns=["token_ids", *columns], split=split):
-        batch = _without(rows_of_split, excluded_domains)
+    for _, batch in read_rows(files, columns=["domain", "token_ids"], split=split):
         here = chosen[(chosen >= first_row) & (chosen < first_row + batch.num_rows)] - first_row
-        rows = batch["token_ids"].take(pa.array(here, type=pa.int64()))
-        held_out.extend(row.values.to_numpy(zero_copy_only=False).astype(np.int32) for row in rows)
+        rows = batch.select(["domain", "token_ids"]).take(pa.array(here, type=pa.int64()))
+        held_out.append(pl.DataFrame(rows).cast({"token_ids": pl.List(pl.Int32)}))
         first_row += batch.num_rows
-    return held_out
-
-
-def _without(batch: Any, excluded_domains: Collection[str]) -> Any:
-    if not excluded_domains:
-        return batch
-    return batch.filter(pc.invert(pc.is_in(batch["domain"], value_set=pa.array(excluded_domains))))
+    return pl.concat(held_out)

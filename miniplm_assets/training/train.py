@@ -6,28 +6,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from miniplm_assets.core.errors import TrainingError
-from miniplm_assets.core.flops import training_flops
-from miniplm_assets.core.splits import VALIDATION
 from miniplm_assets.lm.architectures import build_model, count_model_parameters
 from miniplm_assets.lm.memory import kept_memory
-from miniplm_assets.lm.torch_scorer import score_with_model
 from miniplm_assets.training.checkpoint import find_checkpoint
+from miniplm_assets.training.held_out import HELD_OUT_LOG, HeldOut
 from miniplm_assets.training.job import TrainingJob
+from miniplm_assets.training.objectives import objective_of
 from miniplm_assets.training.plan import plan_training
-from miniplm_assets.training.token_file import choose_held_out, write_token_file
-from miniplm_assets.training.trainer import make_trainer
+from miniplm_assets.training.token_file import write_token_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from transformers import PreTrainedModel
-
 TRAINING_LOG = "training_log.parquet"
-# Forward passes alone: small beside what a training step takes.
-HELD_OUT_TOKENS_PER_BATCH = 8_192
 
 
 @kept_memory()
@@ -45,21 +37,29 @@ def train_language_model(
         target: an existing folder for the result: model.safetensors, config.json, the tokenizer's files and
             `training_log.parquet`, a row for each of `TrainingPlan.log_steps`: step, num_tokens (of the
             sequences trained on so far), training_nll_nats_per_token (mean over the tokens predicted since the
-            row before), held_out_nll_nats_per_token (null where it was not measured), learning_rate, seconds.
+            row before), held_out_nll_nats_per_token (over the whole sample; null where it was not measured),
+            learning_rate, seconds; and `held_out_log.parquet`, that loss by domain, columns as in `held_out.SCHEMA`.
         report: takes one line of progress now and then.
 
     Returns:
         Facts: num_parameters, num_non_embedding_parameters, num_steps, num_sequences, num_tokens, num_epochs,
-        num_held_out_sequences, held_out_nll_nats_per_token, training_nll_nats_per_token (the last row's),
-        training_flops, training_seconds, resumed_from_step, device.
+        num_evaluations, num_held_out_sequences, held_out_nll_nats_per_token, training_nll_nats_per_token (the last
+        row's), training_flops, training_seconds, resumed_from_step, device.
 
     Raises:
         ModelError: if the architecture cannot be built.
         TrainingError: if there is nothing to learn from or to measure on, the loss is not finite, bfloat16 is not
             available, or `work` holds the checkpoint of another job.
     """
-    identity = job.identity()
-    checkpoint = find_checkpoint(work, identity=identity, name=job.name)
+    from miniplm_assets.training.trainer import Course, make_trainer
+
+    checkpoint = find_checkpoint(work, identity=job.identity(), name=job.name)
+    measured = {
+        "num_evaluations": job.training.num_evaluations,
+        "num_held_out_sequences": job.training.num_held_out_sequences,
+    }
+    if checkpoint is not None:  # one log is never measured in two ways
+        measured = checkpoint.load_state()["measured"]
     model = build_model(
         job.architecture,
         vocab_size=job.vocab_size,
@@ -67,12 +67,11 @@ def train_language_model(
         max_sequence_tokens=job.max_sequence_tokens,
         seed=job.seed,
     )
-    held_out = choose_held_out(
+    held_out = HeldOut(
         job.held_out_files,
-        split=VALIDATION,
-        num_sequences=job.training.num_held_out_sequences,
+        num_sequences=measured["num_held_out_sequences"],
         seed=job.seed,
-        excluded_domains=job.excluded_domains,
+        end_of_document_id=job.end_of_document_id,
     )
     tokens = write_token_file(
         work / "tokens",
@@ -85,44 +84,29 @@ def train_language_model(
         tokens.num_tokens(),
         token_budget=job.training.token_budget,
         sequences_per_step=job.training.sequences_per_step,
-        num_evaluations=job.training.num_evaluations,
+        num_evaluations=measured["num_evaluations"],
         seed=job.seed,
     )
-
-    def measure_held_out(model: "PreTrainedModel") -> float:
-        scores = score_with_model(
-            model,
-            held_out,
-            end_of_document_id=job.end_of_document_id,
-            score_after_end_of_document=False,
-            tokens_per_batch=HELD_OUT_TOKENS_PER_BATCH,
-        )
-        return float(-scores.logprob_nats.sum() / max(1, np.sum(scores.num_scored_tokens, dtype=np.int64)))
-
-    trainer, journal = make_trainer(
-        job,
-        work=work,
-        model=model,
-        tokens=tokens,
-        plan=plan,
-        measure_held_out=measure_held_out,
-        report=report,
-        checkpoint=checkpoint,
+    objective = objective_of(job.objective)
+    course = Course(
+        job=job, work=work, plan=plan, measured=measured, held_out=held_out, report=report, checkpoint=checkpoint
     )
+    trainer = make_trainer(course, model=model, tokens=tokens, loss=objective.open(job.objective))
     size = count_model_parameters(model)
     report(
         f"{job.name}: {size.total:,} parameters, {plan.num_steps:,} steps of {plan.sequences_per_step:,} sequences, "
         f"{plan.num_tokens:,} tokens ({plan.num_epochs:.2f} epochs) on {trainer.args.device}"
         + (f"; going on after step {checkpoint.step:,}" if checkpoint else "")
     )
-    trainer.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint else None)
+    trainer.train()
 
     model.config.use_cache = True  # Trainer switches it off, and a saved model that generates wants it
     with _no_progress_bars():
         model.save_pretrained(target)
     _copy_tokenizer(job.tokenizer_folder, target)
-    journal.write_parquet(target / TRAINING_LOG)
-    last = journal.rows[-1]
+    course.journal.write_parquet(target / TRAINING_LOG)
+    held_out.write_parquet(target / HELD_OUT_LOG)
+    last = course.journal.rows[-1]
     return {
         "num_parameters": size.total,
         "num_non_embedding_parameters": size.non_embedding,
@@ -130,10 +114,11 @@ def train_language_model(
         "num_sequences": len(plan.order),
         "num_tokens": plan.num_tokens,
         "num_epochs": round(plan.num_epochs, 4),
-        "num_held_out_sequences": len(held_out),
+        "num_evaluations": measured["num_evaluations"],
+        "num_held_out_sequences": held_out.num_sequences,
         "held_out_nll_nats_per_token": last["held_out_nll_nats_per_token"],
         "training_nll_nats_per_token": last["training_nll_nats_per_token"],
-        "training_flops": training_flops(size.total, plan.num_tokens),
+        "training_flops": objective.flops(size.total, plan.num_tokens),
         "training_seconds": last["seconds"],
         "resumed_from_step": checkpoint.step if checkpoint else None,
         "device": str(trainer.args.device),

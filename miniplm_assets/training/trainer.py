@@ -1,23 +1,27 @@
 """transformers' Trainer, with the four things that this project does otherwise.
 
-1. The loss is the mean over the predicted tokens of a whole step; padding and the token after an
-   end-of-document token are not predicted.
-2. Checkpoints hold safetensors and JSON, no pickle, and are complete or invisible.
-3. The log, the held-out loss and the progress come from one place, at planned steps.
+1. The loss is handed in, and its mean is taken over the predicted tokens of a whole step, in all processes.
+2. Checkpoints hold safetensors and JSON, no pickle, and are complete or invisible. A run that goes on is given the
+   steps that are left, and every value back where it was before the first of them.
+3. The log, the held-out losses and the progress come from one place, at planned steps.
 4. Nothing is printed, and nothing is sent anywhere.
+
+Imported by `train_language_model` alone, when a model is trained.
 """
 
-import dataclasses
-import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
 import numpy as np
+import torch  # noqa: TID253 - nobody imports this module before a model is trained
 from numpy.typing import NDArray
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments  # noqa: TID253
 
 from miniplm_assets.core.errors import TrainingError
+from miniplm_assets.lm.scores import TokenRule
 from miniplm_assets.training.checkpoint import (
     Checkpoint,
     restore_model,
@@ -25,23 +29,20 @@ from miniplm_assets.training.checkpoint import (
     restore_random_states,
     save_checkpoint,
 )
+from miniplm_assets.training.held_out import HeldOut
 from miniplm_assets.training.job import TrainingJob
 from miniplm_assets.training.journal import Journal
+from miniplm_assets.training.objectives import LossFunction
+from miniplm_assets.training.objectives.objective import NO_LOSS
 from miniplm_assets.training.plan import TrainingPlan
 from miniplm_assets.training.progress import Progress
 from miniplm_assets.training.token_file import TokenFile
 
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel, Trainer, TrainingArguments
-
-# What torch's cross-entropy leaves out.
-NO_LOSS = -100
 # transformers seeds NumPy's old generator too, which takes no more.
-_MAX_SEED = 2**32
+_MAX_SEED: Final = 2**32
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class DrawnSequences:
     """The sequences of a run in the order in which they are learned from: a map-style torch data set."""
 
@@ -55,167 +56,239 @@ class DrawnSequences:
         return self.tokens.sequence(int(self.order[place]))
 
 
-def make_batch(sequences: Sequence[NDArray[np.int64]], *, end_of_document_id: int) -> dict[str, "torch.Tensor"]:
+def make_batch(sequences: Sequence[NDArray[np.int64]], *, rule: TokenRule) -> dict[str, torch.Tensor]:
     """Put sequences t_0 .. t_n into one batch: inputs t_0 .. t_(n-1), labels t_1 .. t_n, padded on the right.
 
     No attention mask: a causal model sees nothing to the right, so that padding changes no prediction.
 
-    Returns:
-        `input_ids` and `labels`, int64 of shape (sequences, longest - 1); labels are `NO_LOSS` at padding
-        and after an end-of-document token, as published.
-    """
-    import torch
+    Args:
+        sequences: token ids, each of shape (num_tokens,).
+        rule: which tokens are predicted.
 
+    Returns:
+        `input_ids` and `labels`, int64 of shape (sequences, longest - 1); labels are `NO_LOSS` at padding and where
+        the rule says so.
+    """
     width = max(len(token_ids) for token_ids in sequences) - 1
-    input_ids = np.full((len(sequences), width), end_of_document_id, dtype=np.int64)
+    input_ids = np.full((len(sequences), width), rule.end_of_document_id, dtype=np.int64)
     labels = np.full((len(sequences), width), NO_LOSS, dtype=np.int64)
     for row, token_ids in enumerate(sequences):
         input_ids[row, : len(token_ids) - 1] = token_ids[:-1]
-        labels[row, : len(token_ids) - 1] = token_ids[1:]
-    labels[input_ids == end_of_document_id] = NO_LOSS
+        labels[row, : len(token_ids) - 1] = np.where(rule.scored(token_ids), token_ids[1:], NO_LOSS)
     return {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels)}
 
 
-def make_trainer(
-    job: TrainingJob,
-    *,
-    work: Path,
-    model: "PreTrainedModel",
-    tokens: TokenFile,
-    plan: TrainingPlan,
-    measure_held_out: "Callable[[PreTrainedModel], float]",
-    report: Callable[[str], None],
-    checkpoint: Checkpoint | None,
-) -> "tuple[Trainer, Journal]":
-    """Set up the training of a model.
+@dataclass
+class Course:
+    """A training run and how far it is: what the trainer and its callback share.
 
-    Args:
+    Attributes:
         job: what is asked.
         work: for checkpoints; survives a crash.
+        plan: which sequences, in which order, and when losses are looked at.
+        measured: the settings that the held-out losses are measured by.
+        held_out: measures them.
+        report: takes a line of progress.
+        checkpoint: where the run goes on from.
+        journal: the training log.
+        seconds_before: spent training before an interruption.
+    """
+
+    job: TrainingJob
+    work: Path
+    plan: TrainingPlan
+    measured: Mapping[str, int]
+    held_out: HeldOut
+    report: Callable[[str], None]
+    checkpoint: Checkpoint | None = None
+    journal: Journal = field(default_factory=Journal)
+    seconds_before: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.checkpoint is not None:
+            carried = self.checkpoint.load_state()
+            self.journal = Journal.from_json(carried["journal"])
+            self.held_out.rows = carried["held_out"]
+            self.seconds_before = float(carried["seconds"])
+
+    @property
+    def first_step(self) -> int:
+        """Steps that are done when this leg begins."""
+        return self.checkpoint.step if self.checkpoint else 0
+
+
+class CourseTrainer(Trainer):  # type: ignore[misc, unused-ignore]
+    """Trainer of a course: its loss, and a schedule over the whole run, whichever leg this is."""
+
+    def __init__(self, course: Course, loss: LossFunction, **arguments: Any) -> None:
+        """Set up.
+
+        Args:
+            course: the run.
+            loss: what is minimised.
+            arguments: of `transformers.Trainer`.
+        """
+        self.course = course
+        self._loss = loss
+        super().__init__(**arguments)
+        self.loss_is_scaled_for_ga = True  # over the whole step, see get_batch_samples
+        course.journal.over_processes = lambda tensor: self.accelerator.reduce(tensor, reduction="sum")
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """Return the batches of a step, and how many tokens are predicted in them, over all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        counted = torch.stack([batch["labels"].ne(NO_LOSS).sum() for batch in batches]).sum().to(device)
+        return batches, self.accelerator.reduce(counted, reduction="sum")
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return a batch's part of the mean over the predicted tokens of the step."""
+        assert not return_outputs, "nobody evaluates through the trainer"
+        loss = self._loss(model, inputs)
+        step = self.course.first_step + self.state.global_step + 1
+        self.course.journal.record(step, nll_nats=loss.nats, num_predicted=loss.num_predicted)
+        # Gradients are averaged over the processes.
+        return loss.nats / num_items_in_batch.clamp(min=1) * self.accelerator.num_processes
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:  # noqa: ARG002 (its signature)
+        """Return the schedule of the whole run, also where only its last steps are left."""
+        return super().create_scheduler(self.course.plan.num_steps, optimizer)
+
+    def floating_point_ops(self, inputs: Any) -> int:  # noqa: ARG002 (its signature)
+        """Return 0: the library's own counts all parameters anew at every step, a third of a small model's time."""
+        return 0
+
+
+class CourseCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
+    """What happens around a step: going on from a checkpoint, the log, held-out losses, progress, checkpoints."""
+
+    def __init__(self, course: Course) -> None:
+        """Begin.
+
+        Args:
+            course: the run.
+        """
+        self._course = course
+        self._started = self._last_checkpoint = time.monotonic()
+        self._learning_rate = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **objects: Any) -> None:  # noqa: ARG002
+        """Put the optimiser and the schedule back where they were."""
+        course, plan = self._course, self._course.plan
+        if course.checkpoint:
+            restore_optimizer(course.checkpoint, objects["optimizer"])
+            objects["lr_scheduler"].load_state_dict(course.checkpoint.load_state()["schedule"])
+        self._started = self._last_checkpoint = time.monotonic()
+        self._progress = Progress(
+            course.report,
+            num_steps=plan.num_steps,
+            num_tokens=plan.num_tokens,
+            num_tokens_before=int(plan.tokens_after_step[course.first_step - 1]) if course.first_step else 0,
+        )
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **objects: Any) -> None:  # noqa: ARG002
+        """Put the random generators back where they were, once the data loader has drawn from them."""
+        if self._course.checkpoint and state.global_step == 0:
+            restore_random_states(self._course.checkpoint)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **objects: Any) -> None:  # noqa: ARG002
+        """Note the learning rate: after the step, the schedule has moved on."""
+        self._learning_rate = objects["optimizer"].param_groups[0]["lr"]
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **objects: Any) -> None:  # noqa: ARG002
+        """Write the log, say how far it is, and write a checkpoint, where one is due."""
+        course, plan = self._course, self._course.plan
+        step = course.first_step + state.global_step
+        num_tokens = int(plan.tokens_after_step[step - 1])
+        if self._progress.is_due(step):
+            self._progress.say(step, num_tokens=num_tokens, nats_per_token=course.journal.latest_nats_per_token())
+        if step in plan.log_steps:
+            course.journal.collect()
+            held_out_nll = None
+            if step in plan.evaluation_steps:
+                held_out_nll = course.held_out.measure(objects["model"], step=step, num_tokens=num_tokens)
+            course.journal.write_row(
+                step=step,
+                num_tokens=num_tokens,
+                held_out_nll=held_out_nll,
+                learning_rate=self._learning_rate,
+                seconds=self._seconds(),
+            )
+        is_due = time.monotonic() - self._last_checkpoint >= 60 * course.job.training.checkpoint_minutes
+        if is_due and step != plan.num_steps:
+            self._save(step, is_writer=state.is_world_process_zero, **objects)
+            self._last_checkpoint = time.monotonic()
+
+    def _save(self, step: int, *, is_writer: bool, model: Any, optimizer: Any, lr_scheduler: Any, **_: Any) -> None:
+        course = self._course
+        journal = course.journal.to_json()  # asks all processes
+        if is_writer:
+            save_checkpoint(
+                course.work,
+                step=step,
+                identity=course.job.identity(),
+                state={
+                    "journal": journal,
+                    "held_out": course.held_out.rows,
+                    "measured": dict(course.measured),
+                    "seconds": self._seconds(),
+                    "schedule": lr_scheduler.state_dict(),
+                },
+                model=model,
+                optimizer=optimizer,
+            )
+
+    def _seconds(self) -> float:
+        return self._course.seconds_before + time.monotonic() - self._started
+
+
+def make_trainer(course: Course, *, model: PreTrainedModel, tokens: TokenFile, loss: LossFunction) -> CourseTrainer:
+    """Set up the training of a model, to be started with ``train()``.
+
+    Args:
+        course: the run; its journal and its held-out log are filled.
         model: the model, its weights still random.
         tokens: the sequences.
-        plan: their order.
-        measure_held_out: returns the held-out loss in nats per token.
-        report: takes a line of progress.
-        checkpoint: where to go on from.
-
-    Returns:
-        The trainer, to be started with ``train(resume_from_checkpoint=...)``, and the journal that it fills.
+        loss: what is minimised.
 
     Raises:
         TrainingError: if bfloat16 is asked for and the device does not have it.
     """
-    import torch
-    from transformers import PrinterCallback, Trainer, TrainerCallback
-
-    identity = job.identity()
-    carried = checkpoint.load_state() if checkpoint else None
-    journal = Journal.from_json(carried["journal"]) if carried else Journal()
-    seconds_before = float(carried["seconds"]) if carried else 0.0
-
-    class SafeTrainer(Trainer):  # type: ignore[misc, unused-ignore]
-        """Trainer whose checkpoints are safetensors."""
-
-        def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ARG002 (the signature of the library)
-            save_checkpoint(
-                work,
-                step=self.state.global_step,
-                identity=identity,
-                state={
-                    "journal": journal.to_json(),
-                    "seconds": clock.seconds(),
-                    "schedule": self.lr_scheduler.state_dict(),
-                },
-                trainer_state=_trainer_state_json(self.state),
-                model=self.model,
-                optimizer=self.optimizer,
-            )
-
-        def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:  # noqa: ARG002
-            if checkpoint:
-                restore_model(checkpoint, self.model)
-
-        def _load_optimizer_and_scheduler(self, checkpoint_folder: str | None) -> None:
-            if checkpoint and checkpoint_folder:
-                restore_optimizer(checkpoint, self.optimizer)
-                self.lr_scheduler.load_state_dict(checkpoint.load_state()["schedule"])
-
-        def _load_rng_state(self, checkpoint_folder: str | None) -> None:
-            if checkpoint and checkpoint_folder:
-                restore_random_states(checkpoint)
-
-        def floating_point_ops(self, inputs: Any) -> int:  # noqa: ARG002
-            return 0  # the library's counts all parameters anew at every step, a third of a small model's time
-
-    def step_loss(outputs: Any, labels: "torch.Tensor", num_items_in_batch: "torch.Tensor") -> "torch.Tensor":
-        nll_nats = torch.nn.functional.cross_entropy(
-            outputs.logits.flatten(0, 1).float(), labels.flatten(), ignore_index=NO_LOSS, reduction="sum"
-        )
-        journal.record(trainer.state.global_step + 1, nll_nats=nll_nats, num_predicted=(labels != NO_LOSS).sum())
-        return nll_nats / num_items_in_batch.clamp(min=1)
-
-    class Clock(TrainerCallback):  # type: ignore[misc, unused-ignore]
-        """What happens after a step: the log, the held-out loss, progress, and the request for a checkpoint."""
-
-        def __init__(self) -> None:
-            self.started = self.last_checkpoint = time.monotonic()
-
-        def seconds(self) -> float:
-            return seconds_before + time.monotonic() - self.started
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-            done = state.global_step
-            tokens_before = int(plan.tokens_after_step[done - 1]) if done else 0
-            self.started = self.last_checkpoint = time.monotonic()
-            self.progress = Progress(
-                report, num_steps=plan.num_steps, num_tokens=plan.num_tokens, num_tokens_before=tokens_before
-            )
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-            step = state.global_step
-            num_tokens = int(plan.tokens_after_step[step - 1])
-            if self.progress.is_due(step):
-                self.progress.say(step, num_tokens=num_tokens, nats_per_token=journal.latest_nats_per_token())
-            if step in plan.log_steps:
-                journal.collect()
-                held_out_nll = measure_held_out(trainer.model) if step in plan.evaluation_steps else None
-                journal.write_row(
-                    step=step,
-                    num_tokens=num_tokens,
-                    held_out_nll=held_out_nll,
-                    learning_rate=self.learning_rate,
-                    seconds=self.seconds(),
-                )
-            is_last = step == plan.num_steps
-            if not is_last and time.monotonic() - self.last_checkpoint >= 60 * job.training.checkpoint_minutes:
-                control.should_save = True
-                self.last_checkpoint = time.monotonic()
-
-        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-            self.learning_rate = trainer.optimizer.param_groups[0]["lr"]  # after the step, the schedule has moved on
-
-    clock = Clock()
-    trainer = SafeTrainer(
+    if course.checkpoint:
+        restore_model(course.checkpoint, model)
+    left = course.plan.order[course.first_step * course.plan.sequences_per_step :]
+    rule = TokenRule(end_of_document_id=course.job.end_of_document_id, score_after_end_of_document=False)
+    trainer = CourseTrainer(
+        course,
+        loss,
         model=model,
-        args=_training_arguments(job, plan, work),
-        train_dataset=DrawnSequences(tokens, plan.order),
-        data_collator=lambda rows: make_batch(rows, end_of_document_id=job.end_of_document_id),
-        compute_loss_func=step_loss,
-        callbacks=[clock],
+        args=_training_arguments(course.job, course.plan, course.work),
+        train_dataset=DrawnSequences(tokens, left),
+        data_collator=lambda rows: make_batch(rows, rule=rule),
+        callbacks=[CourseCallback(course)],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer._loss_shifts_labels = False  # make_batch has shifted them: every label counts
-    return trainer, journal
+    return trainer
 
 
-def _training_arguments(job: TrainingJob, plan: TrainingPlan, work: Path) -> "TrainingArguments":
-    import torch
-    from transformers import TrainingArguments
+class OneDeviceArguments(TrainingArguments):  # type: ignore[misc, unused-ignore]
+    """TrainingArguments of a process that trains on one device, however many it sees.
 
+    Else several GPUs would mean DataParallel, and a step of as many times the sequences.
+    """
+
+    @property
+    def n_gpu(self) -> int:
+        """How many GPUs this process trains on."""
+        return min(1, int(super().n_gpu))
+
+
+def _training_arguments(job: TrainingJob, plan: TrainingPlan, work: Path) -> TrainingArguments:
     training = job.training
     sequences_at_once = _largest_divisor(plan.sequences_per_step, training.sequences_per_device)
     try:
-        args = TrainingArguments(
+        return OneDeviceArguments(
             output_dir=str(work),
             per_device_train_batch_size=sequences_at_once,
             gradient_accumulation_steps=plan.sequences_per_step // sequences_at_once,
@@ -246,14 +319,8 @@ def _training_arguments(job: TrainingJob, plan: TrainingPlan, work: Path) -> "Tr
         raise TrainingError(
             f"{job.name}: this device cannot train in {training.dtype} ({error}); set training.dtype to float32"
         ) from error
-    args._n_gpu = min(1, args.n_gpu)  # else several GPUs mean DataParallel, and a step of as many times the sequences
-    return args
 
 
 def _largest_divisor(number: int, limit: int | None) -> int:
     """Return the largest divisor of a number up to a limit: a step is the same sequences on any device."""
     return max(divisor for divisor in range(1, min(number, limit or number) + 1) if number % divisor == 0)
-
-
-def _trainer_state_json(state: Any) -> str:
-    return json.dumps(dataclasses.asdict(state), indent=1, sort_keys=True) + "\n"

@@ -1,4 +1,4 @@
-"""Whose time it was: of several corpus files that are made at once, with fewer devices than files."""
+"""Whose time it was: of several parts that are scored at once, with fewer devices than parts."""
 
 import threading
 import time

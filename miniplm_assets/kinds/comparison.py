@@ -1,0 +1,230 @@
+"""`comparison`: students held against each other, in a table, plots and words."""
+
+from collections.abc import Iterator
+from typing import Final
+
+import polars as pl
+
+from miniplm_assets.core.errors import ScoringError
+from miniplm_assets.core.recipe import key_of
+from miniplm_assets.core.splits import VALIDATION
+from miniplm_assets.evaluation.comparison import (
+    SelectionRecord,
+    StudentRecord,
+    StudentRun,
+    comparison_table,
+    unmeasured,
+)
+from miniplm_assets.evaluation.plots import plot_domain_shares, plot_loss_curves
+from miniplm_assets.evaluation.verdict import verdict
+from miniplm_assets.experiment import Experiment
+from miniplm_assets.experiment.settings import Settings
+from miniplm_assets.kinds.agreement import CUTOFF
+from miniplm_assets.kinds.scores import WHO, scores_key
+from miniplm_assets.kinds.selection import DOMAIN_SHIFT
+from miniplm_assets.kinds.student_checkpoint import checkpoint_key
+from miniplm_assets.kinds.student_evaluation import HELD_OUT, evaluation_key
+from miniplm_assets.lineage.kind import ALL_FILES, Blueprint, Check, Kind, Node
+from miniplm_assets.lineage.outcome import COMPARISON as NAME
+from miniplm_assets.lineage.outcome import STUDENTS
+from miniplm_assets.lineage.work import Work
+from miniplm_assets.lm.score_shard import mean_nll
+from miniplm_assets.storage.manifest import CheckOutcome
+from miniplm_assets.storage.store import Draft, Result
+from miniplm_assets.training.held_out import HELD_OUT_LOG
+from miniplm_assets.training.train import TRAINING_LOG
+
+MEASURED_AS_ASKED: Final = Check(
+    "students_are_measured_as_asked",
+    "A failure means that a stored student was measured less often along the way than `num_evaluations` asks for now. "
+    "Its weights do not depend on that, so it is not trained again.",
+    is_blocking=False,
+)
+
+
+class ComparedStudent(Settings):
+    """What is said of a student.
+
+    Attributes:
+        corpus: that it learnt from, as the file names it.
+        tokenizer: losses per token are compared within one alone.
+        selection: whose refined corpus it learnt from.
+        baseline: the student that it is held against.
+        num_evaluations: held-out losses along the way that the file asks for.
+    """
+
+    corpus: str
+    tokenizer: str
+    selection: str | None = None
+    baseline: str | None = None
+    num_evaluations: int
+
+
+class ComparedSelection(Settings):
+    """Whose scores a selection ranks by."""
+
+    teacher: str
+    reference: str
+
+
+class Compared(Settings):
+    """Everything that is compared; the selections are those that a student learnt from."""
+
+    excluded_domains: tuple[str, ...] = ()
+    students: dict[str, ComparedStudent]
+    selections: dict[str, ComparedSelection]
+
+
+def _nodes(blueprint: Blueprint) -> Iterator[Node[Compared]]:
+    experiment = blueprint.experiment
+    if not any(student.baseline for student in experiment.students.values()):
+        return
+    settings = _compared(experiment)
+    keys = [key for name in settings.students for key in (checkpoint_key(name), evaluation_key(name))]
+    for name, selection in settings.selections.items():
+        keys += [key_of(DOMAIN_SHIFT, name), key_of(CUTOFF, name)]
+        keys += [scores_key(who, getattr(selection, who)) for who in WHO]
+    yield Node(kind=COMPARISON, inputs={key: key for key in keys}, settings=settings)
+
+
+def _compared(experiment: Experiment) -> Compared:
+    students = experiment.students
+    selections = {student.selection for student in students.values() if student.selection is not None}
+    return Compared(
+        excluded_domains=experiment.evaluation.excluded_domains,
+        students={
+            name: ComparedStudent(
+                corpus=student.corpus,
+                tokenizer=student.tokenizer,
+                selection=student.selection,
+                baseline=student.baseline,
+                num_evaluations=student.training.num_evaluations,
+            )
+            for name, student in students.items()
+        },
+        selections={
+            name: ComparedSelection(teacher=selection.teacher, reference=selection.reference)
+            for name, selection in experiment.selections.items()
+            if name in selections
+        },
+    )
+
+
+def _make(work: Work[Compared]) -> Result:
+    """Hold every student that names a baseline against it, in a table, plots and words."""
+    excluded_domains = work.settings.excluded_domains
+
+    def write(draft: Draft) -> None:
+        selections = {name: _selection(work, name) for name in work.settings.selections}
+        students = {name: _student(work, name, selections) for name in work.settings.students}
+        tables, verdicts = [], []
+        for baseline, names in _groups(work.settings).items():
+            group = [students[name] for name in names]
+            tables.append(comparison_table(group, baseline=baseline, excluded_domains=excluded_domains))
+            verdicts.append(verdict(group, baseline=baseline, excluded_domains=excluded_domains))
+            picture = plot_loss_curves(group, baseline=baseline, excluded_domains=excluded_domains)
+            (draft.path / f"held_out_loss_{baseline}.png").write_bytes(picture)
+        table = pl.concat(tables)
+        table.write_parquet(draft.path / STUDENTS)
+        for name, selection in selections.items():
+            (draft.path / f"domain_shares_{name}.png").write_bytes(plot_domain_shares(selection.domain_shift))
+        draft.facts = {"verdict": "\n\n".join(verdicts), "students": table.to_dicts()}
+        asked = {name: student.num_evaluations for name, student in work.settings.students.items()}
+        problems = list(unmeasured(students.values(), asked))
+        draft.checks.append(
+            CheckOutcome(name=MEASURED_AS_ASKED.name, passed=not problems, description=" ".join(problems))
+        )
+        work.report(draft.facts["verdict"])
+
+    return work.make(write)
+
+
+def _groups(compared: Compared) -> dict[str, list[str]]:
+    """Return the students to compare by their baseline, which comes first."""
+    groups: dict[str, list[str]] = {}
+    for name, student in compared.students.items():
+        if student.baseline is not None:
+            groups.setdefault(student.baseline, [student.baseline]).append(name)
+    return groups
+
+
+def _selection(work: Work[Compared], name: str) -> SelectionRecord:
+    [cutoff_file] = work.input_tables(key_of(CUTOFF, name))
+    cutoff = pl.read_parquet(cutoff_file, glob=False).row(0, named=True)
+    [shift_file] = work.input_tables(key_of(DOMAIN_SHIFT, name))
+    selection = work.settings.selections[name]
+    return SelectionRecord(
+        name=name,
+        kept_share=cutoff["num_kept"] / cutoff["num_candidates"],
+        teacher_nll_nats_per_token=_held_out_loss(work, scores_key("teacher", selection.teacher)),
+        reference_nll_nats_per_token=_held_out_loss(work, scores_key("reference", selection.reference)),
+        domain_shift=pl.read_parquet(shift_file, glob=False),
+    )
+
+
+def _held_out_loss(work: Work[Compared], scores: str) -> float:
+    domains = work.input(scores).facts["by_split_and_domain"][VALIDATION]
+    nll = mean_nll(domains, excluded_domains=work.settings.excluded_domains)
+    if nll is None:
+        raise ScoringError(
+            f"{scores}: no validation sequence was scored, so that its model cannot be judged; raise "
+            "corpus.splits.validation, or exclude fewer domains from the evaluation"
+        )
+    return nll
+
+
+def _student(work: Work[Compared], name: str, selections: dict[str, SelectionRecord]) -> StudentRecord:
+    student = work.settings.students[name]
+    evaluations = work.input_pieces(evaluation_key(name))
+    checkpoints = work.input_pieces(checkpoint_key(name))
+    return StudentRecord(
+        name=name,
+        corpus=student.corpus,
+        tokenizer=student.tokenizer,
+        num_parameters=next(iter(checkpoints.values())).facts["num_parameters"],
+        runs=tuple(_run(int(seed), checkpoint, evaluations[seed]) for seed, checkpoint in checkpoints.items()),
+        selection=None if student.selection is None else selections[student.selection],
+    )
+
+
+def _run(seed: int, checkpoint: Result, evaluation: Result) -> StudentRun:
+    def table(result: Result, name: str) -> pl.DataFrame:
+        return pl.read_parquet(result.file(name), glob=False)
+
+    return StudentRun(
+        seed=seed,
+        num_epochs=checkpoint.facts["num_epochs"],
+        num_evaluations=checkpoint.facts["num_evaluations"],
+        training_flops=checkpoint.facts["training_flops"],
+        training_log=table(checkpoint, TRAINING_LOG),
+        held_out_log=table(checkpoint, HELD_OUT_LOG),
+        held_out=table(evaluation, HELD_OUT),
+    )
+
+
+COMPARISON = Kind(
+    name=NAME,
+    code_version="2",
+    section="reports",
+    technologies=frozenset({"matplotlib", "parquet"}),
+    description="""All students side by side, against the baseline.
+
+Which one is better and by how much; how many times fewer tokens it needs for the baseline's final loss; or that the
+selection did not help, and the likely reason.""",
+    nodes=_nodes,
+    make=_make,
+    table=ALL_FILES,
+    checks=(MEASURED_AS_ASKED,),
+    columns={
+        "student": "its name",
+        "seed": "that it was trained with",
+        "corpus": "what it learnt from",
+        "num_parameters": "of the student",
+        "num_tokens": "that it was trained on",
+        "held_out_nll_nats_per_token": "on the whole validation split",
+        "bits_per_byte": "on the whole validation split",
+        "tokens_to_baseline_loss": "after which it reached the baseline's final loss; empty where it never did",
+        "tokens_saved_factor": "the baseline's tokens by those",
+        "training_flops": "6 N D",
+    },
+)

@@ -1,0 +1,206 @@
+"""`<selection>/pilot`: a verdict on a share of the candidates, before the whole corpus is scored; and its scores."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import polars as pl
+
+from miniplm_assets.core.errors import ScoringError
+from miniplm_assets.core.facts import model_tokens
+from miniplm_assets.core.pilot import judge_pilot, reasons_against
+from miniplm_assets.core.recipe import key_of
+from miniplm_assets.core.sampling import with_share
+from miniplm_assets.core.splits import CANDIDATE, VALIDATION
+from miniplm_assets.evaluation.plots import plot_domain_shares
+from miniplm_assets.experiment import Pilot
+from miniplm_assets.experiment.settings import Settings
+from miniplm_assets.kinds.models import Who, scored_models
+from miniplm_assets.kinds.parameters import SelectionParameters, parameters_of
+from miniplm_assets.kinds.scores import WHO, Pass, ScoredRows, max_sequence_tokens, score_node, scored_by, scores_kinds
+from miniplm_assets.kinds.sequences import SEQUENCES, sequences_key
+from miniplm_assets.lineage.kind import ALL_FILES, Blueprint, Check, Kind, Node
+from miniplm_assets.lineage.work import Work
+from miniplm_assets.lm.score_shard import Choose
+from miniplm_assets.storage.manifest import CheckOutcome
+from miniplm_assets.storage.store import Draft, Result
+
+DOMAINS = "domains.parquet"
+# A standard deviation or a rank correlation of fewer says nothing.
+MIN_SEQUENCES = 30
+
+PILOT_SAYS_GO = Check(
+    "pilot_says_go",
+    "A failure means that the pilot speaks against scoring the whole corpus with these two models.",
+)
+
+
+class PilotRows(ScoredRows):
+    """A share of the candidates.
+
+    Attributes:
+        share: of them, by a hash of the sequence id.
+        seed: of the hash.
+    """
+
+    share: float
+    seed: int
+
+
+def _score_nodes(blueprint: Blueprint, who: Who) -> Iterator[Node[PilotRows]]:
+    experiment = blueprint.experiment
+    if experiment.pilot is None:
+        return
+    for name, scored in scored_models(experiment, who).items():
+        settings = PilotRows(
+            scoring=scored.scoring.by(None, None),
+            max_sequence_tokens=max_sequence_tokens(experiment),
+            share=experiment.pilot.share,
+            seed=experiment.seed,
+        )
+        yield score_node(PILOT_SCORES[who], name, who, (name, scored), settings)
+
+
+def _choose(work: Work[PilotRows]) -> Choose:
+    return partial(_pilot_share, share=work.settings.share, seed=work.settings.seed)
+
+
+def _pilot_share(rows: pl.DataFrame, *, share: float, seed: int) -> pl.DataFrame:
+    return with_share(rows.filter(pl.col("split") == CANDIDATE), share=share, seed=seed)
+
+
+PILOT_SCORES = scores_kinds(
+    Pass(
+        prefix="pilot_",
+        code_version="3",
+        description="One row for each candidate of the pilot: its log-probability under the {who}, in nats.",
+        nodes=_score_nodes,
+        choose=_choose,
+        num_tokens=lambda settings, per_split: per_split[CANDIDATE] * settings.share,
+    )
+)
+
+
+class Trial(Settings):
+    """What a pilot is judged by.
+
+    Attributes:
+        selection: how the selection would rank, and how much keep.
+        pilot: the share, and the limits.
+    """
+
+    selection: SelectionParameters
+    pilot: Pilot
+
+
+def _nodes(blueprint: Blueprint) -> Iterator[Node[Trial]]:
+    experiment = blueprint.experiment
+    if experiment.pilot is None:
+        return
+    for name, selection in experiment.selections.items():
+        scores = {
+            f"{who}_scores": key_of(PILOT_SCORES[who].name, scored_by(experiment, selection, who)[0]) for who in WHO
+        }
+        yield Node(
+            kind=PILOT,
+            names=(name,),
+            inputs={SEQUENCES.name: sequences_key(experiment.teachers[selection.teacher].tokenizer), **scores},
+            settings=Trial(selection=parameters_of(selection), pilot=experiment.pilot),
+        )
+
+
+def _make(work: Work[Trial]) -> Result:
+    """Judge by a share of the candidates whether scoring them all is worth it."""
+    pilot = work.settings.pilot
+
+    def write(draft: Draft) -> None:
+        teacher, reference = (
+            pl.concat(pl.read_parquet(path, glob=False) for path in work.input_tables(f"{who}_scores")) for who in WHO
+        )
+        candidates = pl.concat(
+            pl.scan_parquet(path, glob=False)
+            .filter(pl.col("sequence_id").is_in(teacher["sequence_id"].implode()))
+            .select("sequence_id", "domain", "num_tokens")
+            for path in work.input_tables(SEQUENCES.name)
+        ).collect()
+        if len(candidates) < MIN_SEQUENCES:
+            raise ScoringError(
+                f"pilot.share {pilot.share:g} is {len(candidates):,} candidates of this corpus, and fewer than "
+                f"{MIN_SEQUENCES} say nothing; raise it, or leave the pilot out"
+            )
+        measures = judge_pilot(
+            candidates,
+            teacher_scores=teacher,
+            reference_scores=reference,
+            **work.settings.selection.model_dump(),
+            share=pilot.share,
+        )
+        domains = pl.DataFrame(measures.pop("domains"))
+        domains.write_parquet(draft.path / DOMAINS)
+        (draft.path / "domain_shares.png").write_bytes(plot_domain_shares(domains))
+        against = list(reasons_against(measures, pilot.model_dump()))
+        verdict = "**Go.** Nothing that the pilot measures speaks against scoring the whole corpus."
+        if against:
+            verdict = "**No go.** " + "; ".join(against) + "."
+        draft.facts = {
+            "verdict": verdict,
+            **measures,
+            "whole_corpus": _cost_of_the_whole(work),
+            "domains": domains.to_dicts(),
+        }
+        draft.checks.append(
+            CheckOutcome(
+                name=PILOT_SAYS_GO.name,
+                passed=not against,
+                description="; ".join(against),
+                facts={name: measures[name] for name in ("num_sequences", "share_below_zero", "spread_nats_per_token")},
+            )
+        )
+
+    return work.make(write)
+
+
+def _cost_of_the_whole(work: Work[Trial]) -> list[dict[str, Any]]:
+    """Return what scoring everything would take, by what the pilot took.
+
+    Loading the model is not counted; on a Ray cluster, that of the first actor is not.
+    """
+    per_split = work.input(SEQUENCES.name).facts["tokens_per_split"]
+    num_tokens = per_split[CANDIDATE] + per_split[VALIDATION]
+    rows = []
+    for who in WHO:
+        shards = work.input_pieces(f"{who}_scores").values()
+        seconds = sum(shard.manifest.seconds for shard in shards)
+        device_seconds = sum(shard.facts["device_seconds"] for shard in shards)
+        scored = sum(model_tokens(shard.facts) for shard in shards)
+        rows.append(
+            {
+                "scores": who,
+                "tokens": num_tokens,
+                "tokens a second": scored / seconds,
+                "device hours": num_tokens * device_seconds / scored / 3600,
+            }
+        )
+    return rows
+
+
+PILOT = Kind(
+    name="pilot",
+    code_version="2",
+    section="selection",
+    technologies=frozenset({"polars", "matplotlib"}),
+    description="""A verdict on a share of the candidates, before the whole corpus is scored, which waits for its check.
+
+How far the differences spread, how many are below zero, whether one model ranks alone, what the selection would do to
+the domains, and what scoring everything would cost.""",
+    nodes=_nodes,
+    make=_make,
+    table=ALL_FILES,
+    checks=(PILOT_SAYS_GO,),
+    columns={
+        "domain": "of the candidates",
+        "share_of_candidate_tokens": "in the pilot",
+        "share_of_kept_tokens": "of what the pilot would keep",
+        "token_share_change": "after - before",
+    },
+)

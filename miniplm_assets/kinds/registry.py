@@ -1,0 +1,77 @@
+"""All kinds of assets, a line each; and an experiment, opened."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from miniplm_assets.experiment import load_experiment
+from miniplm_assets.kinds.agreement import SCORE_AGREEMENT, SECOND_SCORES
+from miniplm_assets.kinds.comparison import COMPARISON
+from miniplm_assets.kinds.documents import DOCUMENTS
+from miniplm_assets.kinds.models import MODELS
+from miniplm_assets.kinds.pilot import PILOT, PILOT_SCORES
+from miniplm_assets.kinds.raw_corpus import RAW_CORPUS
+from miniplm_assets.kinds.rescoring import RESCORED
+from miniplm_assets.kinds.scores import SCORES
+from miniplm_assets.kinds.selection import selection_kinds
+from miniplm_assets.kinds.sequences import SEQUENCES
+from miniplm_assets.kinds.student_checkpoint import STUDENT_CHECKPOINT
+from miniplm_assets.kinds.student_evaluation import STUDENT_EVALUATION
+from miniplm_assets.kinds.tokenizer import TOKENIZER
+from miniplm_assets.kinds.warehouse_catalog import WAREHOUSE_CATALOG
+from miniplm_assets.lineage.graph import build_graph
+from miniplm_assets.lineage.kind import Kind
+from miniplm_assets.lineage.pipeline import Pipeline
+from miniplm_assets.storage.sql_project import SqlProject, load_sql_project
+from miniplm_assets.storage.store import Store
+
+PROJECT: Final = Path(__file__).parents[2]
+DEMO: Final = PROJECT / "experiments" / "demo.yaml"
+# The environment: which experiment file, and a warehouse in place of the file's own.
+EXPERIMENT_VARIABLE: Final = "MINIPLM_EXPERIMENT"
+WAREHOUSE_VARIABLE: Final = "MINIPLM_WAREHOUSE"
+
+
+def all_kinds(sql: SqlProject) -> tuple[Kind[Any], ...]:
+    """Return every kind, each after those whose nodes its own look at: gates first, the catalog of all last."""
+    return (
+        RAW_CORPUS,
+        DOCUMENTS,
+        TOKENIZER,
+        SEQUENCES,
+        *MODELS.values(),
+        *PILOT_SCORES.values(),
+        PILOT,
+        *SCORES.values(),
+        *RESCORED.values(),
+        *selection_kinds(sql),
+        *SECOND_SCORES.values(),
+        SCORE_AGREEMENT,
+        STUDENT_CHECKPOINT,
+        STUDENT_EVALUATION,
+        COMPARISON,
+        WAREHOUSE_CATALOG,
+    )
+
+
+def open_pipeline(experiment_file: Path, *, warehouse: str | None = None) -> Pipeline:
+    """Read an experiment file and the SQL; touch nothing else.
+
+    Args:
+        experiment_file: the YAML.
+        warehouse: a folder that takes the place of the file's own.
+
+    Raises:
+        ExperimentError: if the file is wrong.
+        SqlError: if dbt_like_sql is wrong.
+    """
+    experiment = load_experiment(experiment_file, warehouse=warehouse)
+    sql = load_sql_project(PROJECT / "dbt_like_sql")
+    return Pipeline(build_graph(all_kinds(sql), experiment, sql), Store(Path(experiment.warehouse)))
+
+
+def open_chosen(experiment_file: Path | None = None, environment: Mapping[str, str] = os.environ) -> Pipeline:
+    """Open a given experiment, or that which the environment names, or the demo."""
+    chosen = experiment_file or Path(environment.get(EXPERIMENT_VARIABLE, DEMO))
+    return open_pipeline(chosen, warehouse=environment.get(WAREHOUSE_VARIABLE))

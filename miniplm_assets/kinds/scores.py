@@ -1,0 +1,282 @@
+"""`<name>/teacher_scores`, `<name>/reference_scores`: the log-probability of sequences under a model.
+
+Four passes differ only in which sequences they score and how: all of them, here; the pilot's share, before (`pilot`);
+a sample a second time in another way (`agreement`); the band around a cutoff again, more exactly (`rescoring`). A pass
+is a value that its own file holds.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Final, Generic, TypeVar
+
+import polars as pl
+
+from miniplm_assets.core.flops import scoring_flops
+from miniplm_assets.core.recipe import key_of
+from miniplm_assets.core.splits import CANDIDATE, VALIDATION
+from miniplm_assets.experiment import Experiment, Scored, Scoring, Selection
+from miniplm_assets.experiment.settings import Settings
+from miniplm_assets.kinds.engines import MODEL, open_engine
+from miniplm_assets.kinds.models import Who, model_key, num_parameters_of, scored_models
+from miniplm_assets.kinds.sequences import SEQUENCES, sequences_key
+from miniplm_assets.kinds.tokenizer import TOKENIZER, tokenizer_key
+from miniplm_assets.lineage.kind import Blueprint, Cost, Engine, Kind, Node, Section
+from miniplm_assets.lineage.sizes import Sizes
+from miniplm_assets.lineage.work import Work
+from miniplm_assets.lm.device_time import DeviceTime
+from miniplm_assets.lm.part_threads import PartThreads
+from miniplm_assets.lm.score_shard import TOKEN_LOGPROBS, Choose, ShardScores, mean_nll, merge_scores
+from miniplm_assets.storage.store import Draft, Result
+from miniplm_assets.storage.tables import SCORES as SCORES_TABLE
+
+# As measured on the demo, compressed.
+BYTES_PER_SCORE: Final = 20
+# The role of the scores that a pass replaces some of.
+EARLIER: Final = "scores"
+
+WHO: Final[tuple[Who, Who]] = ("teacher", "reference")
+
+
+class ScoredRows(Settings):
+    """How sequences are scored, and in a subclass, which.
+
+    Attributes:
+        scoring: backend, dtype and the like.
+        max_sequence_tokens: of the longest sequence; the sequences are an input.
+    """
+
+    runtime_only: ClassVar[frozenset[str]] = frozenset({"max_sequence_tokens"})
+
+    scoring: Scoring
+    max_sequence_tokens: int
+
+
+R = TypeVar("R", bound=ScoredRows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass(Generic[R]):
+    """Which sequences are scored, and what is said of it.
+
+    Attributes:
+        prefix: of the kinds' names: `<prefix>teacher_scores`, `<prefix>reference_scores`.
+        code_version: of both kinds.
+        description: in Markdown; {who} is teacher or reference.
+        nodes: the assets that an experiment has of the pass, by who is scored.
+        choose: gives what keeps the rows of a file's sequences that are scored; all are where absent.
+        num_tokens: how many tokens it scores, of so many in each split; None where nobody knows before.
+        section: what its assets are named after, where that is not the model.
+        is_merged: whether the other sequences keep the scores that they have: those of the input `scores`.
+        is_view: as in `Kind`.
+    """
+
+    prefix: str
+    code_version: str
+    description: str
+    nodes: Callable[[Blueprint, Who], Iterable[Node[R]]]
+    choose: Callable[[Work[R]], Choose] | None = None
+    num_tokens: Callable[[R, Mapping[str, int]], float | None]
+    section: Section | None = None
+    is_merged: bool = False
+    is_view: bool = False
+
+
+def scores_kinds(one: Pass[R]) -> dict[Who, Kind[R]]:
+    """Return the kinds of a pass: the scores under the teacher, and those under the reference."""
+    return {who: _kind(one, who) for who in WHO}
+
+
+def score_node(
+    kind: Kind[R],
+    name: str,
+    who: Who,
+    model: tuple[str, Scored],
+    settings: R,
+    *,
+    inputs: Mapping[str, str] | None = None,
+    gates: tuple[str, ...] = (),
+) -> Node[R]:
+    """Return a node of scores.
+
+    Args:
+        kind: of the pass.
+        name: of the asset: the model's, or that of the selection that asks for the scores.
+        who: is the model a teacher or a reference?
+        model: its name and what the file says of it.
+        settings: of the pass.
+        inputs: beside model, sequences and tokenizer.
+        gates: what must pass first.
+    """
+    model_name, scored = model
+    return Node(
+        kind=kind,
+        names=(name,),
+        inputs={
+            MODEL: model_key(who, model_name),
+            SEQUENCES.name: sequences_key(scored.tokenizer),
+            TOKENIZER.name: tokenizer_key(scored.tokenizer),
+            **(inputs or {}),
+        },
+        settings=settings,
+        gates=gates,
+    )
+
+
+def max_sequence_tokens(experiment: Experiment) -> int:
+    """Return the length of the longest sequence."""
+    return experiment.sequences.sequence_length + 1
+
+
+def scored_by(experiment: Experiment, selection: Selection, who: Who) -> tuple[str, Scored]:
+    """Return the teacher or the reference of a selection: its name, and what the file says of it."""
+    name = selection.teacher if who == "teacher" else selection.reference
+    return name, scored_models(experiment, who)[name]
+
+
+def rows_of(chosen: pl.Series, rows: pl.DataFrame) -> pl.DataFrame:
+    """Keep the rows of some sequence ids."""
+    return rows.filter(pl.col("sequence_id").is_in(chosen.implode()))
+
+
+@dataclass(frozen=True)
+class _ShardInTheMaking:
+    """The parts of one corpus file's scores, and what completes its draft."""
+
+    scores: ShardScores
+    draft: Draft
+    num_devices: int
+    earlier: Path | None
+
+    def works(self) -> Iterator[Callable[[], Any]]:
+        return self.scores.works()
+
+    def add(self, part: Any) -> None:
+        self.scores.add(part)
+
+    def finish(self) -> None:
+        seconds = self.scores.device_seconds
+        self.draft.facts = self.scores.close() | {"device_seconds": seconds * self.num_devices}
+        self.draft.seconds = seconds
+        if self.earlier is not None:
+            merge_scores(self.earlier, self.draft.path / SCORES_TABLE)
+
+
+def _make(one: Pass[R], work: Work[R]) -> Result:
+    """Score sequences of each corpus file under one model."""
+    scoring = work.settings.scoring
+    if work.is_stored:  # nobody connects to a cluster, or loads a model, to find that everything is stored
+        return work.make_pieces(_already_stored, _add_means)
+    sequences = work.input_pieces(SEQUENCES.name)
+    earlier = work.input_pieces(EARLIER) if one.is_merged else {}
+    choose = None if one.choose is None else one.choose(work)
+    with open_engine(work, scoring, work.settings.max_sequence_tokens) as scorer:
+        device_time = DeviceTime(scorer.num_devices)
+
+        def begin(shard: str, draft: Draft) -> _ShardInTheMaking:
+            scores = ShardScores(
+                sequences[shard].file(SEQUENCES.table or ""),
+                shard=shard,
+                scorer=scorer,
+                device_time=device_time,
+                sequences_per_part=scoring.sequences_per_part,
+                work=draft.work,
+                folder=draft.path,
+                report=work.report,
+                choose=choose,
+                keeps_token_logprobs=scoring.keep_token_logprobs,
+            )
+            replaced = earlier[shard].file(SCORES_TABLE) if one.is_merged else None
+            return _ShardInTheMaking(scores, draft, scoring.tensor_parallel_size, replaced)
+
+        with PartThreads(scorer.num_devices) as threads:
+            return work.make_in_parts(begin, threads, _add_means)
+
+
+def _already_stored(shard: str, _draft: Draft) -> None:
+    raise AssertionError(f"{shard} was stored a moment ago")
+
+
+def _add_means(draft: Draft) -> None:
+    """Say how well the model predicts each split: mean NLL in nats a token."""
+    for split, domains in draft.facts["by_split_and_domain"].items():
+        draft.facts[f"{split}_nll_nats_per_token"] = mean_nll(domains, excluded_domains=())
+
+
+def _cost(one: Pass[R], node: Node[R], sizes: Sizes, share: float) -> Cost:
+    per_split = sizes.tokens_per_split(node.inputs[SEQUENCES.name])
+    num_tokens = None if per_split is None else one.num_tokens(node.settings, per_split)
+    if num_tokens is None:
+        return Cost()
+    num_tokens = round(num_tokens * share)
+    num_parameters = num_parameters_of(sizes.input_node(node, MODEL), sizes)
+    return Cost(
+        num_tokens=num_tokens,
+        flops=None if num_parameters is None else scoring_flops(num_parameters, num_tokens),
+        num_bytes=num_tokens // (node.settings.max_sequence_tokens - 1) * BYTES_PER_SCORE,
+    )
+
+
+def _engine(settings: ScoredRows) -> Engine:
+    return "ray" if settings.scoring.engine == "ray" else "device"
+
+
+def _kind(one: Pass[R], who: Who) -> Kind[R]:
+    return Kind(
+        name=f"{one.prefix}{who}_scores",
+        code_version=one.code_version,
+        section=one.section or who,
+        technologies=frozenset({"pytorch", "parquet"}),
+        description=one.description.format(who=who),
+        nodes=lambda blueprint: one.nodes(blueprint, who),
+        make=partial(_make, one),
+        pieces="shard",
+        engine=_engine,
+        table=SCORES_TABLE,
+        is_view=one.is_view,
+        cost=partial(_cost, one),
+        columns={
+            "sequence_id": "of the sequence",
+            "logprob_nats": "sum of log p(token | the tokens before it), at most 0",
+            "num_scored_tokens": "how many tokens that sum covers",
+            TOKEN_LOGPROBS.name: "of every scored token, in float16",
+        },
+    )
+
+
+def _nodes(blueprint: Blueprint, who: Who) -> Iterator[Node[ScoredRows]]:
+    experiment = blueprint.experiment
+    pilots = {node.names[0]: node.key for node in blueprint.nodes if node.kind.name == "pilot"}
+    for name, scored in scored_models(experiment, who).items():
+        yield score_node(
+            SCORES[who],
+            name,
+            who,
+            (name, scored),
+            ScoredRows(scoring=scored.scoring, max_sequence_tokens=max_sequence_tokens(experiment)),
+            gates=tuple(
+                pilots[selection]
+                for selection, chosen in experiment.selections.items()
+                if selection in pilots and scored_by(experiment, chosen, who)[0] == name
+            ),
+        )
+
+
+SCORES = scores_kinds(
+    Pass(
+        prefix="",
+        code_version="4",
+        description="""One row a sequence: the sum of the log-probabilities of its tokens under the {who}, in nats.
+
+Candidates and validation sequences are scored; the splits that a model learnt from never are.""",
+        nodes=_nodes,
+        num_tokens=lambda _, per_split: per_split[CANDIDATE] + per_split[VALIDATION],
+        is_view=True,
+    )
+)
+
+
+def scores_key(who: Who, name: str) -> str:
+    """Return the key of the scores of everything under a teacher or reference."""
+    return key_of(SCORES[who].name, name)

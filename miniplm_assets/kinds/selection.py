@@ -1,0 +1,172 @@
+"""Difference Sampling in the SQL of dbt_like_sql: a kind for each of its marts, as `<selection>/refined_corpus`."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import polars as pl
+import polars.selectors as cs
+import pyarrow.parquet as pq
+
+from miniplm_assets.core.recipe import key_of
+from miniplm_assets.core.selection import kept_sequences
+from miniplm_assets.core.splits import CANDIDATE
+from miniplm_assets.evaluation.plots import plot_difference_distribution, plot_domain_shares
+from miniplm_assets.experiment import Experiment
+from miniplm_assets.kinds.agreement import CUTOFF, DIFFERENCES, SCORE_AGREEMENT, cutoff_of
+from miniplm_assets.kinds.documents import DOCUMENTS
+from miniplm_assets.kinds.models import Who
+from miniplm_assets.kinds.parameters import SelectionParameters, parameters_of
+from miniplm_assets.kinds.rescoring import RESCORED
+from miniplm_assets.kinds.scores import WHO, scored_by, scores_key
+from miniplm_assets.kinds.sequences import SEQUENCES, sequences_key
+from miniplm_assets.lineage.kind import ALL_FILES, Blueprint, Check, Kind, Node
+from miniplm_assets.lineage.work import Work
+from miniplm_assets.storage.sql_project import SqlModel, SqlProject
+from miniplm_assets.storage.sql_run import run_model
+from miniplm_assets.storage.store import Draft, Result
+
+CODE_VERSION: Final = "2"
+REFINED_CORPUS: Final = "refined_corpus"
+DOMAIN_SHIFT: Final = "domain_shift"
+SCORE_DISTRIBUTION: Final = "score_distribution"
+# Too large to be copied into the catalog.
+VIEWS: Final = (DIFFERENCES, REFINED_CORPUS)
+# As much of a table, and of a text in it, as a page of the UI shows well.
+MAX_SHOWN_ROWS: Final = 60
+MAX_SHOWN_CHARACTERS: Final = 160
+
+
+def selection_kinds(sql: SqlProject) -> tuple[Kind[SelectionParameters], ...]:
+    """Return the kind of each mart: its descriptions, checks, inputs and column lineage come from the SQL."""
+    return tuple(_kind(model) for model in sql.marts)
+
+
+def _kind(model: SqlModel) -> Kind[SelectionParameters]:
+    kind: Kind[SelectionParameters] = Kind(
+        name=model.name,
+        # To that of all selections, each model adds one of its own.
+        code_version=f"{CODE_VERSION}-{model.code_version}",
+        section="selection",
+        technologies=frozenset({"duckdb", "sql"}),
+        description=f"{model.description}\n\n```sql\n{model.sql}\n```",
+        nodes=lambda blueprint: _nodes(kind, model, blueprint),
+        make=partial(_make, model),
+        table=ALL_FILES,
+        is_view=model.name in VIEWS,
+        columns={column.name: column.description for column in model.columns},
+        column_sources=model.column_lineage,
+        checks=tuple(Check(check.name, check.description, check.severity != "warn") for check in model.checks),
+        verify=_verify if model.name == REFINED_CORPUS else None,
+    )
+    return kind
+
+
+def _nodes(
+    kind: Kind[SelectionParameters], model: SqlModel, blueprint: Blueprint
+) -> Iterator[Node[SelectionParameters]]:
+    experiment = blueprint.experiment
+    for name, selection in experiment.selections.items():
+        keys = {
+            DOCUMENTS.name: DOCUMENTS.name,
+            SEQUENCES.name: sequences_key(experiment.teachers[selection.teacher].tokenizer),
+            **{f"{who}_scores": _scores_of(experiment, name, who) for who in WHO},
+            **{mart.name: key_of(mart.name, name) for mart in blueprint.sql.marts},
+        }
+        is_gated = model.name == REFINED_CORPUS and selection.agreement is not None
+        yield Node(
+            kind=kind,
+            names=(name,),
+            inputs={role: keys[role] for role in model.inputs},
+            settings=parameters_of(selection, model.parameters),
+            gates=(key_of(SCORE_AGREEMENT.name, name),) if is_gated else (),
+        )
+
+
+def _scores_of(experiment: Experiment, name: str, who: Who) -> str:
+    """Return the key of the teacher's or the reference's scores that a selection ranks by."""
+    selection = experiment.selections[name]
+    if selection.rescoring is not None:
+        return key_of(RESCORED[who].name, name)
+    return scores_key(who, scored_by(experiment, selection, who)[0])
+
+
+def _make(model: SqlModel, work: Work[SelectionParameters]) -> Result:
+    """Run one SQL model over its inputs; draw what is best seen in a picture."""
+
+    def write(draft: Draft) -> None:
+        draft.checks = run_model(
+            model.project,
+            model.name,
+            inputs={role: work.input_tables(role) for role in work.node.inputs},
+            parameters=work.settings.model_dump(),
+            target=draft.path,
+        )
+        tables = sorted(draft.path.glob("*.parquet"))
+        if sum(pq.read_metadata(table).num_rows for table in tables) <= MAX_SHOWN_ROWS:
+            draft.facts = _shown(_read(tables))
+        for name, picture in _pictures(work, tables):
+            (draft.path / name).write_bytes(picture)
+
+    return work.make(write)
+
+
+def _read(tables: list[Path]) -> pl.DataFrame:
+    return pl.concat(pl.read_parquet(table, glob=False) for table in tables)
+
+
+def _shown(rows: pl.DataFrame) -> dict[str, Any]:
+    """Return a small table as facts: the columns of its only row, or its rows without what is too long to read."""
+    if len(rows) == 1:
+        return rows.row(0, named=True)
+    readable = rows.select(cs.exclude(cs.list(), cs.ends_with("_id"))).with_columns(
+        cs.string().str.slice(0, MAX_SHOWN_CHARACTERS)
+    )
+    return {"rows": readable.to_dicts()}
+
+
+def _pictures(work: Work[SelectionParameters], tables: list[Path]) -> Iterator[tuple[str, bytes]]:
+    if work.node.kind.name == SCORE_DISTRIBUTION:
+        cutoff = cutoff_of(work)
+        yield (
+            "difference_distribution.png",
+            plot_difference_distribution(
+                _read(tables), cutoff=cutoff["cutoff_difference"], unit=cutoff["rank_by"].replace("_", " ")
+            ),
+        )
+    if work.node.kind.name == DOMAIN_SHIFT:
+        yield "domain_shares.png", plot_domain_shares(_read(tables))
+
+
+def _verify(work: Work[SelectionParameters]) -> Iterator[str]:
+    """Derive a refined corpus again from the scores, by other means than the SQL, and say what differs."""
+    stored = work.pipeline.store.require(work.recipe)
+    kept = set(_read(stored.matching("*.parquet"))["sequence_id"])
+    expected = _expected(work)
+    if kept == expected:
+        work.report(f"{work.node.key}: the {len(kept):,} sequences that its scores ask for")
+    else:
+        example = next(iter(kept ^ expected))
+        yield (
+            f"{work.node.key} ({stored.folder}): {len(kept - expected):,} sequences too many, "
+            f"{len(expected - kept):,} missing, for example {example}"
+        )
+
+
+def _expected(refined: Work[SelectionParameters]) -> set[int]:
+    pipeline = refined.pipeline
+    differences = Work(pipeline, refined.input_node(DIFFERENCES), refined.run)
+    cutoff = Work(pipeline, refined.input_node(CUTOFF), refined.run)
+    sequences = pl.concat(
+        pl.scan_parquet(path, glob=False).select("sequence_id", "split", "num_tokens")
+        for path in differences.input_tables(SEQUENCES.name)
+    )
+    return kept_sequences(
+        sequences.filter(pl.col("split") == CANDIDATE).collect(),
+        teacher_scores=_read(differences.input_tables("teacher_scores")),
+        reference_scores=_read(differences.input_tables("reference_scores")),
+        rank_by=differences.settings.rank_by,
+        keep_fraction=cutoff.settings.keep_fraction,
+        token_budget=cutoff.settings.token_budget,
+    )

@@ -1,0 +1,104 @@
+"""`<tokenizer>/sequences`: the documents of each corpus file, tokenised and packed."""
+
+from collections.abc import Iterator
+
+from miniplm_assets.core.recipe import key_of
+from miniplm_assets.corpus.sequences import write_sequences
+from miniplm_assets.experiment import Sequences
+from miniplm_assets.kinds.documents import DOCUMENTS
+from miniplm_assets.kinds.tokenizer import TOKENIZER, tokenizer_key
+from miniplm_assets.lineage.kind import Blueprint, Check, Cost, Kind, Node
+from miniplm_assets.lineage.sizes import Sizes
+from miniplm_assets.lineage.work import Work
+from miniplm_assets.storage import tables
+from miniplm_assets.storage.manifest import CheckOutcome
+from miniplm_assets.storage.store import Draft, Result
+
+# As measured on the demo: token ids, spans and text, compressed.
+BYTES_PER_TOKEN = 4
+
+EVERY_DOCUMENT_IS_PACKED = Check(
+    "every_document_is_packed", "A failure means that documents of the corpus are in no sequence."
+)
+
+
+def _nodes(blueprint: Blueprint) -> Iterator[Node[Sequences]]:
+    for name in blueprint.experiment.tokenizers:
+        yield Node(
+            kind=SEQUENCES,
+            names=(name,),
+            inputs={DOCUMENTS.name: DOCUMENTS.name, TOKENIZER.name: tokenizer_key(name)},
+            settings=blueprint.experiment.sequences,
+        )
+
+
+def _make(work: Work[Sequences]) -> Result:
+    """Tokenise and pack the documents of each corpus file."""
+    documents = work.input_pieces(DOCUMENTS.name)
+    tokenizer = work.input(TOKENIZER.name)
+
+    def write(shard: str, draft: Draft) -> None:
+        draft.facts = write_sequences(
+            documents[shard].file(tables.DOCUMENTS),
+            shard=shard,
+            tokenizer_folder=tokenizer.verified_folder(),
+            sequences=work.settings,
+            shard_fingerprint=draft.recipe.fingerprint,
+            folder=draft.path,
+            report=work.report,
+        )
+
+    def finish(draft: Draft) -> None:
+        num_read = sum(result.facts["num_documents"] for result in documents.values())
+        num_packed = draft.facts["num_documents"]
+        max_tokens = draft.facts["num_sequences"] * (work.settings.sequence_length + 1)
+        draft.facts["fill_share"] = draft.facts["num_tokens"] / max_tokens if max_tokens else 0.0
+        draft.checks.append(
+            CheckOutcome(
+                name=EVERY_DOCUMENT_IS_PACKED.name,
+                passed=num_packed == num_read,
+                facts={"num_documents_read": num_read, "num_documents_packed": num_packed},
+            )
+        )
+
+    return work.make_pieces(write, finish)
+
+
+def _cost(node: Node[Sequences], sizes: Sizes, share: float) -> Cost:
+    tokens = sizes.tokens_per_split(node.key)
+    return Cost(num_bytes=None if tokens is None else round(sum(tokens.values()) * BYTES_PER_TOKEN * share))
+
+
+SEQUENCES = Kind(
+    name="sequences",
+    code_version="1",
+    section="tokenizer",
+    technologies=frozenset({"parquet"}),
+    description="""One row a sequence: the tokens that a model is given at once, the unit of scoring and of selection.
+
+Documents of one domain and split are joined with the end-of-document token and cut at the last sentence end that fits;
+what is cut off begins the next sequence, so that nothing is lost.""",
+    nodes=_nodes,
+    make=_make,
+    pieces="shard",
+    table=tables.SEQUENCES,
+    is_view=True,
+    checks=(EVERY_DOCUMENT_IS_PACKED,),
+    cost=_cost,
+    columns={
+        "sequence_id": "unique over the corpus and over tokenizers; stable while the file is unchanged",
+        "shard": "the corpus file",
+        "domain": "the domain of all its documents",
+        "split": "the split of all its documents",
+        "num_tokens": "length in tokens, end-of-document tokens included",
+        "num_bytes": "of its texts in UTF-8",
+        "token_ids": "the tokens",
+        "spans": "its documents, with the characters of each that it holds",
+        "texts": "the text of each span",
+    },
+)
+
+
+def sequences_key(tokenizer: str) -> str:
+    """Return the key of the sequences that a tokenizer packs."""
+    return key_of(SEQUENCES.name, tokenizer)

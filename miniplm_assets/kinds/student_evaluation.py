@@ -1,0 +1,167 @@
+"""`<student>/student_evaluation`: what a student costs on the validation split, by domain, for each of its seeds."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import ClassVar, Final
+
+import numpy as np
+import polars as pl
+
+from miniplm_assets.core.flops import scoring_flops
+from miniplm_assets.core.recipe import key_of
+from miniplm_assets.core.splits import VALIDATION
+from miniplm_assets.corpus.tokenizer import load_tokenizer
+from miniplm_assets.evaluation.held_out import ALL_DOMAINS, count_scored_bytes, held_out_table
+from miniplm_assets.experiment import Scoring
+from miniplm_assets.experiment.settings import Settings
+from miniplm_assets.kinds.sequences import SEQUENCES, sequences_key
+from miniplm_assets.kinds.student_checkpoint import (
+    STUDENT_CHECKPOINT,
+    checkpoint_key,
+    num_student_parameters,
+    seeds_of,
+)
+from miniplm_assets.kinds.tokenizer import TOKENIZER, tokenizer_key
+from miniplm_assets.lineage.kind import Blueprint, Cost, Kind, Node
+from miniplm_assets.lineage.sizes import Sizes
+from miniplm_assets.lineage.work import Work
+from miniplm_assets.lm.scorer import open_scorer
+from miniplm_assets.lm.scores import TokenRule
+from miniplm_assets.storage.store import Draft, Result
+
+HELD_OUT: Final = "held_out.parquet"
+# Students are measured in float32 whatever they were trained in, and as they were trained: without a loss after an
+# end-of-document token.
+EVALUATION: Final = Scoring()
+
+
+class Measuring(Settings):
+    """What held-out losses are measured on.
+
+    Attributes:
+        excluded_domains: measured by themselves, and left out of the total.
+        max_sequence_tokens: of the longest sequence; the sequences are an input.
+    """
+
+    runtime_only: ClassVar[frozenset[str]] = frozenset({"max_sequence_tokens"})
+
+    excluded_domains: tuple[str, ...] = ()
+    max_sequence_tokens: int
+
+
+def _nodes(blueprint: Blueprint) -> Iterator[Node[Measuring]]:
+    experiment = blueprint.experiment
+    for name, student in experiment.students.items():
+        yield Node(
+            kind=STUDENT_EVALUATION,
+            names=(name,),
+            inputs={
+                STUDENT_CHECKPOINT.name: checkpoint_key(name),
+                SEQUENCES.name: sequences_key(student.tokenizer),
+                TOKENIZER.name: tokenizer_key(student.tokenizer),
+            },
+            settings=Measuring(
+                excluded_domains=experiment.evaluation.excluded_domains,
+                max_sequence_tokens=experiment.sequences.sequence_length + 1,
+            ),
+            seeds=seeds_of(experiment, student),
+        )
+
+
+def _make(work: Work[Measuring]) -> Result:
+    """Measure a student on the validation split."""
+    checkpoints = work.input_pieces(STUDENT_CHECKPOINT.name)
+
+    def write(seed: str, draft: Draft) -> None:
+        held_out = _measure(work, checkpoints[seed].verified_folder())
+        table = held_out_table(
+            held_out.select("sequence_id", "domain", "num_scored_bytes"),
+            held_out.select("sequence_id", "logprob_nats", "num_scored_tokens"),
+            excluded_domains=work.settings.excluded_domains,
+        )
+        table.write_parquet(draft.path / HELD_OUT)
+        draft.facts = table.filter(domain=ALL_DOMAINS).drop("domain").row(0, named=True) | {
+            "by_domain": table.drop("num_sequences", "nll_nats").to_dicts()
+        }
+
+    return work.make_pieces(write)
+
+
+def _measure(work: Work[Measuring], model_folder: Path) -> pl.DataFrame:
+    """Return the scores of the validation sequences under a model, a row a sequence."""
+    tokenizer = load_tokenizer(work.input(TOKENIZER.name).verified_folder())
+    rule = TokenRule(
+        end_of_document_id=tokenizer.end_of_document_id,
+        score_after_end_of_document=EVALUATION.score_after_end_of_document,
+    )
+    token_num_bytes = tokenizer.token_num_bytes.astype(np.int64)
+    measured = []
+    with open_scorer(
+        model_folder,
+        scoring=EVALUATION,
+        end_of_document_id=tokenizer.end_of_document_id,
+        max_sequence_tokens=work.settings.max_sequence_tokens,
+        report=work.report,
+    ) as scorer:
+        for rows in _validation_rows(work.input_tables(SEQUENCES.name)):
+            token_ids = [tokens.to_numpy().astype(np.int32, copy=False) for tokens in rows["token_ids"]]
+            scores = scorer.score(token_ids, rows["sequence_id"].to_numpy())
+            measured.append(
+                rows.select("sequence_id", "domain").with_columns(
+                    num_scored_bytes=count_scored_bytes(token_ids, rule=rule, token_num_bytes=token_num_bytes),
+                    logprob_nats=scores.logprob_nats,
+                    num_scored_tokens=scores.num_scored_tokens,
+                )
+            )
+    return pl.concat(measured)
+
+
+def _validation_rows(tables: Sequence[Path]) -> list[pl.DataFrame]:
+    """Return the validation sequences of each corpus file that has any."""
+    frames = (
+        pl.scan_parquet(table, glob=False)
+        .filter(pl.col("split") == VALIDATION)
+        .select("sequence_id", "domain", "token_ids")
+        .collect()
+        for table in tables
+    )
+    return [frame for frame in frames if len(frame)]
+
+
+def _cost(node: Node[Measuring], sizes: Sizes, share: float) -> Cost:
+    per_split = sizes.tokens_per_split(node.inputs[SEQUENCES.name])
+    if per_split is None:
+        return Cost()
+    num_tokens = per_split[VALIDATION] * round(len(node.seeds) * share)
+    num_parameters = num_student_parameters(sizes.input_node(node, STUDENT_CHECKPOINT.name), sizes)
+    flops = None if num_parameters is None else scoring_flops(num_parameters, num_tokens)
+    return Cost(num_tokens=num_tokens, flops=flops)
+
+
+STUDENT_EVALUATION = Kind(
+    name="student_evaluation",
+    code_version="2",
+    section="student",
+    technologies=frozenset({"pytorch", "parquet"}),
+    description="Loss, perplexity and bits per byte of a student on the whole validation split, by domain.",
+    nodes=_nodes,
+    make=_make,
+    pieces="seed",
+    engine=lambda _settings: "device",
+    table=HELD_OUT,
+    cost=_cost,
+    columns={
+        "domain": "of the held-out texts; the last row is over all but those that evaluation.excluded_domains names",
+        "num_sequences": "held-out sequences",
+        "num_scored_tokens": "tokens that the loss covers",
+        "nll_nats": "sum of the negative log-probabilities",
+        "nll_nats_per_token": "mean loss; compare it within one tokenizer only",
+        "perplexity": "exp of the loss",
+        "bits_per_byte": "nll_nats / ln 2 / bytes; comparable over tokenizers",
+    },
+)
+
+
+def evaluation_key(student: str) -> str:
+    """Return the key of a student's evaluations."""
+    return key_of(STUDENT_EVALUATION.name, student)

@@ -1,0 +1,72 @@
+"""`<name>/tokenizer`: from a hub, from a folder, or trained here."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+
+from miniplm_assets.core.recipe import key_of
+from miniplm_assets.core.splits import REFERENCE
+from miniplm_assets.corpus.tokenizer import fetch_tokenizer, tokenizer_files, train_tokenizer
+from miniplm_assets.experiment import FolderTokenizer, HubTokenizer, TrainedTokenizer
+from miniplm_assets.kinds.documents import DOCUMENTS
+from miniplm_assets.lineage.folders import require_copied
+from miniplm_assets.lineage.kind import Blueprint, Kind, Node
+from miniplm_assets.lineage.work import Work
+from miniplm_assets.storage.store import Draft, Result
+
+Source = HubTokenizer | FolderTokenizer | TrainedTokenizer
+
+
+def _nodes(blueprint: Blueprint) -> Iterator[Node[Source]]:
+    for name, source in blueprint.experiment.tokenizers.items():
+        match source:
+            case TrainedTokenizer():
+                yield Node(
+                    kind=TOKENIZER,
+                    names=(name,),
+                    inputs={DOCUMENTS.name: DOCUMENTS.name},
+                    settings=source,
+                    shards=source.shards,
+                )
+            case FolderTokenizer():
+                yield Node(kind=TOKENIZER, names=(name,), settings=source, folder=Path(source.path))
+            case HubTokenizer():
+                yield Node(kind=TOKENIZER, names=(name,), settings=source)
+
+
+def _make(work: Work[Source]) -> Result:
+    """Fetch a tokenizer, or train one on the reference split."""
+    source = work.settings
+
+    def write(draft: Draft) -> None:
+        if isinstance(source, TrainedTokenizer):
+            texts = _texts(work.input_tables(DOCUMENTS.name), REFERENCE)
+            train_tokenizer(texts, vocab_size=source.vocab_size, folder=draft.path)
+        else:
+            fetch_tokenizer(source, draft.path)
+            require_copied(work.node, draft.recipe, draft.path)
+
+    return work.make(write)
+
+
+def _texts(tables: list[Path], split: str) -> Iterator[str]:
+    for table in tables:
+        yield from pl.scan_parquet(table, glob=False).filter(pl.col("split") == split).select("text").collect()["text"]
+
+
+TOKENIZER = Kind(
+    name="tokenizer",
+    code_version="1",
+    section="tokenizer",
+    technologies=frozenset({"huggingface"}),
+    description="A tokenizer: from a hub, from a folder, or trained here on the reference split (byte-level BPE).",
+    nodes=_nodes,
+    make=_make,
+    copied_files=tokenizer_files,
+)
+
+
+def tokenizer_key(name: str) -> str:
+    """Return the key of a tokenizer."""
+    return key_of(TOKENIZER.name, name)

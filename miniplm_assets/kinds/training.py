@@ -1,0 +1,69 @@
+"""What teachers, references and students that are trained here have in common."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from miniplm_assets.corpus.tokenizer import load_tokenizer
+from miniplm_assets.experiment import Training
+from miniplm_assets.experiment.objectives import CrossEntropy, Objective
+from miniplm_assets.kinds.sequences import SEQUENCES
+from miniplm_assets.kinds.tokenizer import TOKENIZER
+from miniplm_assets.lineage.work import Work
+from miniplm_assets.storage.store import Draft
+from miniplm_assets.training.job import TrainingJob
+from miniplm_assets.training.train import train_language_model
+
+TRAINING_COLUMNS: Final = {
+    "step": "optimiser steps so far",
+    "num_tokens": "tokens of the sequences trained on so far",
+    "training_nll_nats_per_token": "mean loss since the row before",
+    "held_out_nll_nats_per_token": "on a fixed sample of the validation split; empty where it was not measured",
+    "learning_rate": "of the step",
+    "seconds": "since training began",
+}
+
+
+def train(
+    work: Work[Any],
+    draft: Draft,
+    *,
+    architecture: Mapping[str, Any],
+    training: Training,
+    sequence_files: Sequence[Path],
+    split: str | None,
+    seed: int,
+    max_sequence_tokens: int,
+    objective: Objective | None = None,
+) -> None:
+    """Train a model and let the draft hold it.
+
+    Args:
+        work: its input `sequences` gives the held-out texts, its input `tokenizer` the tokenizer.
+        draft: takes the weights, the tokenizer, the training log and the facts.
+        architecture: `model_type` and its settings.
+        training: budget, schedule and optimiser.
+        sequence_files: the sequences to learn from.
+        split: which of their rows; None where they hold nothing else.
+        seed: of the weights and of the order.
+        max_sequence_tokens: of the longest sequence.
+        objective: the loss; cross-entropy where absent.
+    """
+    tokenizer_folder = work.input(TOKENIZER.name).verified_folder()
+    tokenizer = load_tokenizer(tokenizer_folder)
+    job = TrainingJob(
+        name=work.node.key,
+        architecture=architecture,
+        training=training,
+        tokenizer_folder=tokenizer_folder,
+        vocab_size=tokenizer.vocab_size,
+        end_of_document_id=tokenizer.end_of_document_id,
+        sequence_files=tuple(sequence_files),
+        split=split,
+        held_out_files=tuple(work.input_tables(SEQUENCES.name)),
+        max_sequence_tokens=max_sequence_tokens,
+        seed=seed,
+        data_fingerprint=draft.recipe.fingerprint,
+        objective=objective or CrossEntropy(),
+    )
+    draft.facts = train_language_model(job, work=draft.work, target=draft.path, report=work.report)

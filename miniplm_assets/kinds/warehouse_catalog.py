@@ -1,0 +1,111 @@
+"""`warehouse_catalog`: warehouse.duckdb, with every table of the graph under its own name."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from miniplm_assets.experiment.settings import Settings
+from miniplm_assets.kinds.documents import DOCUMENTS
+from miniplm_assets.lineage.kind import Blueprint, Kind, Node
+from miniplm_assets.lineage.outcome import CATALOG
+from miniplm_assets.lineage.work import Work
+from miniplm_assets.storage.catalog import CatalogTable, write_catalog
+from miniplm_assets.storage.files import flush_to_disk
+from miniplm_assets.storage.store import Draft, Result
+from miniplm_assets.storage.tables import REJECTED
+
+REJECTED_COLUMNS: Final = {
+    "shard": "the corpus file",
+    "file": "the file in it",
+    "line": "line or row in the file, from 1",
+    "reason": "why it is no document",
+    "excerpt": "how it begins",
+}
+
+
+class Place(Settings):
+    """Where the warehouse is: the catalog's views name its files by their place."""
+
+    warehouse: str
+
+
+def _nodes(blueprint: Blueprint) -> Iterator[Node[Place]]:
+    yield Node(
+        kind=WAREHOUSE_CATALOG,
+        inputs={node.key: node.key for node in blueprint.nodes if node.kind.table is not None},
+        settings=Place(warehouse=blueprint.experiment.warehouse),
+    )
+
+
+def _make(work: Work[Place]) -> Result:
+    """Write the catalog, and put a copy of it at the top of the warehouse."""
+
+    def write(draft: Draft) -> None:
+        tables = list(_tables(work))
+        write_catalog(draft.path / CATALOG, tables)
+        draft.facts = {"num_tables": len(tables), "tables": [table.name for table in tables]}
+
+    result = work.make(write)
+    _place(result.folder / CATALOG, work.pipeline.store.root / CATALOG)
+    return result
+
+
+def _tables(work: Work[Place]) -> Iterator[CatalogTable]:
+    by_kind: dict[str, list[Node[Any]]] = {}
+    for key in work.node.inputs:
+        node = work.input_node(key)
+        by_kind.setdefault(node.kind.name, []).append(node)
+    for name, nodes in by_kind.items():
+        kind = nodes[0].kind
+        by_seed = kind.pieces == "seed"
+        files: dict[tuple[str | int, ...], list[Path]] = {}
+        for node in nodes:
+            if by_seed:
+                for seed, result in work.input_pieces(node.key).items():
+                    files[*node.names, int(seed)] = result.matching(kind.table or "")
+            else:
+                files[node.names] = work.input_tables(node.key)
+        yield CatalogTable(
+            name=name,
+            description=kind.description.partition("\n\n")[0],
+            columns=kind.columns,
+            name_columns=(*([kind.section] if nodes[0].names else []), *(["seed"] if by_seed else [])),
+            files=files,
+            is_copied=not kind.is_view,
+        )
+    yield CatalogTable(
+        name="rejected_documents",
+        description="One row for each row of the corpus that is no document, with the reason.",
+        columns=REJECTED_COLUMNS,
+        files={(): [result.file(REJECTED) for result in work.input_pieces(DOCUMENTS.name).values()]},
+    )
+
+
+def _place(stored: Path, target: Path) -> None:
+    """Copy the stored catalog to the top of the warehouse, unless it is there: clients may write into that one."""
+    there, wanted = (path.stat() if path.exists() else None for path in (target, stored))
+    if there and wanted and (there.st_size, there.st_mtime_ns) == (wanted.st_size, wanted.st_mtime_ns):
+        return
+    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    shutil.copy2(stored, beside)
+    flush_to_disk(beside)
+    beside.replace(target)
+    flush_to_disk(target.parent)
+
+
+WAREHOUSE_CATALOG = Kind(
+    name="warehouse_catalog",
+    code_version="1",
+    section="reports",
+    technologies=frozenset({"duckdb"}),
+    description="""`warehouse.duckdb`: every table of this graph under its own name, for any DuckDB client.
+
+```sql
+select * from domains_that_lost_most;
+select * from kept_and_dropped_texts;
+```""",
+    nodes=_nodes,
+    make=_make,
+)

@@ -1,0 +1,159 @@
+"""What a kind of asset is, and a node of the graph: one asset of some kind, before anything is known of the corpus.
+
+A kind is one file of `kinds/`: which nodes an experiment has of it, the settings that they read, how a result is made,
+what its columns, checks and costs are. What is hashed is what is read: the settings of a node give its fingerprint
+(`Settings.identity`), and `make` is given the same settings and nothing else of the experiment file.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
+
+from miniplm_assets.core.recipe import key_of
+from miniplm_assets.experiment import Experiment
+from miniplm_assets.experiment.settings import Settings
+from miniplm_assets.storage.sql_project import SqlProject
+
+if TYPE_CHECKING:  # both work on nodes
+    from miniplm_assets.lineage.sizes import Sizes
+    from miniplm_assets.lineage.work import Work
+    from miniplm_assets.storage.store import Result
+
+S = TypeVar("S", bound=Settings)
+Section = Literal["corpus", "tokenizer", "teacher", "reference", "selection", "student", "reports"]
+Engine = Literal["none", "device", "ray"]
+
+EVERY_SHARD: Final = ("*",)
+# A table that is all Parquet files of a result.
+ALL_FILES: Final = "*.parquet"
+
+
+@dataclass(frozen=True)
+class Check:
+    """An asset check, declared before anything runs.
+
+    Attributes:
+        name: unique within the asset.
+        description: what a failure means.
+        is_blocking: whether it stops what comes after; else it warns.
+    """
+
+    name: str
+    description: str
+    is_blocking: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What making an asset's missing results would take; None where unknown, or where there is no such cost.
+
+    Attributes:
+        num_tokens: tokens that would go through a model.
+        flops: floating-point operations of that.
+        num_bytes: on the disk.
+    """
+
+    num_tokens: int | None = None
+    flops: int | None = None
+    num_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind(Generic[S]):
+    """What all assets of one kind have in common.
+
+    Attributes:
+        name: the last part of their keys, the name of their table in the catalog and in the SQL.
+        code_version: raised whenever `make` would give another result for the same input.
+        section: what the experiment file names them after; their group in the UI is `<section>_<name>`.
+        technologies: shown as icons in the UI.
+        description: in Markdown; the first line is the summary.
+        nodes: the assets of this kind that an experiment has.
+        make: makes the result of one asset, unless it is stored.
+        pieces: whether there is a stored result for each corpus file or each seed, which the asset's own lists.
+        columns: descriptions of the columns of its table.
+        column_sources: for a column, the (role of an input, column) pairs that it is computed from.
+        checks: its asset checks.
+        engine: what runs a model for it: nothing, the device of this machine, or a Ray cluster.
+        table: which files of a result are its table, as a glob pattern; None where it has no table.
+        is_view: whether the catalog shows its table from where it is stored; for large ones. Else it is copied in.
+        copied_files: of a node with a folder, the files of that folder that are copied.
+        cost: what making a share of an asset would take, of its pieces where it has some.
+        verify: derives a stored result again by other means and says what differs.
+    """
+
+    name: str
+    code_version: str
+    section: Section
+    technologies: frozenset[str]
+    description: str
+    nodes: "Callable[[Blueprint], Iterable[Node[S]]]"
+    make: "Callable[[Work[S]], Result]"
+    pieces: Literal["shard", "seed"] | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    column_sources: Mapping[str, Iterable[tuple[str, str]]] = field(default_factory=dict)
+    checks: tuple[Check, ...] = ()
+    engine: Callable[[S], Engine] = lambda _settings: "none"
+    table: str | None = None
+    is_view: bool = False
+    copied_files: Callable[[Path], list[Path]] | None = None
+    cost: "Callable[[Node[S], Sizes, float], Cost] | None" = None
+    verify: "Callable[[Work[S]], Iterator[str]] | None" = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node(Generic[S]):
+    """One asset.
+
+    Attributes:
+        kind: what it is.
+        settings: all that it reads of the experiment file.
+        names: what the experiment file calls it; none for an asset that there is only one of.
+        inputs: the key of each input, by the role that it plays.
+        shards: patterns of the corpus files that it reads, where its inputs are by shard.
+        seeds: of an asset with a result for each seed.
+        folder: a local folder whose content goes into it.
+        gates: keys of assets whose checks must pass first, and which are no part of its result.
+        owners: who answers for it.
+    """
+
+    kind: Kind[S]
+    settings: S
+    names: tuple[str, ...] = ()
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    shards: tuple[str, ...] = EVERY_SHARD
+    seeds: tuple[int, ...] = ()
+    folder: Path | None = None
+    gates: tuple[str, ...] = ()
+    owners: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Its asset key, the parts joined by "/"; see `key_of`."""
+        return key_of(self.kind.name, *self.names)
+
+    @property
+    def group(self) -> str:
+        """The box that the UI draws it in: the thing that the experiment file names."""
+        return "_".join([self.kind.section, *self.names[:1]])
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The keys of all assets that come before it: inputs and gates."""
+        return tuple(dict.fromkeys([*self.inputs.values(), *self.gates]))
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What the nodes of an experiment follow from.
+
+    Attributes:
+        experiment: the file.
+        sql: dbt_like_sql.
+        nodes: those of the kinds that stand before in the registry.
+    """
+
+    experiment: Experiment
+    sql: SqlProject
+    nodes: "tuple[Node[Any], ...]" = ()

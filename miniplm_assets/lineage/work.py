@@ -1,0 +1,310 @@
+"""One asset in one run: its settings and inputs, and making its result unless it is stored.
+
+Nothing here knows who runs it; see `Run`. What a kind's `make` is given is all that it may read: its own settings, and
+the stored results of its inputs.
+"""
+
+import queue
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from itertools import groupby, islice
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, Generic, Protocol
+
+from miniplm_assets.core.facts import model_tokens, sum_facts
+from miniplm_assets.core.recipe import Recipe
+from miniplm_assets.lineage.fingerprints import Fingerprints
+from miniplm_assets.lineage.kind import Node, S
+from miniplm_assets.lineage.pipeline import Pipeline
+from miniplm_assets.lineage.snapshot import Snapshot
+from miniplm_assets.lm.part_threads import PartThreads
+from miniplm_assets.storage.store import Draft, Result
+
+
+class Run(Protocol):
+    """Who runs an asset, and is told how it goes."""
+
+    @property
+    def errands(self) -> "queue.SimpleQueue[Callable[[], object]]":
+        """What other threads leave for the run's own thread to do, such as a line of progress."""
+
+    def report(self, line: str) -> None:
+        """Show a line of progress; from any thread."""
+
+    def snapshot(self) -> Snapshot:
+        """Return the state of the corpus that the run works on."""
+
+    def pin(self, snapshot: Snapshot) -> None:
+        """Let everything later in the run work on this state of the corpus."""
+
+    def connect_ray(self) -> None:
+        """Connect to the Ray cluster, or start Ray on this machine."""
+
+
+@dataclass
+class Tally:
+    """What one run took for an asset.
+
+    Attributes:
+        num_computed: results made in this run: files or seeds for an asset in pieces, else one.
+        num_reused: results found in the store.
+        seconds_computing: in this run.
+        seconds_saved: what the re-used results took when they were made.
+        tokens_saved: tokens that went through a model for them.
+        notes: what the page of the asset shows of this run alone.
+    """
+
+    num_computed: int = 0
+    num_reused: int = 0
+    seconds_computing: float = 0.0
+    seconds_saved: float = 0.0
+    tokens_saved: int = 0
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def count(self, result: Result, *, is_computed: bool) -> None:
+        """Count a result."""
+        if is_computed:
+            self.num_computed += 1
+            self.seconds_computing += result.manifest.seconds
+        else:
+            self.num_reused += 1
+            self.seconds_saved += result.manifest.seconds
+            self.tokens_saved += model_tokens(result.facts)
+
+
+class PartsOfPiece(Protocol):
+    """A piece that is made in parts: each computed in some thread, all put together in their order."""
+
+    def works(self) -> Iterator[Callable[[], Any]]:
+        """Go through what computes each part."""
+
+    def add(self, part: Any) -> None:
+        """Take the next part, in the order of `works`."""
+
+    def finish(self) -> None:
+        """Complete the draft, once every part is there."""
+
+
+class Work(Generic[S]):
+    """One asset in one run.
+
+    Attributes:
+        pipeline: the experiment.
+        node: the asset.
+        run: who runs it.
+        tally: what it took so far.
+    """
+
+    def __init__(self, pipeline: Pipeline, node: Node[S], run: Run) -> None:
+        self.pipeline = pipeline
+        self.node = node
+        self.run = run
+        self.tally = Tally()
+        self._was_stored = False
+
+    @property
+    def settings(self) -> S:
+        """All that it may read of the experiment file: what its fingerprint hashes, and where and how to compute."""
+        return self.node.settings
+
+    @property
+    def report(self) -> Callable[[str], None]:
+        """Takes a line of progress."""
+        return self.run.report
+
+    @cached_property
+    def fingerprints(self) -> Fingerprints:
+        """The recipes of all results on the state of the corpus that this run works on."""
+        # What comes from elsewhere, such as a model of a hub, does not wait until somebody has looked at the corpus.
+        return self.pipeline.fingerprints(self.run.snapshot() if self.node.inputs else None)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of the whole asset."""
+        return self.fingerprints.recipe(self.node.key)
+
+    @property
+    def piece_recipes(self) -> dict[str, Recipe]:
+        """The recipe of each piece."""
+        return self.fingerprints.pieces(self.node.key)
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether nothing is left to make: each piece is there, where it has pieces."""
+        if not self._was_stored:  # what is stored stays; what is missing another run may be making
+            recipes = self.fingerprints.stored(self.node.key)
+            self._was_stored = all(self.pipeline.store.find(recipe) is not None for recipe in recipes)
+        return self._was_stored
+
+    def input_node(self, role: str) -> Node[Any]:
+        """Return the node of an input."""
+        return self.pipeline.graph[self.node.inputs[role]]
+
+    def input(self, role: str) -> Result:
+        """Return the stored result of a whole input.
+
+        Raises:
+            MissingResultError: if it has not been materialised.
+        """
+        return self.pipeline.store.require(self.fingerprints.recipe(self.node.inputs[role]))
+
+    def input_pieces(self, role: str) -> dict[str, Result]:
+        """Return the stored results of an input in pieces: of the corpus files that this asset reads, or of all seeds.
+
+        Raises:
+            MissingResultError: if one has not been materialised.
+        """
+        needed = self.input_node(role)
+        recipes = self.fingerprints.pieces(needed.key)
+        wanted = self.fingerprints.matching_shards(self.node) if needed.kind.pieces == "shard" else list(recipes)
+        return {piece: self.pipeline.store.require(recipes[piece]) for piece in wanted}
+
+    def input_tables(self, role: str) -> list[Path]:
+        """Return the Parquet files of an input's table: of each piece that this asset reads, or of the whole."""
+        kind = self.input_node(role).kind
+        results = self.input_pieces(role).values() if kind.pieces else [self.input(role)]
+        return [path for result in results for path in result.matching(kind.table or "")]
+
+    def make(self, write: Callable[[Draft], None]) -> Result:
+        """Return the asset's result; make it unless it is stored."""
+        result = self.make_as(self.recipe, write)
+        self._report_reuse(result)
+        return result
+
+    def make_as(self, recipe: Recipe, write: Callable[[Draft], None]) -> Result:
+        """Return the result of a recipe; make it unless it is stored, or another run makes it meanwhile."""
+        begun = self._begin(recipe)
+        if isinstance(begun, Result):
+            return begun
+        try:
+            write(begun)
+            return self._publish(begun)
+        except BaseException as error:
+            self.pipeline.store.give_up(begun, error)
+            raise
+
+    def make_pieces(self, write: Callable[[str, Draft], None], finish: Callable[[Draft], None] | None = None) -> Result:
+        """Make what is missing of an asset in pieces, one after the other, each published on its own.
+
+        Args:
+            write: fills the draft of a corpus file, or of a seed.
+            finish: adds to the facts of all pieces together what follows from them: a mean, the outcome of a check.
+        """
+
+        def write_piece(piece: str) -> Callable[[Draft], None]:
+            return lambda draft: write(piece, draft)
+
+        pieces = {piece: self.make_as(recipe, write_piece(piece)) for piece, recipe in self.piece_recipes.items()}
+        return self._whole(pieces, finish)
+
+    def make_in_parts(
+        self,
+        begin: Callable[[str, Draft], PartsOfPiece],
+        threads: PartThreads,
+        finish: Callable[[Draft], None] | None = None,
+    ) -> Result:
+        """Make what is missing of an asset in pieces, as one stream of parts over all pieces, in their order.
+
+        Parts are computed in other threads, several at once, also over the border of a piece. All the rest happens
+        in this thread: taking locks, putting parts together, publishing each piece on its own.
+
+        Args:
+            begin: gives the parts of a corpus file, or of a seed.
+            threads: compute them.
+            finish: as in `make_pieces`.
+        """
+        pieces: dict[str, Result] = {}
+        making: dict[str, tuple[Draft, PartsOfPiece]] = {}
+
+        def works() -> Iterator[tuple[str, Callable[[], Any]]]:
+            for piece, recipe in self.piece_recipes.items():
+                begun = self._begin(recipe)
+                if isinstance(begun, Result):
+                    pieces[piece] = begun
+                    continue
+                unfinished.push(partial(self._give_up, begun))
+                making[piece] = begun, begin(piece, begun)
+                yield piece, _no_part  # a piece without parts is one too
+                for work in making[piece][1].works():
+                    yield piece, work
+
+        with ExitStack() as unfinished:
+            for piece, computed in groupby(threads.in_order(works(), self.run.errands), key=itemgetter(0)):
+                draft, parts = making.pop(piece)
+                for _, part in islice(computed, 1, None):
+                    parts.add(part)
+                parts.finish()
+                pieces[piece] = self._publish(draft)
+        return self._whole({piece: pieces[piece] for piece in self.piece_recipes}, finish)
+
+    def _begin(self, recipe: Recipe) -> Result | Draft:
+        begun = self.pipeline.store.begin(recipe, self.report)
+        if isinstance(begun, Result):
+            self.tally.count(begun, is_computed=False)
+        else:
+            self.report(f"{recipe.describe()}: making {recipe.fingerprint}")
+        return begun
+
+    def _publish(self, draft: Draft) -> Result:
+        result = self.pipeline.store.publish(draft)
+        self.tally.count(result, is_computed=True)
+        return result
+
+    def _give_up(self, draft: Draft, _type: Any, error: BaseException | None, _trace: Any) -> None:
+        """Give a draft up where the stack that it stands in ends with an error, unless it was published."""
+        if error is not None and not draft.lock.closed:
+            self.pipeline.store.give_up(draft, error)
+
+    def _whole(self, pieces: Mapping[str, Result], finish: Callable[[Draft], None] | None) -> Result:
+        def write(draft: Draft) -> None:
+            facts = (result.facts for result in pieces.values())
+            draft.facts = sum_facts(facts) if self.node.kind.pieces == "shard" else _over_seeds(pieces)
+            if finish is not None:
+                finish(draft)
+            draft.facts["pieces"] = [_described(piece, result) for piece, result in pieces.items()]
+            draft.facts["columns"] = next(iter(pieces.values())).columns
+
+        result = self.pipeline.store.make(self.recipe, write, self.report)
+        self._report_reuse(result)
+        return result
+
+    def _report_reuse(self, result: Result) -> None:
+        if not self.tally.num_computed:
+            self.report(f"{self.node.key}: stored as {result.manifest.fingerprint}, nothing to do")
+        elif self.tally.num_reused:
+            self.report(f"{self.node.key}: {self.tally.num_computed} computed, {self.tally.num_reused} found stored")
+
+
+def _over_seeds(pieces: Mapping[str, Result]) -> dict[str, Any]:
+    """Return the facts that all seeds share, and a row a seed of the numbers and words that differ."""
+    first, *others = (result.facts for result in pieces.values())
+    shared = {name: value for name, value in first.items() if all(facts.get(name) == value for facts in others)}
+    if not others:
+        return shared
+    rows = [
+        {"seed": seed}
+        | {
+            name: value
+            for name, value in result.facts.items()
+            if name not in shared and not isinstance(value, dict | list)
+        }
+        for seed, result in pieces.items()
+    ]
+    return shared | {"by_seed": rows}
+
+
+def _described(piece: str, result: Result) -> dict[str, Any]:
+    manifest = result.manifest
+    return {
+        "piece": piece,
+        "fingerprint": manifest.fingerprint,
+        "num_rows": manifest.num_rows,
+        "num_bytes": manifest.num_bytes,
+    }
+
+
+def _no_part() -> None:
+    """Stands at the head of a piece's parts."""

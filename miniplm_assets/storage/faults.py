@@ -1,0 +1,35 @@
+"""What goes wrong with a warehouse, in words that say what to do."""
+
+import errno
+import os
+from pathlib import Path
+
+from miniplm_assets.core.errors import StoreError
+
+
+def explain_fault(error: BaseException, what: str, root: Path) -> None:
+    """Raise a StoreError where an error says that the warehouse cannot be written; else note where it happened.
+
+    Libraries tell of a full disk in errors of their own, in which the system's words stand.
+
+    Args:
+        error: that was raised.
+        what: was being made.
+        root: of the warehouse.
+
+    Raises:
+        StoreError: with what to do.
+    """
+    code = error.errno if isinstance(error, OSError) else None
+    words = str(error)
+    if code in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in words or "os error 28" in words:
+        raise StoreError(
+            f"{what}: the disk of the warehouse {root} is full. Free some space (`prune` lists what no "
+            "experiment needs) and start again: what is stored stays, and the work goes on where it stopped."
+        ) from error
+    if isinstance(error, OSError) and code in (errno.EACCES, errno.EPERM, errno.EROFS):
+        raise StoreError(
+            f"{what}: the warehouse {root} cannot be written ({error.strerror}: {error.filename}). Give "
+            "this user write access, or set MINIPLM_WAREHOUSE to a folder that can be written."
+        ) from error
+    error.add_note(f"while making {what} in the warehouse {root}; what was stored before stays")

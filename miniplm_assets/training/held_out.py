@@ -1,0 +1,87 @@
+"""Held-out losses on the way: a fixed sample of the validation split, measured by domain.
+
+By domain, since which domains count in a total is asked of who reports it, not of the training. The sample and the
+number of measurements touch no weight; a run keeps to those that it began with.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import polars as pl
+
+from miniplm_assets.core.splits import VALIDATION
+from miniplm_assets.lm.torch_scorer import score_with_model
+from miniplm_assets.training.token_file import choose_held_out
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+HELD_OUT_LOG: Final = "held_out_log.parquet"
+SCHEMA: Final = {
+    "step": pl.Int64,
+    "num_tokens": pl.Int64,
+    "domain": pl.String,
+    "num_sequences": pl.Int64,
+    "num_scored_tokens": pl.Int64,
+    "nll_nats": pl.Float64,
+}
+# Forward passes alone: small beside what a training step takes.
+TOKENS_PER_BATCH: Final = 8_192
+
+
+class HeldOut:
+    """The sample, and what was measured on it.
+
+    Attributes:
+        num_sequences: of the sample.
+        rows: of the log, keys as in `SCHEMA`.
+    """
+
+    def __init__(self, files: Sequence[Path], *, num_sequences: int, seed: int, end_of_document_id: int) -> None:
+        """Choose the sample.
+
+        Args:
+            files: hold the validation rows: `token_ids`, `domain`, `split`.
+            num_sequences: how many at most.
+            seed: chooses them.
+            end_of_document_id: what follows it carries no loss.
+
+        Raises:
+            TrainingError: if the validation split is empty.
+        """
+        sample = choose_held_out(files, split=VALIDATION, num_sequences=num_sequences, seed=seed)
+        self._token_ids = [ids.to_numpy().astype(np.int32, copy=False) for ids in sample["token_ids"]]
+        self._domains = sample.select("domain")
+        self._end_of_document_id = end_of_document_id
+        self.num_sequences = len(sample)
+        self.rows: list[dict[str, Any]] = []
+
+    def measure(self, model: "PreTrainedModel", *, step: int, num_tokens: int) -> float:
+        """Add a row a domain to the log; return the loss over the whole sample, in nats a token."""
+        scores = score_with_model(
+            model,
+            self._token_ids,
+            end_of_document_id=self._end_of_document_id,
+            score_after_end_of_document=False,
+            tokens_per_batch=TOKENS_PER_BATCH,
+        )
+        by_domain = (
+            self._domains.with_columns(
+                nll_nats=-scores.logprob_nats, num_scored_tokens=scores.num_scored_tokens.astype(np.int64)
+            )
+            .group_by("domain")
+            .agg(
+                pl.len().cast(pl.Int64).alias("num_sequences"),
+                pl.col("num_scored_tokens").sum(),
+                pl.col("nll_nats").sum(),
+            )
+            .sort("domain")
+        )
+        self.rows += [{"step": step, "num_tokens": num_tokens, **row} for row in by_domain.iter_rows(named=True)]
+        return float(-scores.logprob_nats.sum() / max(1, np.sum(scores.num_scored_tokens, dtype=np.int64)))
+
+    def write_parquet(self, path: Path) -> None:
+        """Write the log, in order."""
+        pl.DataFrame(self.rows, schema=SCHEMA).write_parquet(path)

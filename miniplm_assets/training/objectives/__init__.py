@@ -1,0 +1,18 @@
+"""The losses that a student may be trained with: one file each, one line each in the registry below."""
+
+from typing import Any, Final
+
+from miniplm_assets.experiment.objectives import CrossEntropy
+from miniplm_assets.training.objectives import cross_entropy
+from miniplm_assets.training.objectives.objective import Loss, LossFunction, ObjectiveKind
+
+__all__ = ["Loss", "LossFunction", "ObjectiveKind", "objective_of"]
+
+OBJECTIVES: Final[dict[type[Any], ObjectiveKind[Any]]] = {
+    CrossEntropy: cross_entropy.KIND,
+}
+
+
+def objective_of(settings: Any) -> ObjectiveKind[Any]:
+    """Return the objective that the settings of one ask for."""
+    return OBJECTIVES[type(settings)]

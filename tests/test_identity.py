@@ -1,0 +1,445 @@
+"""Which setting changes which kinds of results, for every setting there is; and that nothing else changes one.
+
+The table is written by hand, from what each setting is for. A setting that a release adds fails
+`test_every_setting_stands_in_the_table` until it stands here, with its default: a default that changes gives other
+results under the same fingerprints, so that it asks for another code version of every kind that reads it.
+"""
+
+import json
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from miniplm_assets.core.recipe import fingerprint_of
+from miniplm_assets.experiment import Experiment
+from miniplm_assets.experiment.settings import Settings
+from miniplm_assets.kinds.registry import PROJECT, all_kinds
+from miniplm_assets.lineage.fingerprints import Fingerprints
+from miniplm_assets.lineage.graph import build_graph
+from miniplm_assets.storage.sql_project import load_sql_project
+
+SHARDS = {"b.jsonl": "2" * 32, "a.jsonl": "1" * 32}
+HASH = "0123456789abcdef0123456789abcdef01234567"
+REQUIRED = object()
+
+CATALOG = {"warehouse_catalog"}
+REPORTS = {"comparison"} | CATALOG
+STUDENT = {"student_checkpoint", "student_evaluation"} | REPORTS
+MARTS = {
+    "difference_scores",
+    "selection_cutoff",
+    "refined_corpus",
+    "score_distribution",
+    "domain_shift",
+    "length_bias",
+    "extreme_sequences",
+}
+# What looks at a cutoff a second time moves with it.
+SECOND = {"second_teacher_scores", "second_reference_scores", "score_agreement"}
+RESCORED = {"rescored_teacher_scores", "rescored_reference_scores"}
+# What hangs on the scores of a teacher or of a reference.
+AFTER_SCORES = MARTS | SECOND | RESCORED | STUDENT
+TEACHER_SCORES = {"teacher_scores", "pilot_teacher_scores", "pilot"} | AFTER_SCORES
+REFERENCE_SCORES = {"reference_scores", "pilot_reference_scores", "pilot"} | AFTER_SCORES
+TEACHER = {"teacher_model"} | TEACHER_SCORES
+REFERENCE = {"reference_model"} | REFERENCE_SCORES
+AFTER_SEQUENCES = TEACHER | REFERENCE | {"corpus_profile"}
+AFTER_TOKENIZER = {"sequences"} | AFTER_SEQUENCES
+AFTER_DOCUMENTS = {"tokenizer"} | AFTER_TOKENIZER
+DOCUMENTS = {"documents"} | AFTER_DOCUMENTS
+SELECTION = {"pilot"} | AFTER_SCORES
+LISTING = {"raw_corpus"} | CATALOG
+NOTHING: set[str] = set()
+
+
+def experiment() -> dict[str, Any]:
+    """One of everything: trained and copied models, both gates, a second pass, a hub, a folder."""
+    training = {"token_budget": 10}
+    half = {"teacher": "large", "reference": "small", "keep_fraction": 0.5}
+    trained = {"tokenizer": "bpe", "model": {"source": "trained", "architecture": "tiny", "training": training}}
+    student = {"architecture": "tiny", "tokenizer": "bpe", "training": training}
+    content = {
+        "warehouse": "results",
+        "seed": 1,
+        "corpus": {
+            "source": {"type": "jsonl", "path": "texts"},
+            "splits": {"validation": 0.01, "reference": 0.05, "teacher": 0.2},
+        },
+        "sequences": {"sequence_length": 64},
+        "tokenizers": {
+            "bpe": {"source": "trained", "vocab_size": 300},
+            "local": {"source": "folder", "path": "there"},
+            "hub": {"source": "hub", "id": "a/b", "revision": HASH},
+        },
+        "architectures": {"tiny": {"model_type": "qwen2"}, "other": {"model_type": "llama"}},
+        "teachers": {
+            "large": {**trained, "scoring": {}},
+            "copied": {"tokenizer": "bpe", "model": {"source": "folder", "path": "model"}},
+            "fetched": {"tokenizer": "bpe", "model": {"source": "hub", "id": "a/b", "revision": HASH}},
+        },
+        "references": {
+            "small": {**trained, "scoring": {}},
+            "other": {**trained, "model": {**trained["model"], "training": {"token_budget": 12}}},
+        },
+        "pilot": {"share": 0.1},
+        "selections": {
+            "half": {**half, "agreement": {"dtype": "bfloat16"}},
+            "again": {**half, "rescoring": {"around": "half", "within_nats": 0.1, "dtype": "bfloat16"}},
+        },
+        "students": {
+            "plain": student,
+            "better": {**student, "corpus": "refined_corpus/half", "baseline": "plain"},
+            "again": {**student, "corpus": "refined_corpus/again"},
+        },
+    }
+    return json.loads(json.dumps(content))  # no section is the same object twice
+
+
+VARIANTS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "": lambda content: None,
+    "demo": lambda content: content["corpus"].update(source={"type": "demo"}),
+    "parquet": lambda content: content["corpus"].update(source={"type": "parquet", "path": "texts"}),
+    "text": lambda content: content["corpus"].update(source={"type": "text", "path": "texts"}),
+    "hub": lambda content: content["corpus"].update(
+        source={"type": "huggingface", "id": "a/b", "revision": HASH, "files": "*.jsonl"}
+    ),
+    "vllm": lambda content: content["teachers"]["large"].update(scoring={"backend": "vllm"}),
+    "ray": lambda content: content["teachers"]["large"].update(scoring={"engine": "ray"}),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A setting, its default, another value, and the kinds of which a result changes with it."""
+
+    paths: str  # several, separated by a blank, where they must agree
+    default: Any
+    other: Any
+    kinds: set[str]
+    variant: str = ""
+
+
+ROWS = [
+    Row("warehouse", REQUIRED, "elsewhere", CATALOG),
+    Row("warehouse", REQUIRED, "elsewhere", LISTING, "demo"),  # whose files lie in it
+    Row("seed", 0, 2, DOCUMENTS),
+    Row("owners", (), ["team:data"], NOTHING),
+    Row("corpus.source.type", REQUIRED, "parquet", LISTING | DOCUMENTS),
+    Row("corpus.source.type", REQUIRED, "jsonl", LISTING | DOCUMENTS, "parquet"),
+    Row("corpus.source.type", REQUIRED, None, NOTHING, "demo"),
+    Row("corpus.source.type", REQUIRED, None, NOTHING, "text"),
+    Row("corpus.source.type", REQUIRED, None, NOTHING, "hub"),
+    Row("corpus.source", REQUIRED, {"type": "jsonl", "path": "texts"}, LISTING | DOCUMENTS, "text"),
+    Row("corpus.source", REQUIRED, {"type": "text", "path": "texts"}, LISTING | DOCUMENTS, "hub"),
+    Row("corpus.source.path", REQUIRED, "moved", LISTING),
+    Row("corpus.source.path", REQUIRED, "moved", LISTING, "parquet"),
+    Row("corpus.source.path", REQUIRED, "moved", LISTING, "text"),
+    Row("corpus.source.pattern", "*.txt", "*.md", LISTING, "text"),
+    Row("corpus.source.id", REQUIRED, "a/c", LISTING, "hub"),
+    Row("corpus.source.revision", REQUIRED, HASH[::-1], LISTING, "hub"),
+    Row("corpus.source.files", REQUIRED, "*.parquet", LISTING, "hub"),
+    Row("corpus.source.num_shards", 4, 5, LISTING, "demo"),
+    Row("corpus.source.megabytes", 8.0, 1.0, LISTING, "demo"),
+    Row("corpus.source.noise_share", 0.33, 0.2, LISTING, "demo"),
+    Row("corpus.source.boilerplate_share", 0.07, 0.1, LISTING, "demo"),
+    Row("corpus.fields.text_field", "text", "content", DOCUMENTS),
+    Row("corpus.fields.domain_field", None, "meta.source", DOCUMENTS),
+    Row("corpus.fields.max_document_bytes", 10_000_000, 9, DOCUMENTS),
+    Row("corpus.splits.validation", 0.01, 0.02, DOCUMENTS),
+    Row("corpus.splits.reference", 0.05, 0.06, DOCUMENTS),
+    Row("corpus.splits.teacher", 0.0, 0.3, DOCUMENTS),
+    Row("corpus.expected_tokens", None, 7, NOTHING),
+    Row("sequences.sequence_length", 1_024, 32, AFTER_TOKENIZER),
+    Row("sequences.trim_to_sentence_end", True, False, AFTER_TOKENIZER),
+    Row("tokenizers.bpe.vocab_size", REQUIRED, 301, AFTER_DOCUMENTS),
+    Row("tokenizers.bpe.shards", ("*",), ["a.*"], AFTER_DOCUMENTS),
+    Row("tokenizers.local.path", REQUIRED, "moved", NOTHING),  # the content counts
+    Row("tokenizers.hub.id", REQUIRED, "a/c", {"tokenizer", "sequences"} | CATALOG),
+    Row("tokenizers.hub.revision", REQUIRED, HASH[::-1], {"tokenizer", "sequences"} | CATALOG),
+    Row("tokenizers.local", REQUIRED, {"source": "trained", "vocab_size": 9_999}, {"tokenizer", "sequences"} | CATALOG),
+    Row("tokenizers.hub.source", REQUIRED, None, NOTHING),
+    Row("tokenizers.local.source", REQUIRED, None, NOTHING),
+    Row("tokenizers.bpe.source", REQUIRED, None, NOTHING),
+    Row("architectures.tiny.model_type", REQUIRED, "llama", TEACHER | REFERENCE),
+    Row("teachers.copied.tokenizer", REQUIRED, "hub", {"teacher_scores", "pilot_teacher_scores"} | CATALOG),
+    Row("teachers.copied.model.path", REQUIRED, "moved", NOTHING),
+    Row("teachers.copied.model.source", REQUIRED, None, NOTHING),
+    Row("teachers.large.model.source", REQUIRED, None, NOTHING),
+    Row("teachers.fetched.model.source", REQUIRED, None, NOTHING),
+    Row("teachers.large.model", REQUIRED, {"source": "hub", "id": "a/b", "revision": HASH}, TEACHER),
+    Row("teachers.large.model.architecture", REQUIRED, "other", TEACHER),
+    Row("teachers.large.model.shards", ("*",), ["a.*"], TEACHER),
+    Row("teachers.large.owners", (), ["a@b.c"], NOTHING),
+    Row(
+        "teachers.fetched.model.id",
+        REQUIRED,
+        "a/c",
+        {"teacher_model", "teacher_scores", "pilot_teacher_scores"} | CATALOG,
+    ),
+    Row(
+        "teachers.fetched.model.revision",
+        REQUIRED,
+        HASH[::-1],
+        {"teacher_model", "teacher_scores", "pilot_teacher_scores"} | CATALOG,
+    ),
+    Row("teachers.fetched.model.num_parameters", None, 5, NOTHING),
+    Row("references.small.model.architecture", REQUIRED, "other", REFERENCE),
+    Row("references.small.model.shards", ("*",), ["a.*"], REFERENCE),
+    Row("teachers.large.scoring.backend", "torch", "vllm", TEACHER_SCORES),
+    Row("teachers.large.scoring.dtype", "float32", "bfloat16", TEACHER_SCORES),
+    Row("references.small.scoring.dtype", "float32", "bfloat16", REFERENCE_SCORES),
+    Row(
+        "teachers.large.scoring.score_after_end_of_document references.small.scoring.score_after_end_of_document",
+        False,
+        True,
+        TEACHER_SCORES | REFERENCE_SCORES,
+    ),
+    Row("teachers.large.scoring.keep_token_logprobs", False, True, {"teacher_scores"} | AFTER_SCORES),
+    Row("teachers.large.scoring.device", "auto", "cpu", NOTHING),
+    Row("teachers.large.scoring.tokens_per_batch", 16_384, 5, NOTHING),
+    Row("teachers.large.scoring.sequences_per_part", 4_096, 5, NOTHING),
+    Row("teachers.large.scoring.engine", "local", "ray", NOTHING),
+    Row("teachers.large.scoring.num_workers", None, 3, NOTHING, "ray"),
+    Row("teachers.large.scoring.tensor_parallel_size", 1, 2, NOTHING, "vllm"),
+    Row("teachers.large.scoring.compile", None, False, NOTHING, "vllm"),
+    Row("pilot.share", REQUIRED, 0.2, {"pilot_teacher_scores", "pilot_reference_scores", "pilot"} | CATALOG),
+    Row("pilot.max_share_below_zero", 0.5, 0.6, {"pilot"} | CATALOG),
+    Row("pilot.min_spread_nats_per_token", 0.05, 0.1, {"pilot"} | CATALOG),
+    Row("pilot.max_rank_correlation_with_one_model", 0.95, 0.9, {"pilot"} | CATALOG),
+    Row("selections.half.teacher selections.again.teacher", REQUIRED, "copied", SELECTION),
+    Row("selections.half.reference selections.again.reference", REQUIRED, "other", SELECTION),
+    Row("selections.half.keep_fraction selections.again.keep_fraction", None, 0.4, SELECTION),
+    Row("selections.half.rank_by selections.again.rank_by", "nats_per_token", "nats_per_sequence", SELECTION),
+    Row("selections.half.owners", (), ["a@b.c"], NOTHING),
+    Row("selections.half.agreement.backend", None, "vllm", SECOND | CATALOG),
+    Row("selections.half.agreement.dtype", None, "bfloat16", NOTHING),
+    Row("selections.half.agreement.num_random", 512, 20, SECOND | CATALOG),
+    Row("selections.half.agreement.num_around_cutoff", 512, 20, SECOND | CATALOG),
+    Row("selections.half.agreement.max_mean_difference_nats_per_token", 0.02, 0.1, {"score_agreement"} | CATALOG),
+    Row("selections.half.agreement.max_difference_nats_per_token", 0.2, 0.1, {"score_agreement"} | CATALOG),
+    Row("selections.half.agreement.min_rank_correlation", 0.98, 0.9, {"score_agreement"} | CATALOG),
+    Row("selections.half.agreement.max_flip_share", 0.02, 0.1, {"score_agreement"} | CATALOG),
+    Row("selections.again.rescoring.around", REQUIRED, "third", NOTHING, "third"),  # the same cutoff by another name
+    Row("selections.again.rescoring.within_nats", REQUIRED, 0.2, RESCORED | MARTS | STUDENT),
+    Row("selections.again.rescoring.backend", None, "vllm", RESCORED | MARTS | STUDENT),
+    Row("selections.again.rescoring.dtype", None, "bfloat16", NOTHING),
+    Row("selections.again.token_budget", None, 9, SELECTION - SECOND - RESCORED - {"difference_scores"}, "budget"),
+    Row("students.plain.architecture", REQUIRED, "other", STUDENT),
+    Row("students.plain.tokenizer", REQUIRED, "hub", STUDENT),
+    Row("students.plain.corpus", "candidates", "refined_corpus/half", STUDENT),
+    Row("students.plain.objective.type", "cross_entropy", None, NOTHING),
+    Row("students.plain.seeds", (), [5], STUDENT),
+    Row("students.plain.seeds", (), [1], NOTHING),  # the experiment's one
+    Row("students.plain.baseline", None, "better", REPORTS),
+    Row("students.plain.owners", (), ["a@b.c"], NOTHING),
+    Row("evaluation.excluded_domains", (), ["noise"], {"student_evaluation"} | REPORTS),
+]
+for _name, _default, _other in (
+    ("token_budget", REQUIRED, 11),
+    ("sequences_per_step", 512, 3),
+    ("peak_learning_rate", 6e-4, 1e-3),
+    ("final_learning_rate_share", 0.1, 0.2),
+    ("warmup_share", 0.02, 0.1),
+    ("beta1", 0.9, 0.8),
+    ("beta2", 0.98, 0.9),
+    ("epsilon", 1e-6, 1e-8),
+    ("weight_decay", 0.01, 0.1),
+    ("gradient_clip", 1.0, 2.0),
+    ("dtype", "float32", "bfloat16"),
+):
+    ROWS += [
+        Row(f"teachers.large.model.training.{_name}", _default, _other, TEACHER),
+        Row(f"references.small.model.training.{_name}", _default, _other, REFERENCE),
+        Row(f"students.plain.training.{_name}", _default, _other, STUDENT),
+    ]
+for _name, _default, _other in (
+    ("num_evaluations", 20, 5),
+    ("num_held_out_sequences", 512, 7),
+    ("sequences_per_device", None, 1),
+    ("checkpoint_minutes", 10.0, 1.0),
+):
+    # The comparison alone says where a student was measured less often than the file asks for.
+    _shown = REPORTS if _name == "num_evaluations" else NOTHING
+    ROWS += [
+        Row(f"teachers.large.model.training.{_name}", _default, _other, NOTHING),
+        Row(f"references.small.model.training.{_name}", _default, _other, NOTHING),
+        Row(f"students.plain.training.{_name}", _default, _other, _shown),
+    ]
+
+
+def third(content: dict[str, Any]) -> None:
+    """Another selection like the first."""
+    half = content["selections"]["half"]
+    content["selections"]["third"] = {name: half[name] for name in ("teacher", "reference", "keep_fraction")}
+
+
+def budget(content: dict[str, Any]) -> None:
+    """One selection, by a token budget."""
+    content["selections"]["again"] = {"teacher": "large", "reference": "small", "token_budget": 8}
+
+
+VARIANTS |= {"third": third, "budget": budget}
+
+
+def set_at(content: dict[str, Any], path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    for name in parents:
+        content = content.setdefault(name, {})
+    if value is not None:
+        content[last] = value
+
+
+SQL = load_sql_project(PROJECT / "dbt_like_sql")
+KINDS = all_kinds(SQL)
+
+
+def fingerprints(content: dict[str, Any]) -> dict[str, str]:
+    """Return the fingerprint of every result and every piece of one, by its address."""
+    graph = build_graph(KINDS, Experiment.model_validate(content).resolve(Path("/somewhere")), SQL)
+    found = Fingerprints(graph, SHARDS, lambda node: fingerprint_of(node.names))
+    whole = {key: found.recipe(key).fingerprint for key in graph}
+    pieces = {
+        f"{key} {piece}": recipe.fingerprint
+        for key, node in graph.items()
+        for piece, recipe in (found.pieces(key) if node.kind.pieces else {}).items()
+    }
+    return whole | pieces
+
+
+@cache
+def before_of(variant: str) -> dict[str, str]:
+    return fingerprints(content_of(variant))
+
+
+def content_of(variant: str) -> dict[str, Any]:
+    content = experiment()
+    VARIANTS[variant](content)
+    return content
+
+
+def kind_of(address: str) -> str:
+    return address.partition(" ")[0].rpartition("/")[2]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.paths} {row.other} {row.variant}".strip())
+def test_a_setting_changes_the_results_that_it_is_for_and_no_others(row):
+    before = before_of(row.variant)
+    content = content_of(row.variant)
+    for path in row.paths.split():
+        set_at(content, path, row.other)
+    after = fingerprints(content)
+    assert {kind_of(key) for key in before.keys() | after.keys() if before.get(key) != after.get(key)} == row.kinds
+
+
+def sections(annotation: Any) -> Iterator[type[Settings]]:
+    """Go through the sections that a type of the schema holds, at every depth."""
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
+        yield annotation
+        for declared in annotation.model_fields.values():
+            yield from sections(declared.annotation)
+    for inner in typing.get_args(annotation):
+        yield from sections(inner)
+
+
+def declared_at(content: dict[str, Any], path: str) -> tuple[type[Settings], str] | None:
+    """Return the section and the name of a setting; None for what lies in a free-form value."""
+    section: Any = Experiment.model_validate(content)
+    *parents, last = path.split(".")
+    for name in parents:
+        section = section[name] if isinstance(section, dict) else getattr(section, name)
+    return (type(section), last) if isinstance(section, Settings) else None
+
+
+def test_every_setting_stands_in_the_table_with_its_default():
+    defaults = {}
+    for row in ROWS:
+        for path in row.paths.split():
+            declared = declared_at(content_of(row.variant), path)
+            if declared is not None:
+                defaults[declared] = row.default
+    leaves = {
+        (section, name): REQUIRED if declared.is_required() else declared.get_default(call_default_factory=True)
+        for section in set(sections(Experiment))
+        for name, declared in section.model_fields.items()
+        if not set(sections(declared.annotation)) and (section, name) != (Experiment, "architectures")
+    }
+    missing = {f"{section.__name__}.{name}" for section, name in leaves.keys() - defaults.keys()}
+    assert not missing
+    assert {key: defaults[key] for key in leaves} == leaves
+
+
+def test_the_fingerprints_of_a_release_are_those_of_the_next():
+    """Pinned: where one changes, results that are stored in the world are made anew. It must be meant."""
+    found = before_of("")
+    pinned = {}
+    for key, fingerprint in sorted(found.items()):
+        if kind_of(key) in MARTS | {"corpus_profile"}:
+            continue  # their code version follows from their SQL, which changes when it is meant to
+        pinned.setdefault(kind_of(key), []).append(fingerprint)
+    assert {kind: fingerprint_of(values)[:8] for kind, values in pinned.items()} == {
+        "comparison": "333bb926",
+        "documents": "7e42fa9c",
+        "pilot": "1bd0d8e4",
+        "pilot_reference_scores": "43b1c484",
+        "pilot_teacher_scores": "6a232767",
+        "raw_corpus": "1f547ff0",
+        "reference_model": "3a671a9e",
+        "reference_scores": "5ee5ca1e",
+        "rescored_reference_scores": "5c94f350",
+        "rescored_teacher_scores": "14421ce7",
+        "score_agreement": "b5df08cd",
+        "second_reference_scores": "6fb6a6a4",
+        "second_teacher_scores": "961a75bc",
+        "sequences": "2c369e1c",
+        "student_checkpoint": "8d9b2cda",
+        "student_evaluation": "6f5cd8ec",
+        "teacher_model": "960f3189",
+        "teacher_scores": "860663cd",
+        "tokenizer": "5a153657",
+        "warehouse_catalog": "a97231b4",
+    }
+
+
+def test_another_seed_of_a_student_is_one_more_result_and_leaves_the_first():
+    content = experiment()
+    content["students"]["better"]["seeds"] = [1, 2]
+    before, after = before_of(""), fingerprints(content)
+    assert after.keys() - before.keys() == {"better/student_checkpoint 2", "better/student_evaluation 2"}
+    assert {key for key in before if before[key] != after[key]} == {
+        "better/student_checkpoint",
+        "better/student_evaluation",
+        "comparison",
+        "warehouse_catalog",
+    }
+
+
+def test_a_name_is_no_content():
+    """What is renamed is the same result; only what shows names is another one."""
+    content = experiment()
+    content["teachers"] = {{"large": "renamed"}.get(name, name): one for name, one in content["teachers"].items()}
+    for selection in content["selections"].values():
+        selection["teacher"] = "renamed"
+    content["students"]["plain_renamed"] = content["students"].pop("plain")
+    content["students"]["better"]["baseline"] = "plain_renamed"
+    content["tokenizers"]["bpe_renamed"] = content["tokenizers"].pop("bpe")
+    for section in ("teachers", "references", "students"):
+        for one in content[section].values():
+            one["tokenizer"] = "bpe_renamed"
+    before, after = before_of(""), fingerprints(content)
+
+    def by_kind(found: dict[str, str]) -> set[tuple[str, str]]:
+        return {(kind_of(key), fingerprint) for key, fingerprint in found.items() if kind_of(key) not in REPORTS}
+
+    assert by_kind(before) == by_kind(after)
+
+
+def test_an_unrelated_selection_and_a_student_that_nobody_compares_leave_the_comparison():
+    content = experiment()
+    content["selections"]["third"] = {"teacher": "copied", "reference": "small", "keep_fraction": 0.1}
+    before, after = before_of(""), fingerprints(content)
+    assert {key for key in before if before[key] != after[key]} == CATALOG
