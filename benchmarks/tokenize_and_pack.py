@@ -111,7 +111,7 @@ def _encode(text: str) -> list[int]:
 
 
 def pack_as_published(documents: Path, tokenizer_folder: Path, target: Path) -> int:
-    """Tokenise a document a call in two processes; join, cut, trim and write in this one. Return the tokens."""
+    """Tokenise one document at a time in two processes; join, cut, trim and write in this one. Return the tokens."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)

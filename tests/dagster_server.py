@@ -19,7 +19,13 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 SELECTOR = {"repositoryName": "__repository__", "repositoryLocationName": "miniplm"}
 
-ASSETS = """query { assetNodes { assetKey { path } groupName opVersion dependencyKeys { path } kinds description } }"""
+ASSETS = """
+query {
+  assetNodes {
+    assetKey { path } groupName opVersion dependencyKeys { path } kinds description tags { key value }
+    owners { ... on UserAssetOwner { email } }
+  }
+}"""
 LAUNCH = """
 mutation Launch($parameters: ExecutionParams!) {
   launchRun(executionParams: $parameters) {

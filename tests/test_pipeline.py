@@ -1,7 +1,9 @@
 """The whole graph on a small real corpus: materialised, stored, found again, extended, and refused when it must be."""
 
 import gzip
+import importlib
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -16,11 +18,16 @@ import pytest
 import yaml
 
 from miniplm_assets.assets.build import build_assets
-from miniplm_assets.kinds.registry import open_pipeline
+from miniplm_assets.experiment import load_experiment
+from miniplm_assets.kinds.registry import PROJECT, all_kinds, open_pipeline
+from miniplm_assets.lineage.graph import build_graph
 from miniplm_assets.lineage.outcome import outcome
+from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.plan import plan
 from miniplm_assets.lineage.prune import referenced, unreferenced_results
 from miniplm_assets.lineage.verify import verify_derived, verify_store
+from miniplm_assets.storage.sql_project import load_sql_project
+from miniplm_assets.storage.store import Store
 from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shard
 
 # What names the corpus files by their place, and so is made anew for a copy of the corpus.
@@ -392,3 +399,70 @@ def test_the_manifest_holds_what_a_reader_needs(tiny):
     assert {file["name"] for file in manifest["files"]} == {"a.jsonl.parquet", "b.jsonl.parquet"}
     assert manifest["ingredients"]["inputs"].keys() >= {"difference_scores", "selection_cutoff", "sequences"}
     assert manifest["versions"]["duckdb"] and manifest["seconds"] > 0
+
+
+def example(number):
+    """Return the names that a Python example of CONTRIBUTING.md defines, with what it imports without saying so."""
+    block = (PROJECT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("```python\n")[number].partition("```")[0]
+    names = {}
+    for module in (
+        "collections.abc:Iterator,Mapping",
+        "typing:Any,Literal",
+        "polars:",
+        "torch:",
+        "torch.nn.functional:cross_entropy",
+        "pydantic:Field",
+        "miniplm_assets.core.flops:training_flops",
+        "miniplm_assets.core.recipe:key_of",
+        "miniplm_assets.experiment.settings:Settings",
+        "miniplm_assets.kinds.selection:REFINED_CORPUS",
+        "miniplm_assets.lineage.kind:ALL_FILES,Blueprint,Kind,Node",
+        "miniplm_assets.lineage.work:Work",
+        "miniplm_assets.storage.store:Draft,Result",
+        "miniplm_assets.training.objectives.objective:NO_LOSS,Loss,LossFunction,ObjectiveKind",
+    ):
+        path, _, wanted = module.partition(":")
+        imported = importlib.import_module(path)
+        names |= {name: getattr(imported, name) for name in wanted.split(",")} if wanted else {path: imported}
+    names["pl"] = names["polars"]
+    exec(block, names)
+    return names
+
+
+def test_the_kind_that_contributing_adds_is_one(copy_of_tiny):
+    kind = example(1)["DOMAIN_TOKENS"]
+    sql = load_sql_project(PROJECT / "dbt_like_sql")
+    experiment = load_experiment(copy_of_tiny / "experiment.yaml")
+    *kinds, catalog = all_kinds(sql)
+    graph = build_graph([*kinds, kind, catalog], experiment, sql)
+    pipeline = Pipeline(graph, Store(Path(experiment.warehouse)))
+    node = graph["half/domain_tokens"]
+    assert node.group == "selection_half" and "half/domain_tokens" in graph["warehouse_catalog"].inputs
+    with dg.DagsterInstance.ephemeral() as instance:
+        # The corpus of the copy lies elsewhere, and is looked at first.
+        selection = 'key:raw_corpus or +key:"half/domain_tokens" or key:warehouse_catalog'
+        assert dg.materialize(build_assets(pipeline), instance=instance, selection=selection).success
+    with duckdb.connect(str(pipeline.store.root / "warehouse.duckdb"), read_only=True) as warehouse:
+        found = warehouse.execute("select domain, num_tokens from domain_tokens where selection = 'half' order by all")
+        counted = "select domain, sum(num_tokens) from refined_corpus group by all order by all"
+        assert found.fetchall() == warehouse.execute(counted).fetchall()
+
+
+def test_the_objective_that_contributing_adds_is_one():
+    import torch
+
+    names = example(2)
+    logits = torch.tensor([[[0.0, 1.0, 3.0], [2.0, 0.0, 0.0]]])
+    labels = torch.tensor([[2, -100]])
+
+    class Model:
+        def __call__(self, input_ids):
+            self.logits = logits[: len(input_ids)]
+            return self
+
+    settings = names["SmoothedCrossEntropy"](type="smoothed_cross_entropy", smoothing=0.3)
+    loss = names["KIND"].open(settings)(Model(), {"input_ids": labels, "labels": labels})
+    log_sum = math.log(1 + math.e + math.e**3)
+    expected = 0.7 * (log_sum - 3) + 0.1 * sum(log_sum - logit for logit in (0, 1, 3))
+    assert float(loss.nats) == pytest.approx(expected, rel=1e-6)
+    assert int(loss.num_predicted) == 1

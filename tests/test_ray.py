@@ -100,7 +100,7 @@ def test_a_node_that_dies_loses_nothing_and_nothing_is_done_twice(local, cluster
 
     monkeypatch.setattr(score_shard._Part, "put_away", put_away_and_kill_once)
     pipeline, result = materialise(experiment_file, ["large/teacher_scores"])
-    mine = {place: digest for place, digest in expected.items() if place.parts[0] == "teacher_scores"}
+    mine = {place: digest for place, digest in expected.items() if place.parts[1] == "teacher_scores"}
     assert scores(pipeline) == mine
     assert len(nodes.list_all_nodes()) == 1
     assert len(done) > 6 and set(done.values()) == {1}
@@ -129,7 +129,7 @@ def one_node():
 
 
 def stored_teacher(local):
-    return next((local[0] / "warehouse" / "teacher_model" / "large").glob("*/model.safetensors")).parent
+    return next((local[0] / "warehouse" / "large" / "teacher_model").glob("*/model.safetensors")).parent
 
 
 def settings(folder):
@@ -155,7 +155,7 @@ def test_a_part_that_kills_its_actors_is_named_after_some(one_node, local, monke
 
     monkeypatch.setattr(ray_workers, "ScorerActor", Dying)
     workers = RayWorkers(settings(stored_teacher(local)), num_workers=1, report=print)
-    with pytest.raises(ScoringError, match="begins with sequence 5 has cost 3 scorers their lives"):
+    with pytest.raises(ScoringError, match="begins with sequence 5 has ended 3 scorers"):
         workers.score([np.array([1, 2, 3], np.int32)], np.array([5]))
     workers.close()
 
@@ -172,5 +172,5 @@ def test_a_cluster_without_room_is_described(one_node, local, monkeypatch):
 def test_without_ray_the_command_that_installs_it_is_named(local, tmp_path, monkeypatch):
     experiment_file, _ = on_ray(local, tmp_path)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ExperimentError, match=r"large: .* pip install 'miniplm_assets\[ray\]'"):
+    with pytest.raises(ExperimentError, match=r"large/teacher_scores: .* pip install 'miniplm_assets\[ray\]'"):
         ray_resources(open_pipeline(experiment_file).graph)

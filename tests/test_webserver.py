@@ -17,25 +17,33 @@ CHROMIUM = shutil.which("chromium")
 def served(tmp_path_factory):
     folder = tmp_path_factory.mktemp("served")
     write_shard(folder / "corpus" / "a.jsonl", MODULES)
-    experiment_file = write_experiment(
-        folder / "experiment.yaml", tiny_experiment(folder / "corpus", folder / "warehouse")
-    )
+    content = tiny_experiment(folder / "corpus", folder / "warehouse", owners=["d@e.org"])
+    content["students"]["miniplm"]["owners"] = ["a@b.org"]
+    experiment_file = write_experiment(folder / "experiment.yaml", content)
     with running_dagster(experiment_file, folder / "home") as server:
         run_id = server.launch()
         server.wait_for_success(run_id, seconds=240)
         yield folder, server
 
 
-def test_the_graph_is_there_with_its_stages_and_dependencies(served):
+def test_the_graph_is_there_with_its_boxes_and_dependencies(served):
     nodes = {"/".join(node["assetKey"]["path"]): node for node in served[1].query(ASSETS)["assetNodes"]}
     assert {node["groupName"] for node in nodes.values()} == {
         "corpus",
-        "models",
-        "scores",
-        "selection",
-        "students",
+        "tokenizer_bpe",
+        "teacher_large",
+        "reference_small",
+        "selection_half",
+        "student_no_kd",
+        "student_miniplm",
         "reports",
     }
+    # A box holds what the file calls by that name, and a node says what it is in the last part of its key.
+    for key, node in nodes.items():
+        *names, kind = key.split("/")
+        assert {"key": "kind", "value": kind} in node["tags"]
+        assert node["groupName"].endswith("_".join(["", *names]))
+        assert [owner["email"] for owner in node["owners"]] == (["a@b.org"] if "miniplm" in names else ["d@e.org"])
     dependencies = {"/".join(key["path"]) for key in nodes["half/refined_corpus"]["dependencyKeys"]}
     assert dependencies == {"bpe/sequences", "documents", "half/difference_scores", "half/selection_cutoff"}
     assert all(node["description"] and node["kinds"] and node["opVersion"] for node in nodes.values())

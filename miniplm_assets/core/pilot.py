@@ -34,7 +34,7 @@ def judge_pilot(
     Returns:
         num_sequences, num_tokens; mean_, spread_ (standard deviation) and quantiles_nats_per_token (one row) of the
         difference; share_below_zero; rank_correlation_with_teacher and _with_reference: Spearman of the differences
-        with each model's own NLL a token; domains: a row a domain, its share of the tokens before and after.
+        with each model's own NLL a token; domains: one row for each domain, its share of the tokens before and after.
     """
     per_token = pl.col("logprob_nats") / pl.when(pl.col("num_scored_tokens") > 0).then(pl.col("num_scored_tokens"))
     losses = (

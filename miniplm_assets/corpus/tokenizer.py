@@ -14,7 +14,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 
 from miniplm_assets.core.errors import ModelError
 from miniplm_assets.corpus.encoding import PackingTokenizer
-from miniplm_assets.experiment.schema import FolderTokenizer, HubTokenizer
+from miniplm_assets.experiment.models import FolderTokenizer, HubTokenizer
 from miniplm_assets.storage.hub import download
 
 TOKENIZER_FILE: Final = "tokenizer.json"

@@ -152,9 +152,9 @@ def comparison_table(
         excluded_domains: left out of the losses along the way, as they are of the totals.
 
     Returns:
-        A row a student and seed, columns as in `SCHEMA`. tokens_to_baseline_loss: tokens after which its held-out loss
-        first reached the baseline's final one (the mean of its seeds); null where it never did, or has another
-        tokenizer. tokens_saved_factor: the baseline's tokens by those.
+        One row for each student and seed, columns as in `SCHEMA`. tokens_to_baseline_loss: tokens after which its
+        held-out loss first reached the baseline's final one (the mean of its seeds); null where it never did, or has
+        another tokenizer. tokens_saved_factor: the baseline's tokens by those.
 
     Raises:
         TrainingError: if there is no student of the baseline's name.

@@ -42,7 +42,7 @@ def held_out_table(
     """Add up the scores of held-out sequences by domain, and over all but the excluded domains in the last row.
 
     Args:
-        sequences: sequence_id, domain, num_scored_bytes; a row a sequence.
+        sequences: sequence_id, domain, num_scored_bytes; one row for each sequence.
         scores: sequence_id, logprob_nats, num_scored_tokens; those of other sequences are left aside.
         excluded_domains: domains that no model should be good at, such as noise.
 

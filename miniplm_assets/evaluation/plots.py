@@ -31,8 +31,8 @@ def plot_loss_curves(
 ) -> bytes:
     """Draw the held-out loss of every student with the baseline's tokenizer against the tokens that it saw.
 
-    A line a seed, in the colour of its student. A dashed line is the baseline's final loss; where another student
-    crosses it first, the tokens saved are written.
+    One line for each seed, in the colour of its student. A dashed line is the baseline's final loss; where another
+    student crosses it first, the tokens saved are written.
 
     Raises:
         TrainingError: if there is no student of the baseline's name.

@@ -1,24 +1,20 @@
 """The experiment file: one YAML that names the corpus, the models, the selections and the students."""
 
 from miniplm_assets.experiment.load import load_experiment
-from miniplm_assets.experiment.schema import (
-    CANDIDATES,
-    Experiment,
+from miniplm_assets.experiment.models import (
     FolderModel,
     FolderTokenizer,
     HubModel,
     HubTokenizer,
     ModelSource,
     Scored,
-    Selection,
-    Sequences,
-    Splits,
-    Student,
     TokenizerSource,
     TrainedModel,
     TrainedTokenizer,
     Training,
 )
+from miniplm_assets.experiment.objectives import CrossEntropy, Objective
+from miniplm_assets.experiment.schema import CANDIDATES, Experiment, Selection, Sequences, Splits, Student
 from miniplm_assets.experiment.scoring import Agreement, OtherScoring, Pilot, Rescoring, Scoring
 from miniplm_assets.experiment.sources import (
     DemoSource,
@@ -33,6 +29,7 @@ from miniplm_assets.experiment.sources import (
 __all__ = [
     "CANDIDATES",
     "Agreement",
+    "CrossEntropy",
     "DemoSource",
     "DocumentFields",
     "Experiment",
@@ -43,6 +40,7 @@ __all__ = [
     "HuggingFaceSource",
     "JsonlSource",
     "ModelSource",
+    "Objective",
     "OtherScoring",
     "ParquetSource",
     "Pilot",

@@ -27,14 +27,14 @@ class JsonlSource(Settings):
 
 
 class ParquetSource(Settings):
-    """Parquet files, a document a row."""
+    """Parquet files, one document in each row."""
 
     type: Literal["parquet"]
     path: str = Field(description="a file, a folder or a glob pattern; local or any fsspec URL")
 
 
 class TextSource(Settings):
-    """A folder of text files, a document a file; each sub-folder is a shard and a domain."""
+    """A folder of text files, one document in each file; each sub-folder is a shard and a domain."""
 
     type: Literal["text"]
     path: str = Field(description="a folder; local or any fsspec URL")

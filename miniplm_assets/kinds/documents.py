@@ -73,7 +73,7 @@ DOCUMENTS = Kind(
     code_version="1",
     section="corpus",
     technologies=frozenset({"parquet"}),
-    description="""One row a document: its text, its domain, and its split, which the text alone decides.
+    description="""One row for each document: its text, its domain, and its split, which the text alone decides.
 
 Rows that are no document (not JSON, no text, not UTF-8, empty, too long) lie in `rejected.parquet` beside them, each
 with its file, line and reason.""",

@@ -17,6 +17,7 @@ from miniplm_assets.experiment import Pilot
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.models import Who, scored_models
 from miniplm_assets.kinds.parameters import SelectionParameters, parameters_of
+from miniplm_assets.kinds.scores import PILOT as NAME
 from miniplm_assets.kinds.scores import WHO, Pass, ScoredRows, max_sequence_tokens, score_node, scored_by, scores_kinds
 from miniplm_assets.kinds.sequences import SEQUENCES, sequences_key
 from miniplm_assets.lineage.kind import ALL_FILES, Blueprint, Check, Kind, Node
@@ -185,7 +186,7 @@ def _cost_of_the_whole(work: Work[Trial]) -> list[dict[str, Any]]:
 
 
 PILOT = Kind(
-    name="pilot",
+    name=NAME,
     code_version="2",
     section="selection",
     technologies=frozenset({"polars", "matplotlib"}),

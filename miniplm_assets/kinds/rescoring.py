@@ -69,7 +69,7 @@ RESCORED = scores_kinds(
     Pass(
         prefix="rescored_",
         code_version="3",
-        description="""One row a sequence: its log-probability under the {who}, in nats, around a cutoff scored again.
+        description="""One row for each sequence: its log-probability under the {who}, scored again around a cutoff.
 
 The other sequences keep the scores of the first pass.""",
         nodes=_nodes,

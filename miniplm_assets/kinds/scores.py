@@ -33,6 +33,8 @@ from miniplm_assets.storage.tables import SCORES as SCORES_TABLE
 
 # As measured on the demo, compressed.
 BYTES_PER_SCORE: Final = 20
+# The gate before everything is scored.
+PILOT: Final = "pilot"
 # The role of the scores that a pass replaces some of.
 EARLIER: Final = "scores"
 
@@ -247,7 +249,7 @@ def _kind(one: Pass[R], who: Who) -> Kind[R]:
 
 def _nodes(blueprint: Blueprint, who: Who) -> Iterator[Node[ScoredRows]]:
     experiment = blueprint.experiment
-    pilots = {node.names[0]: node.key for node in blueprint.nodes if node.kind.name == "pilot"}
+    pilots = {} if experiment.pilot is None else experiment.selections
     for name, scored in scored_models(experiment, who).items():
         yield score_node(
             SCORES[who],
@@ -256,9 +258,9 @@ def _nodes(blueprint: Blueprint, who: Who) -> Iterator[Node[ScoredRows]]:
             (name, scored),
             ScoredRows(scoring=scored.scoring, max_sequence_tokens=max_sequence_tokens(experiment)),
             gates=tuple(
-                pilots[selection]
-                for selection, chosen in experiment.selections.items()
-                if selection in pilots and scored_by(experiment, chosen, who)[0] == name
+                key_of(PILOT, selection)
+                for selection, chosen in pilots.items()
+                if scored_by(experiment, chosen, who)[0] == name
             ),
         )
 
@@ -267,7 +269,7 @@ SCORES = scores_kinds(
     Pass(
         prefix="",
         code_version="4",
-        description="""One row a sequence: the sum of the log-probabilities of its tokens under the {who}, in nats.
+        description="""One row for each sequence: the sum of its tokens' log-probabilities under the {who}, in nats.
 
 Candidates and validation sequences are scored; the splits that a model learnt from never are.""",
         nodes=_nodes,

@@ -1,6 +1,6 @@
 """Difference Sampling in the SQL of dbt_like_sql: a kind for each of its marts, as `<selection>/refined_corpus`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -106,7 +106,8 @@ def _make(model: SqlModel, work: Work[SelectionParameters]) -> Result:
         tables = sorted(draft.path.glob("*.parquet"))
         if sum(pq.read_metadata(table).num_rows for table in tables) <= MAX_SHOWN_ROWS:
             draft.facts = _shown(_read(tables))
-        for name, picture in _pictures(work, tables):
+        if model.name in PICTURES:
+            name, picture = PICTURES[model.name](work, _read(tables))
             (draft.path / name).write_bytes(picture)
 
     return work.make(write)
@@ -126,17 +127,22 @@ def _shown(rows: pl.DataFrame) -> dict[str, Any]:
     return {"rows": readable.to_dicts()}
 
 
-def _pictures(work: Work[SelectionParameters], tables: list[Path]) -> Iterator[tuple[str, bytes]]:
-    if work.node.kind.name == SCORE_DISTRIBUTION:
-        cutoff = cutoff_of(work)
-        yield (
-            "difference_distribution.png",
-            plot_difference_distribution(
-                _read(tables), cutoff=cutoff["cutoff_difference"], unit=cutoff["rank_by"].replace("_", " ")
-            ),
-        )
-    if work.node.kind.name == DOMAIN_SHIFT:
-        yield "domain_shares.png", plot_domain_shares(_read(tables))
+def _distribution(work: Work[SelectionParameters], rows: pl.DataFrame) -> tuple[str, bytes]:
+    cutoff = cutoff_of(work)
+    unit = cutoff["rank_by"].replace("_", " ")
+    picture = plot_difference_distribution(rows, cutoff=cutoff["cutoff_difference"], unit=unit)
+    return "difference_distribution.png", picture
+
+
+def _shares(_work: Work[SelectionParameters], rows: pl.DataFrame) -> tuple[str, bytes]:
+    return "domain_shares.png", plot_domain_shares(rows)
+
+
+# What is best seen in a picture, by the mart.
+PICTURES: Final[dict[str, Callable[[Work[SelectionParameters], pl.DataFrame], tuple[str, bytes]]]] = {
+    SCORE_DISTRIBUTION: _distribution,
+    DOMAIN_SHIFT: _shares,
+}
 
 
 def _verify(work: Work[SelectionParameters]) -> Iterator[str]:

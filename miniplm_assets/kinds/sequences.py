@@ -74,7 +74,7 @@ SEQUENCES = Kind(
     code_version="1",
     section="tokenizer",
     technologies=frozenset({"parquet"}),
-    description="""One row a sequence: the tokens that a model is given at once, the unit of scoring and of selection.
+    description="""One row for each sequence: the tokens that a model is given at once; what is scored and selected.
 
 Documents of one domain and split are joined with the end-of-document token and cut at the last sentence end that fits;
 what is cut off begins the next sequence, so that nothing is lost.""",

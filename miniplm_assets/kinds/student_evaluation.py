@@ -88,7 +88,7 @@ def _make(work: Work[Measuring]) -> Result:
 
 
 def _measure(work: Work[Measuring], model_folder: Path) -> pl.DataFrame:
-    """Return the scores of the validation sequences under a model, a row a sequence."""
+    """Return the scores of the validation sequences under a model, one row for each sequence."""
     tokenizer = load_tokenizer(work.input(TOKENIZER.name).verified_folder())
     rule = TokenRule(
         end_of_document_id=tokenizer.end_of_document_id,

@@ -24,7 +24,7 @@ def outcome(pipeline: Pipeline) -> str:
     with pl.Config(
         tbl_rows=-1, tbl_cols=-1, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, tbl_width_chars=160
     ):
-        table = str(pl.read_parquet(result.file(STUDENTS)))
+        table = str(pl.read_parquet(result.file(STUDENTS), glob=False))
     return (
         f"{result.facts['verdict']}\n\n{table}\n\n"
         f"Plots:      {result.folder}\n"

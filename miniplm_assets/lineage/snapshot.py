@@ -122,7 +122,7 @@ def current_snapshot(
 
 
 def write_listing(snapshot: Snapshot, draft: Draft) -> None:
-    """Write the result of `raw_corpus`: a row a corpus file."""
+    """Write the result of `raw_corpus`: one row for each corpus file."""
     pl.DataFrame(
         [
             {
@@ -175,7 +175,7 @@ def load_snapshot(node: Node[Listing], store: Store, fingerprint: str) -> Snapsh
         raise MissingResultError(f"raw_corpus {fingerprint} is not in {store.root}; materialise raw_corpus again")
     stamps = _known_stamps(node, store)
     shards = []
-    for row in pl.read_parquet(result.file(FILES)).iter_rows(named=True):
+    for row in pl.read_parquet(result.file(FILES), glob=False).iter_rows(named=True):
         stamp, seen = stamps.get(row["shard"], (None, None))
         shards.append(
             ObservedShard(

@@ -219,16 +219,17 @@ class Work(Generic[S]):
         pieces: dict[str, Result] = {}
         making: dict[str, tuple[Draft, PartsOfPiece]] = {}
 
-        def works() -> Iterator[tuple[str, Callable[[], Any]]]:
+        def works() -> Iterator[tuple[str, Callable[[], Any] | None]]:
             for piece, recipe in self.piece_recipes.items():
                 begun = self._begin(recipe)
                 if isinstance(begun, Result):
                     pieces[piece] = begun
                     continue
                 unfinished.push(partial(self._give_up, begun))
-                making[piece] = begun, begin(piece, begun)
-                yield piece, _no_part  # a piece without parts is one too
-                for work in making[piece][1].works():
+                parts = begin(piece, begun)
+                making[piece] = begun, parts
+                yield piece, None  # a mark: a piece without parts is one too
+                for work in parts.works():
                     yield piece, work
 
         with ExitStack() as unfinished:
@@ -279,7 +280,7 @@ class Work(Generic[S]):
 
 
 def _over_seeds(pieces: Mapping[str, Result]) -> dict[str, Any]:
-    """Return the facts that all seeds share, and a row a seed of the numbers and words that differ."""
+    """Return the facts that all seeds share, and one row for each seed with the numbers and words that differ."""
     first, *others = (result.facts for result in pieces.values())
     shared = {name: value for name, value in first.items() if all(facts.get(name) == value for facts in others)}
     if not others:
@@ -304,7 +305,3 @@ def _described(piece: str, result: Result) -> dict[str, Any]:
         "num_rows": manifest.num_rows,
         "num_bytes": manifest.num_bytes,
     }
-
-
-def _no_part() -> None:
-    """Stands at the head of a piece's parts."""

@@ -29,7 +29,7 @@ from miniplm_assets.lm.scores import Scores
 START_SECONDS: Final = 1_800.0
 # Ray tells of a killed actor within a second.
 END_SECONDS: Final = 10.0
-# A part that has cost so many actors their lives will cost the next one its own.
+# A part that has ended so many actors will end the next one too.
 MAX_LOSSES: Final = 3
 
 
@@ -52,7 +52,7 @@ class ScorerActor:
         self._lines: list[str] = []
 
     def open(self) -> list[str]:
-        """Load the model; return what there is to report. Not done at birth, for Ray hides errors of births."""
+        """Load the model; return what there is to report. Ray would not show an error that a constructor raises."""
         settings = self._settings
         if not settings.model_folder.exists():
             raise ModelError(
@@ -152,7 +152,7 @@ class RayWorkers:
                 self._report(line)
             return scores
         raise ScoringError(
-            f"the part that begins with sequence {sequence_ids[0]} has cost {MAX_LOSSES} scorers their lives; it may "
+            f"the part that begins with sequence {sequence_ids[0]} has ended {MAX_LOSSES} scorers; it may "
             "need more memory than they have: lower scoring.tokens_per_batch"
         )
 

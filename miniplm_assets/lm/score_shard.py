@@ -42,7 +42,7 @@ Choose = Callable[[pl.DataFrame], pl.DataFrame]
 
 
 class ShardScores:
-    """The scores of one corpus file in the making: `scores.parquet`, a row a sequence.
+    """The scores of one corpus file in the making: `scores.parquet`, one row for each sequence.
 
     Attributes:
         device_seconds: what the parts so far took of a device.
@@ -80,7 +80,7 @@ class ShardScores:
         self._sequences, self._shard, self._report = sequences, shard, report
         self._scorer, self._device_time = scorer, device_time
         wanted = (
-            pl.scan_parquet(sequences)
+            pl.scan_parquet(sequences, glob=False)
             .filter(pl.col("split").is_in(SCORED_SPLITS))
             .select("sequence_id", "split", "domain")
             .collect()
@@ -155,8 +155,8 @@ def merge_scores(earlier: Path, again: Path) -> None:
         earlier: scores of all sequences of a corpus file, ordered by sequence_id.
         again: scores of some of them; becomes the scores of all.
     """
-    first = pl.read_parquet(earlier, columns=SCHEMA.names)
-    merged = first.update(pl.read_parquet(again), on="sequence_id", how="left").sort("sequence_id")
+    first = pl.read_parquet(earlier, columns=SCHEMA.names, glob=False)
+    merged = first.update(pl.read_parquet(again, glob=False), on="sequence_id", how="left").sort("sequence_id")
     pq.write_table(merged.to_arrow().cast(SCHEMA), again, compression="zstd")
 
 
@@ -183,7 +183,7 @@ class _Part:
         """Return its sequences: sequence_id, token_ids."""
         # Its ids are neighbours in the file, so that the row groups' own ranges keep this to the rows wanted.
         return (
-            pl.scan_parquet(sequences)
+            pl.scan_parquet(sequences, glob=False)
             .filter(
                 pl.col("sequence_id").is_between(self.ids[0], self.ids[-1]),
                 pl.col("sequence_id").is_in(self.ids.implode()),

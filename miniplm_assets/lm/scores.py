@@ -63,7 +63,7 @@ def check_sequences(
     """Refuse sequences that a model cannot score.
 
     Args:
-        sequences: token ids, one array a sequence.
+        sequences: token ids, one array for each sequence.
         sequence_ids: their ids, for the messages.
         vocab_size: the model knows the token ids 0 .. vocab_size - 1.
         max_sequence_tokens: the longest sequence that was announced, if any was.

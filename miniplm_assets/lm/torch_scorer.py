@@ -261,7 +261,7 @@ def score_with_model(
 
     Args:
         model: a causal language model of transformers, on its device. It is put back into the mode that it had.
-        sequences: token ids, one array a sequence.
+        sequences: token ids, one array for each sequence.
         end_of_document_id: the token after which a new document begins.
         score_after_end_of_document: whether the first token of a new document is scored.
         tokens_per_batch: padded tokens at once, at most.

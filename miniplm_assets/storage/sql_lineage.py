@@ -7,13 +7,13 @@ from sqlglot.lineage import Node, lineage
 
 
 def trace_columns(
-    query: exp.Query, *, steps: Mapping[str, exp.Query], tables: Mapping[str, Sequence[str]]
+    query: exp.Query, *, intermediates: Mapping[str, exp.Query], tables: Mapping[str, Sequence[str]]
 ) -> dict[str, list[tuple[str, str]]]:
     """Return, for each column of a query, the input columns that its value is computed from.
 
     Args:
         query: with plain table names.
-        steps: queries that stand for a table; they are traced through.
+        intermediates: queries that stand for a table; they are traced through.
         tables: the columns of each input.
 
     Returns:
@@ -21,7 +21,7 @@ def trace_columns(
     """
     # Types play no part in it, so that any will do.
     schema = {table: dict.fromkeys(columns, "int") for table, columns in tables.items()}
-    nodes = lineage(None, query, schema, sources=steps, dialect="duckdb", trim_selects=False)
+    nodes = lineage(None, query, schema, sources=intermediates, dialect="duckdb", trim_selects=False)
     # What is no input (the numbers of range(), say) is left out.
     pairs = {(table, column) for table, columns in tables.items() for column in columns}
     return {column: sorted(set(_leaves(node)) & pairs) for column, node in nodes.items()}

@@ -1,8 +1,8 @@
 """Reads dbt_like_sql: its models, what they depend on, and the tests that they must pass.
 
-    models/sources.yml     tables that other steps of the pipeline write
+    models/sources.yml     tables that other kinds of assets write
     models/marts/*.sql     assets, `<model>/<selection>`
-    models/<others>/*.sql  steps on the way, expanded into those that use them; never stored
+    models/<others>/*.sql  intermediate models, expanded into those that use them; never stored
     tests/*.sql            tests that need a query of their own
     tests/screens/*.sql    what proves such a test to pass more cheaply than the test itself (see `sql_checks`)
 
@@ -109,53 +109,53 @@ class SqlModel:
         return refs_of(self.template)
 
     @cached_property
-    def steps(self) -> tuple["SqlModel", ...]:
+    def intermediates(self) -> tuple["SqlModel", ...]:
         """The models that are no marts on the way to it and its checks, each after those that it builds on."""
         found: dict[str, SqlModel] = {}
         for name in self._all_refs:
-            self._collect_steps(name, found)
+            self._collect_intermediates(name, found)
         return tuple(found.values())
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:
-        """The sources and marts that it and its checks read, once the steps on the way are expanded; sorted."""
-        read = {*self._all_refs, *(name for step in self.steps for name in step.refs)}
+        """The sources and marts that it and its checks read, once intermediate models are expanded; sorted."""
+        read = {*self._all_refs, *(name for intermediate in self.intermediates for name in intermediate.refs)}
         return tuple(sorted(name for name in read if name != self.name and self.project.is_stored(name)))
 
     @cached_property
     def parameters(self) -> frozenset[str]:
-        """The values that it is given, by the model itself and the steps on the way to it."""
-        return frozenset(name for model in (self, *self.steps) for name in parameters_of(model.tree))
+        """The values that it is given, by the model itself and the intermediate models on the way to it."""
+        return frozenset(name for model in (self, *self.intermediates) for name in parameters_of(model.tree))
 
     @cached_property
     def code_version(self) -> str:
-        """Changes when the model, a step on the way to it, or a test changes in meaning; not with white space."""
+        """Changes when the model, an intermediate one, or a test changes in meaning; not with white space."""
         checks = [
             {**check.identity, "sql": [normalised(parse(query, check.name)) for query in check.queries]}
             for check in self.checks
         ]
-        models = {model.name: normalised(model.tree) for model in (self, *self.steps)}
+        models = {model.name: normalised(model.tree) for model in (self, *self.intermediates)}
         config = self.entry.config.model_dump(mode="json")
         return fingerprint_of({"runner": RUNNER_VERSION, "models": models, "checks": checks, "config": config})[:16]
 
     @cached_property
     def column_lineage(self) -> dict[str, list[tuple[str, str]]]:
         """For each column, the (table, column) pairs of its inputs that its value is computed from; sorted."""
-        steps = {step.name: step.tree for step in self.steps}
+        intermediates = {intermediate.name: intermediate.tree for intermediate in self.intermediates}
         tables = {name: [column.name for column in self.project.entry(name).columns] for name in self.inputs}
-        return trace_columns(self.tree, steps=steps, tables=tables)
+        return trace_columns(self.tree, intermediates=intermediates, tables=tables)
 
     @property
     def _all_refs(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys([*self.refs, *(name for check in self.checks for name in check.refs)]))
 
-    def _collect_steps(self, name: str, found: dict[str, "SqlModel"]) -> None:
-        step = self.project.models.get(name)
-        if step is None or step.is_mart or name in found:
+    def _collect_intermediates(self, name: str, found: dict[str, "SqlModel"]) -> None:
+        intermediate = self.project.models.get(name)
+        if intermediate is None or intermediate.is_mart or name in found:
             return
-        for below in step.refs:
-            self._collect_steps(below, found)
-        found[name] = step
+        for below in intermediate.refs:
+            self._collect_intermediates(below, found)
+        found[name] = intermediate
 
 
 class SqlProject:
@@ -163,7 +163,7 @@ class SqlProject:
 
     Attributes:
         models: by name.
-        sources: the tables that other steps write, by name.
+        sources: the tables that other kinds of assets write, by name.
     """
 
     def __init__(self, sources: Mapping[str, TableEntry]) -> None:

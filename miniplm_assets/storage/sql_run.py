@@ -64,7 +64,7 @@ def run_model(
     """
     model = project.model(name)
     if not model.is_mart:
-        raise SqlError(f"{name} is a step on the way, not a mart: it is expanded into the models that use it")
+        raise SqlError(f"{name} is an intermediate model, not a mart: it is expanded into the models that use it")
     for table in model.inputs:
         if not inputs.get(table):
             raise SqlError(f"{name} reads {table}, which has no file. Materialise {table} first")
@@ -187,14 +187,14 @@ class _Run:
         self._open_steps(behind_the_model=False)
 
     def _open_steps(self, *, behind_the_model: bool) -> None:
-        for step in self._model.steps:
-            if self._is_behind(step.refs) == behind_the_model:
-                self._connection.execute(f"create or replace view {step.name} as {step.sql}")
+        for intermediate in self._model.intermediates:
+            if self._is_behind(intermediate.refs) == behind_the_model:
+                self._connection.execute(f"create or replace view {intermediate.name} as {intermediate.sql}")
 
     def _is_behind(self, tables: Sequence[str]) -> bool:
-        """Say whether one of these tables is the model itself or a step that builds on it."""
-        steps = {step.name: step.refs for step in self._model.steps}
-        return any(table == self._model.name or self._is_behind(steps.get(table, ())) for table in tables)
+        """Say whether one of these tables is the model itself or an intermediate model that builds on it."""
+        intermediates = {intermediate.name: intermediate.refs for intermediate in self._model.intermediates}
+        return any(table == self._model.name or self._is_behind(intermediates.get(table, ())) for table in tables)
 
     def _open(self, table: str, paths: Sequence[Path], ids: ShardRange | None = None) -> None:
         """Let a table's name stand for Parquet files, or for those of their rows that are in a range of ids."""

@@ -59,7 +59,7 @@ class HeldOut:
         self.rows: list[dict[str, Any]] = []
 
     def measure(self, model: "PreTrainedModel", *, step: int, num_tokens: int) -> float:
-        """Add a row a domain to the log; return the loss over the whole sample, in nats a token."""
+        """Add one row for each domain to the log; return the loss over the whole sample, in nats a token."""
         scores = score_with_model(
             model,
             self._token_ids,

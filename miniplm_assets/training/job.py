@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from miniplm_assets.experiment.models import Training
 from miniplm_assets.experiment.objectives import CrossEntropy, Objective
-from miniplm_assets.experiment.schema import Training
 
 
 @dataclass(frozen=True, kw_only=True)

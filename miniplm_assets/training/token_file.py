@@ -140,7 +140,7 @@ def choose_held_out(files: Sequence[Path], *, split: str, num_sequences: int, se
     """Return sequences of a split, chosen by the seed, in the order of the files.
 
     Returns:
-        domain and token_ids (a list of int32), a row a sequence.
+        domain and token_ids (a list of int32), one row for each sequence.
 
     Raises:
         TrainingError: if the split is empty.

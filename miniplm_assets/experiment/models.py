@@ -1,0 +1,120 @@
+"""What an experiment may say of tokenizers and models: where they come from, or how they are trained here."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from miniplm_assets.experiment.scoring import Scoring
+from miniplm_assets.experiment.settings import Settings
+from miniplm_assets.experiment.sources import CommitHash
+
+
+class HubTokenizer(Settings):
+    """A tokenizer on the Hugging Face hub."""
+
+    source: Literal["hub"]
+    id: str
+    revision: CommitHash
+
+
+class FolderTokenizer(Settings):
+    """A tokenizer in a folder, as `save_pretrained` writes it. Its content counts, not its place."""
+
+    runtime_only: ClassVar[frozenset[str]] = frozenset({"path"})
+
+    source: Literal["folder"]
+    path: str
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Owners = Annotated[
+    tuple[Annotated[str, Field(pattern=r"^(team:.+|[^@\s]+@[^@\s]+)$")], ...],
+    Field(description="who answers for it, shown in the UI: e-mail addresses, or team:<name>"),
+]
+ShardPatterns = Annotated[
+    tuple[str, ...],
+    Field(
+        min_length=1,
+        description="glob patterns of the corpus files to learn from; name some to keep what was learnt as the corpus "
+        "grows",
+    ),
+]
+
+
+class TrainedTokenizer(Settings):
+    """A byte-level BPE tokenizer, trained here on the reference split. What its shards hold is an input of it."""
+
+    runtime_only: ClassVar[frozenset[str]] = frozenset({"shards"})
+
+    source: Literal["trained"]
+    vocab_size: int = Field(ge=257, description="256 bytes, the end-of-document token, and merges")
+    shards: ShardPatterns = ("*",)
+
+
+TokenizerSource = Annotated[HubTokenizer | FolderTokenizer | TrainedTokenizer, Field(discriminator="source")]
+
+
+class Training(Settings):
+    """How a model is trained from scratch: AdamW, linear warm-up, cosine decay."""
+
+    runtime_only: ClassVar[frozenset[str]] = frozenset({"sequences_per_device", "checkpoint_minutes"})
+    reporting_only: ClassVar[frozenset[str]] = frozenset({"num_evaluations", "num_held_out_sequences"})
+
+    token_budget: int = Field(ge=1, description="tokens to train on; the data is repeated where it holds fewer")
+    sequences_per_step: int = Field(512, ge=1)
+    peak_learning_rate: float = Field(6e-4, gt=0)
+    final_learning_rate_share: float = Field(0.1, ge=0, le=1, description="of the peak, at the last step")
+    warmup_share: float = Field(0.02, ge=0, lt=1, description="share of the steps that warm up")
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.98, ge=0, lt=1)
+    epsilon: float = Field(1e-6, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    gradient_clip: float = Field(1.0, gt=0)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    num_evaluations: int = Field(20, ge=1, description="held-out losses along the way, the last one at the end")
+    num_held_out_sequences: int = Field(512, ge=1, description="validation sequences for those, chosen by seed")
+    sequences_per_device: int | None = Field(None, ge=1, description="at once on a device; default: a whole step")
+    checkpoint_minutes: float = Field(10.0, gt=0, description="at most this much work is lost to a crash")
+
+
+class HubModel(Settings):
+    """A causal language model on the Hugging Face hub."""
+
+    runtime_only: ClassVar[frozenset[str]] = frozenset({"num_parameters"})
+
+    source: Literal["hub"]
+    id: str
+    revision: CommitHash
+    num_parameters: int | None = Field(None, ge=1, description="for plans only, until the model is here")
+
+
+class FolderModel(Settings):
+    """A causal language model in a folder, as `save_pretrained` writes it. Its content counts, not its place."""
+
+    runtime_only: ClassVar[frozenset[str]] = frozenset({"path"})
+
+    source: Literal["folder"]
+    path: str
+
+
+class TrainedModel(Settings):
+    """A causal language model, trained here from scratch. What its shards hold is an input of it."""
+
+    runtime_only: ClassVar[frozenset[str]] = frozenset({"shards"})
+
+    source: Literal["trained"]
+    architecture: str
+    training: Training
+    shards: ShardPatterns = ("*",)
+
+
+ModelSource = Annotated[HubModel | FolderModel | TrainedModel, Field(discriminator="source")]
+
+
+class Scored(Settings):
+    """A model that scores the corpus: a teacher or a reference."""
+
+    model: ModelSource
+    tokenizer: str
+    scoring: Scoring = Scoring()
+    owners: Owners = ()
