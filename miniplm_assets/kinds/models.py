@@ -9,8 +9,8 @@ from miniplm_assets.core.recipe import key_of
 from miniplm_assets.core.splits import REFERENCE, TEACHER
 from miniplm_assets.experiment import Experiment, FolderModel, HubModel, Scored, TrainedModel, Training
 from miniplm_assets.experiment.settings import Settings
-from miniplm_assets.kinds.sequences import SEQUENCES, sequences_key
-from miniplm_assets.kinds.tokenizer import TOKENIZER, tokenizer_key
+from miniplm_assets.kinds.sequences import SEQUENCES, packed_by
+from miniplm_assets.kinds.tokenizer import TOKENIZER
 from miniplm_assets.kinds.training import TRAINING_COLUMNS, train
 from miniplm_assets.lineage.folders import require_copied
 from miniplm_assets.lineage.kind import Blueprint, Cost, Kind, Node
@@ -80,10 +80,7 @@ def _nodes_of(who: Who) -> Callable[[Blueprint], Iterable[Node[Any]]]:
                 yield Node(
                     kind=MODELS[who],
                     names=(name,),
-                    inputs={
-                        SEQUENCES.name: sequences_key(scored.tokenizer),
-                        TOKENIZER.name: tokenizer_key(scored.tokenizer),
-                    },
+                    inputs=packed_by(scored.tokenizer),
                     settings=OwnModel(
                         architecture=experiment.architectures[model.architecture],
                         training=model.training,

@@ -20,8 +20,7 @@ from miniplm_assets.experiment import Experiment, Scored, Scoring, Selection
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.engines import MODEL, open_engine
 from miniplm_assets.kinds.models import Who, model_key, num_parameters_of, scored_models
-from miniplm_assets.kinds.sequences import SEQUENCES, sequences_key
-from miniplm_assets.kinds.tokenizer import TOKENIZER, tokenizer_key
+from miniplm_assets.kinds.sequences import SEQUENCES, packed_by
 from miniplm_assets.lineage.kind import Blueprint, Cost, Engine, Kind, Node, Section
 from miniplm_assets.lineage.sizes import Sizes
 from miniplm_assets.lineage.work import Work
@@ -117,8 +116,7 @@ def score_node(
         names=(name,),
         inputs={
             MODEL: model_key(who, model_name),
-            SEQUENCES.name: sequences_key(scored.tokenizer),
-            TOKENIZER.name: tokenizer_key(scored.tokenizer),
+            **packed_by(scored.tokenizer),
             **(inputs or {}),
         },
         settings=settings,

@@ -102,3 +102,8 @@ what is cut off begins the next sequence, so that nothing is lost.""",
 def sequences_key(tokenizer: str) -> str:
     """Return the key of the sequences that a tokenizer packs."""
     return key_of(SEQUENCES.name, tokenizer)
+
+
+def packed_by(tokenizer: str) -> dict[str, str]:
+    """Return what a model reads, as inputs of a node: the sequences that a tokenizer packs, and the tokenizer."""
+    return {SEQUENCES.name: sequences_key(tokenizer), TOKENIZER.name: tokenizer_key(tokenizer)}

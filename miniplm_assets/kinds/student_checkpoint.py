@@ -10,8 +10,8 @@ from miniplm_assets.experiment.objectives import CrossEntropy, Objective
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.models import training_cost
 from miniplm_assets.kinds.selection import REFINED_CORPUS
-from miniplm_assets.kinds.sequences import SEQUENCES, sequences_key
-from miniplm_assets.kinds.tokenizer import TOKENIZER, tokenizer_key
+from miniplm_assets.kinds.sequences import SEQUENCES, packed_by
+from miniplm_assets.kinds.tokenizer import TOKENIZER
 from miniplm_assets.kinds.training import TRAINING_COLUMNS, train
 from miniplm_assets.lineage.kind import Blueprint, Cost, Kind, Node
 from miniplm_assets.lineage.sizes import Sizes
@@ -53,8 +53,7 @@ def _nodes(blueprint: Blueprint) -> Iterator[Node[Schooling]]:
             kind=STUDENT_CHECKPOINT,
             names=(name,),
             inputs={
-                SEQUENCES.name: sequences_key(student.tokenizer),
-                TOKENIZER.name: tokenizer_key(student.tokenizer),
+                **packed_by(student.tokenizer),
                 **refined,
                 **{role: key_of(*asset) for role, asset in needed.items()},
             },

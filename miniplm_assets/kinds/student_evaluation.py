@@ -14,14 +14,14 @@ from miniplm_assets.corpus.tokenizer import load_tokenizer
 from miniplm_assets.evaluation.held_out import ALL_DOMAINS, count_scored_bytes, held_out_table
 from miniplm_assets.experiment import Scoring
 from miniplm_assets.experiment.settings import Settings
-from miniplm_assets.kinds.sequences import SEQUENCES, sequences_key
+from miniplm_assets.kinds.sequences import SEQUENCES, packed_by
 from miniplm_assets.kinds.student_checkpoint import (
     STUDENT_CHECKPOINT,
     checkpoint_key,
     num_student_parameters,
     seeds_of,
 )
-from miniplm_assets.kinds.tokenizer import TOKENIZER, tokenizer_key
+from miniplm_assets.kinds.tokenizer import TOKENIZER
 from miniplm_assets.lineage.kind import Blueprint, Cost, Kind, Node
 from miniplm_assets.lineage.sizes import Sizes
 from miniplm_assets.lineage.work import Work
@@ -57,8 +57,7 @@ def _nodes(blueprint: Blueprint) -> Iterator[Node[Measuring]]:
             names=(name,),
             inputs={
                 STUDENT_CHECKPOINT.name: checkpoint_key(name),
-                SEQUENCES.name: sequences_key(student.tokenizer),
-                TOKENIZER.name: tokenizer_key(student.tokenizer),
+                **packed_by(student.tokenizer),
             },
             settings=Measuring(
                 excluded_domains=experiment.evaluation.excluded_domains,
