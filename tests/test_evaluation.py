@@ -122,7 +122,7 @@ def run(losses: list[float], *, by_domain: dict[str, float], seed: int = 1, num_
     return StudentRun(
         seed=seed,
         num_epochs=num_epochs,
-        num_evaluations=len(losses),
+        measured_by={"num_evaluations": len(losses), "num_held_out_sequences": 9},
         training_flops=6 * 1_000 * 8_000,
         training_log=pl.DataFrame({"num_tokens": [1_000 * step for step in range(1, 2 * len(losses) + 1)]}),
         held_out_log=pl.DataFrame(on_the_way[::-1]),
@@ -254,10 +254,16 @@ def test_several_seeds_stand_side_by_side_and_their_means_are_judged() -> None:
 
 
 def test_who_was_measured_less_often_than_asked_is_named() -> None:
-    assert list(unmeasured([TWO, THREE], {"no_kd": 2, "miniplm": 1})) == []
-    found = list(unmeasured([TWO, THREE], {"no_kd": 3, "miniplm": 2}))
+    def asked(num_evaluations: int, num_held_out_sequences: int) -> dict[str, int]:
+        return {"num_evaluations": num_evaluations, "num_held_out_sequences": num_held_out_sequences}
+
+    assert list(unmeasured([TWO, THREE], {"no_kd": asked(2, 9), "miniplm": asked(1, 1)})) == []
+    found = list(unmeasured([TWO, THREE], {"no_kd": asked(3, 10), "miniplm": asked(2, 9)}))
     assert len(found) == 2
-    assert found[0].startswith("no_kd, seed 2, was measured 2 times along the way, and num_evaluations asks for 3")
+    assert found[0] == (
+        "no_kd, seed 2, was measured along the way by num_evaluations 2, where 3 is asked for now and "
+        "num_held_out_sequences 9, where 10 is asked for now; delete its stored result to train it again."
+    )
 
 
 # ---- the outcome in words

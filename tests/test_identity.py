@@ -263,8 +263,8 @@ for _name, _default, _other in (
     ("sequences_per_device", None, 1),
     ("checkpoint_minutes", 10.0, 1.0),
 ):
-    # The comparison alone says where a student was measured less often than the file asks for.
-    _shown = REPORTS if _name == "num_evaluations" else NOTHING
+    # The comparison alone says where a student was measured less than the file asks for.
+    _shown = REPORTS if _name.startswith("num_") else NOTHING
     ROWS += [
         Row(f"teachers.large.model.training.{_name}", _default, _other, NOTHING),
         Row(f"references.small.model.training.{_name}", _default, _other, NOTHING),

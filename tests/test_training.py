@@ -345,7 +345,8 @@ def test_the_result_loads_as_any_model_and_its_held_out_loss_is_exact(
     for domain, row in last.items():
         assert (row["num_sequences"], row["num_scored_tokens"]) == (sums[domain][0], sums[domain][2])
         assert row["nll_nats"] == pytest.approx(sums[domain][1], abs=1e-4)
-    assert (facts["num_evaluations"], facts["num_held_out_sequences"]) == (3, 6)
+    assert facts["measured_by"] == {"num_evaluations": 3, "num_held_out_sequences": facts["num_held_out_sequences"]}
+    assert facts["num_held_out_sequences"] == 6
     assert lines[0].startswith("tiny/student_checkpoint: ")
     assert "left" in lines[-1]
     names = {path.name for path in target.iterdir()}
@@ -413,7 +414,8 @@ def test_looking_at_losses_changes_no_weight_and_a_resumed_run_keeps_to_its_own_
     with pytest.raises(InterruptedRunError):
         train(every_step(job), tmp_path / "cut")
     resumed = train(often, tmp_path / "cut")
-    assert (resumed["num_evaluations"], resumed["num_held_out_sequences"]) == (3, whole["num_held_out_sequences"])
+    assert resumed["measured_by"] == whole["measured_by"]
+    assert resumed["num_held_out_sequences"] == whole["num_held_out_sequences"]
     for name in ("held_out_log.parquet", "model.safetensors"):
         assert (tmp_path / "cut" / "target" / name).read_bytes() == (tmp_path / "whole" / "target" / name).read_bytes()
 

@@ -50,7 +50,7 @@ class StudentRun:
     Attributes:
         seed: of its weights and of the order of its sequences.
         num_epochs: how often it went through its corpus.
-        num_evaluations: held-out losses that were measured along the way.
+        measured_by: num_evaluations and num_held_out_sequences that its losses along the way were measured by.
         training_flops: what training it took.
         training_log: as `train_language_model` writes it.
         held_out_log: the losses along the way, by domain, as it writes them.
@@ -59,7 +59,7 @@ class StudentRun:
 
     seed: int
     num_epochs: float
-    num_evaluations: int
+    measured_by: Mapping[str, int]
     training_flops: int
     training_log: pl.DataFrame
     held_out_log: pl.DataFrame
@@ -210,17 +210,22 @@ def tokens_to_baseline_loss(
     )
 
 
-def unmeasured(students: Iterable[StudentRecord], asked: Mapping[str, int]) -> Iterator[str]:
-    """Say which runs were measured less often along the way than is asked for now.
+def unmeasured(students: Iterable[StudentRecord], asked: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
+    """Say which runs were measured less along the way than is asked for now.
 
     Args:
         students: as they are stored.
-        asked: `num_evaluations` of each, by name.
+        asked: of each, by name, the settings that `StudentRun.measured_by` holds.
     """
     for student in students:
         for run in student.runs:
-            if run.num_evaluations < asked[student.name]:
+            less = [
+                f"{setting} {run.measured_by[setting]}, where {number} is asked for now"
+                for setting, number in asked[student.name].items()
+                if run.measured_by[setting] < number
+            ]
+            if less:
                 yield (
-                    f"{student.name}, seed {run.seed}, was measured {run.num_evaluations} times along the way, and "
-                    f"num_evaluations asks for {asked[student.name]}; delete its stored result to train it again."
+                    f"{student.name}, seed {run.seed}, was measured along the way by {' and '.join(less)}; delete its "
+                    "stored result to train it again."
                 )

@@ -36,8 +36,8 @@ from miniplm_assets.training.train import TRAINING_LOG
 
 MEASURED_AS_ASKED: Final = Check(
     "students_are_measured_as_asked",
-    "A failure means that a stored student was measured less often along the way than `num_evaluations` asks for now. "
-    "Its weights do not depend on that, so it is not trained again.",
+    "A failure means that a stored student was measured less along the way than `num_evaluations` and "
+    "`num_held_out_sequences` ask for now. Its weights do not depend on that, so it is not trained again.",
     is_blocking=False,
 )
 
@@ -51,6 +51,7 @@ class ComparedStudent(Settings):
         selection: whose refined corpus it learnt from.
         baseline: the student that it is held against.
         num_evaluations: held-out losses along the way that the file asks for.
+        num_held_out_sequences: on how many sequences.
     """
 
     corpus: str
@@ -58,6 +59,7 @@ class ComparedStudent(Settings):
     selection: str | None = None
     baseline: str | None = None
     num_evaluations: int
+    num_held_out_sequences: int
 
 
 class ComparedSelection(Settings):
@@ -99,6 +101,7 @@ def _compared(experiment: Experiment) -> Compared:
                 selection=student.selection,
                 baseline=student.baseline,
                 num_evaluations=student.training.num_evaluations,
+                num_held_out_sequences=student.training.num_held_out_sequences,
             )
             for name, student in students.items()
         },
@@ -129,7 +132,10 @@ def _make(work: Work[Compared]) -> Result:
         for name, selection in selections.items():
             (draft.path / f"domain_shares_{name}.png").write_bytes(plot_domain_shares(selection.domain_shift))
         draft.facts = {"verdict": "\n\n".join(verdicts), "students": table.to_dicts()}
-        asked = {name: student.num_evaluations for name, student in work.settings.students.items()}
+        asked = {
+            name: student.model_dump(include={"num_evaluations", "num_held_out_sequences"})
+            for name, student in work.settings.students.items()
+        }
         problems = list(unmeasured(students.values(), asked))
         draft.checks.append(
             CheckOutcome(name=MEASURED_AS_ASKED.name, passed=not problems, description=" ".join(problems))
@@ -194,7 +200,7 @@ def _run(seed: int, checkpoint: Result, evaluation: Result) -> StudentRun:
     return StudentRun(
         seed=seed,
         num_epochs=checkpoint.facts["num_epochs"],
-        num_evaluations=checkpoint.facts["num_evaluations"],
+        measured_by=checkpoint.facts["measured_by"],
         training_flops=checkpoint.facts["training_flops"],
         training_log=table(checkpoint, TRAINING_LOG),
         held_out_log=table(checkpoint, HELD_OUT_LOG),

@@ -43,8 +43,9 @@ def train_language_model(
 
     Returns:
         Facts: num_parameters, num_non_embedding_parameters, num_steps, num_sequences, num_tokens, num_epochs,
-        num_evaluations, num_held_out_sequences, held_out_nll_nats_per_token, training_nll_nats_per_token (the last
-        row's), training_flops, training_seconds, resumed_from_step, device.
+        measured_by (num_evaluations and num_held_out_sequences as asked), num_held_out_sequences (as found),
+        held_out_nll_nats_per_token, training_nll_nats_per_token (the last row's), training_flops, training_seconds,
+        resumed_from_step, device.
 
     Raises:
         ModelError: if the architecture cannot be built.
@@ -114,7 +115,7 @@ def train_language_model(
         "num_sequences": len(plan.order),
         "num_tokens": plan.num_tokens,
         "num_epochs": round(plan.num_epochs, 4),
-        "num_evaluations": measured["num_evaluations"],
+        "measured_by": measured,
         "num_held_out_sequences": held_out.num_sequences,
         "held_out_nll_nats_per_token": last["held_out_nll_nats_per_token"],
         "training_nll_nats_per_token": last["training_nll_nats_per_token"],
