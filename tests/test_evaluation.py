@@ -7,7 +7,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from miniplm_assets.core.curves import tokens_saved_factor, tokens_to_loss
 from miniplm_assets.core.errors import ScoringError, TrainingError
 from miniplm_assets.evaluation.comparison import (
     SelectionRecord,
@@ -82,23 +81,6 @@ def test_scores_pair_one_to_one_with_sequences() -> None:
         held_out_table(sequences, scores.filter(pl.col("sequence_id") != 5))
     with pytest.raises(ScoringError, match=r"held-out sequence 9 has more than one score"):
         held_out_table(sequences, pl.concat([scores, scores[:1]]))
-
-
-# ---- tokens saved
-
-
-def test_the_crossing_lies_on_the_line_between_two_evaluations() -> None:
-    assert tokens_to_loss([100, 200, 300], [5.0, 4.0, 3.0], target_nats_per_token=3.25) == 275.0
-    assert tokens_to_loss([100, 200, 300], [5.0, 4.0, 3.0], target_nats_per_token=4.0) == 200.0
-    assert tokens_to_loss([100, 200], [5.0, 4.0], target_nats_per_token=6.0) == 100.0
-    assert tokens_to_loss([100, 200], [5.0, 4.0], target_nats_per_token=3.9) is None
-    # the first time counts, also where the curve rises again
-    assert tokens_to_loss([100, 200, 300, 400], [5.0, 3.0, 5.0, 1.0], target_nats_per_token=4.0) == 150.0
-
-
-def test_the_factor_is_the_tokens_of_the_baseline_by_those_needed() -> None:
-    assert tokens_saved_factor(baseline_tokens=300, tokens_to_baseline_loss=120.0) == 2.5
-    assert tokens_saved_factor(baseline_tokens=300, tokens_to_baseline_loss=None) is None
 
 
 # ---- students side by side

@@ -3,14 +3,24 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from miniplm_assets.core.packing import EncodedTexts, PackedSequences, Packer
 
 END = 0
 STOP = 1  # a token that ends a sentence
 ENDS_SENTENCE = np.array([False, True, False, False])
+WIDTHS = {
+    "num_tokens": np.int64,
+    "token_ids": np.int32,
+    "num_spans": np.int64,
+    "document_ids": np.int64,
+    "char_starts": np.int64,
+    "char_ends": np.int64,
+}
 
 
 @dataclass
@@ -157,3 +167,42 @@ def test_no_cut_falls_inside_a_character() -> None:
 
 def test_no_documents_give_no_sequences() -> None:
     assert pack([], max_tokens=8, trims=True) == []
+
+
+def test_several_ends_of_documents_begin_no_sequence() -> None:
+    # Each text fills a sequence, so that each end would begin the next one, far from the stream's own end.
+    assert pack([[letters([2] * 8)] * 4 + [letters([3] * 3)]], max_tokens=8, trims=True) == [
+        *[([2] * 8, [(document_id, 0, 8)]) for document_id in (100, 101, 102, 103)],
+        ([3, 3, 3, END], [(104, 0, 3)]),
+    ]
+
+
+def test_half_is_counted_from_where_the_sequence_starts() -> None:
+    # Two full sequences; then the only sentence end stands at 3 of 8 again, far beyond half of 8 from the beginning.
+    text = letters([*[2] * 16, 2, 2, 1, *[2] * 9])
+    assert [len(tokens) for tokens, _ in pack([[text]], max_tokens=8, trims=True)] == [8, 8, 8, 5]
+
+
+def test_only_what_is_not_given_out_yet_is_open() -> None:
+    packer = Packer(max_tokens=8, end_of_document_id=END, ends_sentence=None)
+    assert packer.open_document_ids == set()
+    assert len(packer.push(np.array([100]), encoded([letters([2] * 3)])).num_tokens) == 0
+    assert packer.open_document_ids == {100}
+    [given_out] = as_lists(packer.push(np.array([101]), encoded([letters([3] * 9)])))
+    assert given_out == ([2, 2, 2, END, 3, 3, 3, 3], [(100, 0, 3), (101, 0, 4)])
+    assert packer.open_document_ids == {101}
+    assert as_lists(packer.finish()) == [([3] * 5 + [END], [(101, 4, 9)])]
+    assert packer.open_document_ids == set()
+
+
+@pytest.mark.parametrize("ends_sentence", [None, ENDS_SENTENCE])
+def test_columns_have_the_widths_that_are_stored(ends_sentence: NDArray[np.bool_] | None) -> None:
+    packer = Packer(max_tokens=8, end_of_document_id=END, ends_sentence=ends_sentence)
+    for packed in (packer.push(np.array([100]), encoded([letters([2] * 20)])), packer.finish(), packer.finish()):
+        assert {name: getattr(packed, name).dtype for name in WIDTHS} == WIDTHS
+        assert packed.document_ids.tolist() == [100] * len(packed.num_tokens)
+
+
+def test_a_sequence_needs_room_for_a_character_in_its_second_half() -> None:
+    with pytest.raises(AssertionError, match="^7$"):
+        Packer(max_tokens=7, end_of_document_id=END, ends_sentence=None)

@@ -43,6 +43,13 @@ def test_a_share_is_about_that_share_and_a_larger_one_holds_it():
     assert set(with_share(rows, share=0.1, seed=4)["sequence_id"]) != set(tenth["sequence_id"])
 
 
+def test_a_share_is_below_its_end():
+    rows = pl.DataFrame({"sequence_id": [7]})
+    [end] = hash_fractions(np.array([7], dtype=np.int64), seed=3)
+    assert len(with_share(rows, share=end, seed=3)) == 0
+    assert len(with_share(rows, share=np.nextafter(end, 1), seed=3)) == 1
+
+
 def differences(values, first_id=0):
     return pl.DataFrame(
         {"sequence_id": np.arange(first_id, first_id + len(values)), "rank_difference": np.array(values, dtype=float)}
@@ -63,6 +70,122 @@ def test_the_agreement_sample_is_the_nearest_to_the_cutoff_and_a_random_part_wha
     random = sample.filter("is_random")
     by_hash = np.argsort(hash_fractions(np.arange(1_000), seed=1))[:50]
     assert set(random["sequence_id"]) == set(by_hash.tolist())
+
+
+def test_of_equally_near_ones_the_smaller_ids_are_sampled_and_nothing_is_added_but_marks():
+    # All are 1 nat away, on both sides; the cutoff itself is nobody's. Every third file is another frame.
+    order = np.random.default_rng(2).permutation(30)
+    rows = pl.DataFrame({"sequence_id": order, "rank_difference": 5.0 + (-1.0) ** order, "domain": ["web"] * 30})
+    cutoff = {"cutoff_difference": 5.0, "cutoff_sequence_id": 4}
+    sample = agreement_sample(
+        [rows[:10], rows[10:20], rows[20:]], cutoff, num_random=0, num_around_cutoff=4, seed=1
+    ).to_dict(as_series=False)
+    assert sample == {
+        "sequence_id": [0, 1, 2, 3],
+        "rank_difference": [6.0, 4.0, 6.0, 4.0],
+        "domain": ["web"] * 4,
+        "is_kept": [True, False, True, False],
+        "is_random": [False] * 4,
+        "is_around_cutoff": [True] * 4,
+    }
+
+
+def test_what_is_sampled_twice_is_there_once():
+    sample = agreement_sample(
+        [differences([1.0, 2.0, 3.0])],
+        {"cutoff_difference": 2.0, "cutoff_sequence_id": 1},
+        num_random=3,
+        num_around_cutoff=2,
+        seed=1,
+    )
+    assert sample.select("sequence_id", "is_kept", "is_random", "is_around_cutoff").rows() == [
+        (0, False, True, True),
+        (1, True, True, True),
+        (2, True, True, False),
+    ]
+
+
+def scored_again(num_scored_tokens, *, rank_by="nats_per_token", **changes):
+    """Two sequences, each 4 nats off under the teacher and 2 under the reference, ranked above and at the cutoff."""
+    sample = pl.DataFrame(
+        {
+            "sequence_id": [1, 2],
+            "num_scored_tokens": num_scored_tokens,
+            "teacher_logprob_nats": [-10.0, -10.0],
+            "reference_logprob_nats": [-20.0, -20.0],
+            "rank_difference": [10.0, 10.0],
+            "is_kept": [True, True],
+        }
+    )
+    scores = {
+        "teacher_scores": pl.DataFrame({"sequence_id": [2, 1], "logprob_nats": [-6.0, -6.0]}),
+        "reference_scores": pl.DataFrame({"sequence_id": [1, 2], "logprob_nats": [-22.0, -22.0]}),
+    }
+    cutoff = {"cutoff_difference": 10.0, "cutoff_sequence_id": 2, "rank_by": rank_by}
+    return compare_scores(sample, **{**scores, **changes}, cutoff=cutoff)
+
+
+def test_errors_are_by_scored_token_and_zero_where_nothing_is_scored():
+    compared = scored_again([1, 0])
+    assert compared["second_rank_difference"].to_list() == [16.0, 0.0]
+    assert compared["teacher_error_nats_per_token"].to_list() == [4.0, 0.0]
+    assert compared["reference_error_nats_per_token"].to_list() == [-2.0, 0.0]
+    assert compared["would_flip"].to_list() == [False, True]
+    of_sequences = scored_again([4, 0], rank_by="nats_per_sequence")
+    assert of_sequences["second_rank_difference"].to_list() == [16.0, 16.0]
+    assert of_sequences["teacher_error_nats_per_token"].to_list() == [1.0, 0.0]
+
+
+def test_second_scores_pair_one_to_one():
+    twice = pl.DataFrame({"sequence_id": [1, 1], "logprob_nats": [-6.0, -6.0]})
+    once = pl.DataFrame({"sequence_id": [1], "logprob_nats": [-6.0]})
+    for model in ("teacher_scores", "reference_scores"):
+        with pytest.raises(pl.exceptions.ComputeError, match="1:1"):
+            scored_again([1, 1], **{model: twice})
+        with pytest.raises(AssertionError, match=r"^a sequence of the sample was not scored again$"):
+            scored_again([1, 1], **{model: once})
+
+
+def test_of_rows_that_are_all_alike_there_is_no_order_to_agree_on():
+    assert summarise(scored_again([2, 2])) == {
+        "num_sequences": 2,
+        "mean_teacher_difference_nats_per_token": 2.0,
+        "mean_reference_difference_nats_per_token": 1.0,
+        "largest_teacher_difference_nats_per_token": 2.0,
+        "largest_reference_difference_nats_per_token": 1.0,
+        "rank_correlation": None,
+        "flip_share": 1.0,  # 8 nats a token, and the cutoff is 10
+    }
+
+
+AT_THE_LIMITS = {
+    "mean_teacher_difference_nats_per_token": 0.02,
+    "mean_reference_difference_nats_per_token": 0.02,
+    "largest_teacher_difference_nats_per_token": 0.2,
+    "largest_reference_difference_nats_per_token": 0.2,
+    "rank_correlation": 0.9,
+    "flip_share": 0.1,
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "broken"),
+    [
+        ({}, []),
+        ({"rank_correlation": None}, []),
+        (
+            {"mean_reference_difference_nats_per_token": 0.03, "largest_teacher_difference_nats_per_token": 1.5},
+            [
+                "largest difference of the teacher: 1.5000 nats a token, max_difference_nats_per_token is 0.2",
+                "mean difference of the reference: 0.0300 nats a token, max_mean_difference_nats_per_token is 0.02",
+            ],
+        ),
+        ({"rank_correlation": 0.89}, ["rank correlation 0.8900, min_rank_correlation is 0.9"]),
+        ({"flip_share": 0.125}, ["12.50% of the selections flip, max_flip_share is 10.00%"]),
+    ],
+)
+def test_a_limit_is_broken_beyond_it_and_named_with_both_numbers(changed, broken):
+    assert list(broken_limits(AT_THE_LIMITS | changed, LIMITS)) == broken
 
 
 def test_a_comparison_counts_errors_order_and_flips():
@@ -136,6 +259,100 @@ def test_a_pilot_measures_the_spread_and_the_domains():
     assert list(reasons_against(measures, PILOT_LIMITS)) == []
 
 
+def judged(rows, **changes):
+    """Judge rows of domain, tokens, scored tokens, and the NLL of the whole sequence under teacher and reference."""
+    domains, num_tokens, num_scored_tokens, *nlls = zip(*rows, strict=True)
+    ids = range(len(rows))
+    scores = [
+        pl.DataFrame(
+            {
+                "sequence_id": ids,
+                "logprob_nats": [-float(one) for one in nll],
+                "num_scored_tokens": num_scored_tokens,
+            }
+        )[::-1]
+        for nll in nlls
+    ]
+    candidates = pl.DataFrame({"sequence_id": ids, "domain": domains, "num_tokens": num_tokens})
+    arguments = {"rank_by": "nats_per_token", "keep_fraction": 0.5, "token_budget": None, "share": 0.1, **changes}
+    return judge_pilot(candidates, teacher_scores=scores[0], reference_scores=scores[1], **arguments)
+
+
+def test_a_pilot_is_the_one_worked_by_hand():
+    # Differences of 0, 1, ..., 100 nats a token over 10 tokens each; the teacher's own NLL falls with them as a
+    # hyperbola, the reference's rises with them: both in the same order, neither on a line.
+    teacher = [1 / (1 + step) for step in range(101)]
+    measures = judged([("web", 11, 10, 10 * nll, 10 * (nll + step)) for step, nll in enumerate(teacher)])
+    [quantiles] = measures.pop("quantiles_nats_per_token")
+    assert quantiles == pytest.approx({"1 %": 1, "5 %": 5, "25 %": 25, "50 %": 50, "75 %": 75, "95 %": 95, "99 %": 99})
+    assert measures.pop("domains") == [
+        {"domain": "web", "share_of_candidate_tokens": 1.0, "share_of_kept_tokens": 1.0, "token_share_change": 0.0}
+    ]
+    assert measures == pytest.approx(
+        {
+            "num_sequences": 101,
+            "num_tokens": 101 * 11,
+            "mean_difference_nats_per_token": 50.0,
+            "spread_nats_per_token": np.sqrt(101 * 102 / 12),  # of 0 to n - 1: n (n + 1) / 12
+            "share_below_zero": 0.0,  # 0 is not below
+            "rank_correlation_with_teacher": -1.0,
+            "rank_correlation_with_reference": 1.0,
+        }
+    )
+
+
+def test_a_pilot_leaves_out_what_has_no_scored_token():
+    # 3 nats over 1 token, 2 nats over 2, and nothing over none, which counts as a sequence and has no difference.
+    rows = [("web", 2, 1, 1.0, 4.0), ("web", 3, 2, 2.0, 4.0), ("web", 1, 0, 0.0, 0.0)]
+    measures = judged(rows, rank_by="nats_per_sequence")
+    assert (measures["num_sequences"], measures["num_tokens"]) == (3, 6)
+    assert measures["mean_difference_nats_per_token"] == 2.0
+    assert measures["quantiles_nats_per_token"][0]["1 %"] == 1.0
+    assert measures["quantiles_nats_per_token"][0]["99 %"] == 3.0
+
+
+def test_a_pilot_ranks_as_the_selection_does():
+    # a has 4 nats over 4 tokens, b 3 nats over 1 token
+    rows = [("a", 5, 4, 1.0, 5.0), ("b", 5, 1, 1.0, 4.0)]
+    for rank_by, kept in (("nats_per_sequence", "a"), ("nats_per_token", "b")):
+        domains = judged(rows, rank_by=rank_by)["domains"]
+        assert {row["domain"]: row["share_of_kept_tokens"] for row in domains} == {"a": 0.0, "b": 0.0, kept: 1.0}
+
+
+def test_the_domains_of_a_pilot_stand_in_the_order_of_what_they_gain():
+    # Kept: the better half, one of web and two of code. Tokens: web 4 + 4, code 4 + 8, notes 2, blogs 2.
+    rows = [
+        ("web", 4, 1, 1.0, 9.0),
+        ("notes", 2, 1, 1.0, 2.0),
+        ("code", 4, 1, 1.0, 8.0),
+        ("blogs", 2, 1, 1.0, 2.0),
+        ("code", 8, 1, 1.0, 7.0),
+        ("web", 4, 1, 1.0, 2.0),
+    ]
+    assert [tuple(row.values()) for row in judged(rows)["domains"]] == [
+        ("blogs", 2 / 24, 0.0, -2 / 24),
+        ("notes", 2 / 24, 0.0, -2 / 24),  # as much as blogs: by name
+        ("web", 8 / 24, 4 / 16, 4 / 16 - 8 / 24),
+        ("code", 12 / 24, 12 / 16, 12 / 16 - 12 / 24),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("token_budget", "share", "kept"),
+    [
+        (3, 0.1, {"a"}),  # 0.3 tokens are rounded to none: one is kept all the same
+        (20, 0.1, {"a", "b"}),
+        (5, 0.5, {"a", "b"}),  # 2.5 tokens: to the even one
+        (26, 0.1, {"a", "b", "c"}),
+        (1_000, 0.1, {"a", "b", "c", "d"}),
+    ],
+)
+def test_a_pilot_keeps_the_tokens_that_its_share_of_the_budget_rounds_to(token_budget, share, kept):
+    rows = [(domain, 1, 1, 1.0, 9.0 - place) for place, domain in enumerate("abcd")]
+    domains = judged(rows, keep_fraction=None, token_budget=token_budget, share=share)["domains"]
+    assert {row["domain"] for row in domains if row["share_of_kept_tokens"]} == kept
+
+
 def test_a_pilot_keeps_its_share_of_a_token_budget():
     teacher = np.linspace(1, 2, 40)
     measures = pilot(teacher, 2 * teacher, keep_fraction=None, token_budget=1_100)  # 110 tokens: ten sequences
@@ -153,3 +370,44 @@ def test_a_pilot_keeps_its_share_of_a_token_budget():
 )
 def test_a_pilot_says_what_speaks_against_the_whole(teacher, reference, reason):
     assert any(reason in one for one in reasons_against(pilot(teacher, reference), PILOT_LIMITS))
+
+
+AT_THE_PILOT_LIMITS = {
+    "share_below_zero": 0.5,
+    "spread_nats_per_token": 0.05,
+    "rank_correlation_with_teacher": 0.95,
+    "rank_correlation_with_reference": -0.95,
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "reasons"),
+    [
+        ({}, []),
+        (
+            {"share_below_zero": 0.625},
+            [
+                "the teacher finds 62.5% of the sequences harder than the reference does (at most 50.0% may): it is "
+                "the weaker model, or scores other tokens"
+            ],
+        ),
+        (
+            {"spread_nats_per_token": 0.04},
+            [
+                "the differences spread by 0.0400 nats a token (at least 0.05 are asked): the two models are too alike "
+                "for the ranking to be more than noise"
+            ],
+        ),
+        (
+            {"rank_correlation_with_teacher": -0.96, "rank_correlation_with_reference": 0.97},
+            [
+                "the ranking follows the teacher's losses alone (Spearman -0.960, beyond 0.95): take models nearer in "
+                "size",
+                "the ranking follows the reference's losses alone (Spearman +0.970, beyond 0.95): take models nearer "
+                "in size",
+            ],
+        ),
+    ],
+)
+def test_a_pilot_speaks_against_the_whole_beyond_a_limit_and_names_both_numbers(changed, reasons):
+    assert list(reasons_against(AT_THE_PILOT_LIMITS | changed, PILOT_LIMITS)) == reasons
