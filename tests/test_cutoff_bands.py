@@ -9,6 +9,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.sql_tables import Tables, project, sequence
@@ -75,6 +76,8 @@ class Cutoffs:
             {one.sequence_id: REFERENCE_NATS for one in candidates},
         )
         self.tables.run(SQL, "difference_scores", rank_by="nats_per_sequence")
+        for path in self.tables.paths["difference_scores"]:  # ids fall in it, so that ties are in no order by chance
+            pq.write_table(pq.read_table(path).sort_by([("sequence_id", "descending")]), path)
 
     def find(self, **amount: Any) -> dict[str, Any]:
         target = self.tables.folder / "selection_cutoff"
