@@ -20,6 +20,7 @@ from miniplm_assets.core.errors import TrainingError
 from miniplm_assets.experiment import Training
 from miniplm_assets.lm.scores import TokenRule
 from miniplm_assets.training import TrainingJob, train_language_model
+from miniplm_assets.training.held_out import SAMPLE_SEED
 from miniplm_assets.training.objectives.objective import NO_LOSS
 from miniplm_assets.training.plan import NUM_LOG_ROWS, evenly_spaced, plan_training
 from miniplm_assets.training.token_file import choose_held_out, write_token_file
@@ -321,7 +322,7 @@ def test_the_result_loads_as_any_model_and_its_held_out_loss_is_exact(
     assert model.config.use_cache
 
     sums = {"odd": [0, 0.0, 0], "even": [0, 0.0, 0]}
-    sample = choose_held_out(job.held_out_files, split="validation", num_sequences=6, seed=job.seed)
+    sample = choose_held_out(job.held_out_files, split="validation", num_sequences=6, seed=SAMPLE_SEED)
     for ids in sample["token_ids"].to_list():
         logprobs = model(torch.tensor([ids])).logits[0].detach().double().log_softmax(-1)
         of_domain = sums[("odd", "even")[ids[0] % 2]]
@@ -418,6 +419,16 @@ def test_looking_at_losses_changes_no_weight_and_a_resumed_run_keeps_to_its_own_
     assert resumed["num_held_out_sequences"] == whole["num_held_out_sequences"]
     for name in ("held_out_log.parquet", "model.safetensors"):
         assert (tmp_path / "cut" / "target" / name).read_bytes() == (tmp_path / "whole" / "target" / name).read_bytes()
+
+
+def test_every_seed_is_measured_on_the_same_sequences(job: TrainingJob, tmp_path: Path) -> None:
+    logs = []
+    for seed in (3, 4):
+        train(replace(job, seed=seed), tmp_path / str(seed))
+        log = pl.read_parquet(tmp_path / str(seed) / "target" / "held_out_log.parquet")
+        logs.append(log.select("domain", "num_sequences", "num_scored_tokens"))
+    assert logs[0].equals(logs[1])
+    assert weights(tmp_path / "3") != weights(tmp_path / "4")
 
 
 def test_cross_entropy_is_that_of_float64() -> None:

@@ -71,7 +71,6 @@ def train_language_model(
     held_out = HeldOut(
         job.held_out_files,
         num_sequences=measured["num_held_out_sequences"],
-        seed=job.seed,
         end_of_document_id=job.end_of_document_id,
     )
     tokens = write_token_file(
