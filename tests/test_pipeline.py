@@ -249,6 +249,16 @@ def test_the_share_that_the_sequences_fill_is_that_of_all_files(tiny):
     assert 0.5 < value(one, "fill_share") <= 1
 
 
+def test_a_page_shows_the_table_of_its_kind_and_no_other_file(tiny):
+    one = tiny[2]["miniplm/student_checkpoint"]  # a log of the training, and one of the held-out losses beside it
+    folder = value(one, "folder")
+    assert value(one, "dagster/row_count") == len(pl.read_parquet(f"{folder}/training_log.parquet"))
+    columns = [column.name for column in value(one, "dagster/column_schema").columns]
+    assert columns == pl.read_parquet_schema(f"{folder}/training_log.parquet").names()
+    documents = pl.read_parquet(f"{tiny[1].store.root}/documents/*/documents.parquet")
+    assert value(tiny[2]["documents"], "dagster/row_count") == len(documents)
+
+
 def test_part_of_the_graph_can_be_asked_for(copy_of_tiny):
     shutil.rmtree(copy_of_tiny / "warehouse")
     _, materialisations, _ = materialise(copy_of_tiny / "experiment.yaml", '+key:"half/refined_corpus"')

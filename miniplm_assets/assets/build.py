@@ -116,8 +116,9 @@ def describe(work: Work[Any], result: Result) -> dict[str, Any]:
     manifest, tally, columns = result.manifest, work.tally, work.node.kind.columns
     facts = dict(manifest.facts)
     pieces = facts.pop("pieces", None)
-    types = facts.pop("columns", result.columns)
-    parts = pieces or [{"num_rows": manifest.num_rows, "num_bytes": manifest.num_bytes}]
+    table = work.node.kind.table_of(result)
+    types = facts.pop("columns", table.columns)
+    parts = pieces or [{"num_rows": table.num_rows, "num_bytes": manifest.num_bytes}]
     num_rows = sum(part["num_rows"] for part in parts)
     shown: dict[str, Any] = {name: _shown(value) for name, value in facts.items()}
     for file in manifest.files:

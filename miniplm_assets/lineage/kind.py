@@ -101,6 +101,25 @@ class Kind(Generic[S]):
     cost: "Callable[[Node[S], Sizes, float], Cost] | None" = None
     verify: "Callable[[Work[S]], Iterator[str]] | None" = None
 
+    def table_of(self, result: "Result") -> "Table":
+        """Return what a result's manifest says of its table: not of the other files beside it."""
+        files = result.described(self.table or "")
+        columns = next((file.columns for file in files), {})
+        return Table(columns=columns, num_rows=sum(file.num_rows or 0 for file in files))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """The table of a result.
+
+    Attributes:
+        columns: the type of each column, by name; none where it has no table.
+        num_rows: in all of its files.
+    """
+
+    columns: Mapping[str, str]
+    num_rows: int
+
 
 @dataclass(frozen=True, kw_only=True)
 class Node(Generic[S]):

@@ -265,8 +265,17 @@ class Work(Generic[S]):
             draft.facts = sum_facts(facts) if self.node.kind.pieces == "shard" else _over_seeds(pieces)
             if finish is not None:
                 finish(draft)
-            draft.facts["pieces"] = [_described(piece, result) for piece, result in pieces.items()]
-            draft.facts["columns"] = next(iter(pieces.values())).columns
+            kind = self.node.kind
+            draft.facts["pieces"] = [
+                {
+                    "piece": piece,
+                    "fingerprint": result.manifest.fingerprint,
+                    "num_rows": kind.table_of(result).num_rows,
+                    "num_bytes": result.manifest.num_bytes,
+                }
+                for piece, result in pieces.items()
+            ]
+            draft.facts["columns"] = dict(kind.table_of(next(iter(pieces.values()))).columns)
 
         result = self.pipeline.store.make(self.recipe, write, self.report)
         self._report_reuse(result)
@@ -295,13 +304,3 @@ def _over_seeds(pieces: Mapping[str, Result]) -> dict[str, Any]:
         for seed, result in pieces.items()
     ]
     return shared | {"by_seed": rows}
-
-
-def _described(piece: str, result: Result) -> dict[str, Any]:
-    manifest = result.manifest
-    return {
-        "piece": piece,
-        "fingerprint": manifest.fingerprint,
-        "num_rows": manifest.num_rows,
-        "num_bytes": manifest.num_bytes,
-    }

@@ -76,11 +76,6 @@ class Manifest(BaseModel):
         """Size of all its files."""
         return sum(file.num_bytes for file in self.files)
 
-    @property
-    def num_rows(self) -> int:
-        """Rows of all its Parquet files."""
-        return sum(file.num_rows or 0 for file in self.files)
-
 
 def read_manifest(folder: Path) -> Manifest | None:
     """Return the manifest of a folder, or None where there is none.

@@ -54,15 +54,14 @@ class Result:
         """What its step reported."""
         return self.manifest.facts
 
-    @property
-    def columns(self) -> dict[str, str]:
-        """Column types of its first table, by name; empty where it has none."""
-        return next((file.columns for file in self.manifest.files if file.columns), {})
+    def described(self, pattern: str) -> list[StoredFile]:
+        """Return what the manifest says of the files whose names match a glob pattern, in its order."""
+        return [file for file in self.manifest.files if fnmatchcase(file.name, pattern)]
 
     def matching(self, pattern: str) -> list[Path]:
         """Return the paths of its verified files whose names match a glob pattern, in the manifest's order."""
         self._verify()
-        return [self.folder / file.name for file in self.manifest.files if fnmatchcase(file.name, pattern)]
+        return [self.folder / file.name for file in self.described(pattern)]
 
     def file(self, name: str) -> Path:
         """Return the path of one verified file."""
