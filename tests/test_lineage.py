@@ -1,16 +1,18 @@
 """Fingerprints: exactly what a result depends on, neither less nor more."""
 
 import os
+import platform
 import time
 from pathlib import Path
 
+import polars as pl
 import pytest
 import yaml
 
-from miniplm_assets.core.errors import CorpusError, ModelError
+from miniplm_assets.core.errors import CorpusError, MissingResultError, ModelError
 from miniplm_assets.core.recipe import Recipe
 from miniplm_assets.corpus.shards import observe_corpus
-from miniplm_assets.experiment import FolderModel, FolderTokenizer, JsonlSource
+from miniplm_assets.experiment import DemoSource, FolderModel, FolderTokenizer, JsonlSource
 from miniplm_assets.kinds.models import MODELS, CopiedModel
 from miniplm_assets.kinds.raw_corpus import RAW_CORPUS as LISTING
 from miniplm_assets.kinds.registry import PROJECT, open_pipeline
@@ -20,6 +22,7 @@ from miniplm_assets.lineage import snapshot as snapshot_module
 from miniplm_assets.lineage.fingerprints import Fingerprints
 from miniplm_assets.lineage.folders import FolderFingerprints, require_copied
 from miniplm_assets.lineage.kind import Node
+from miniplm_assets.lineage.outcome import outcome
 from miniplm_assets.lineage.snapshot import Listing
 from miniplm_assets.lm.model_sources import fetch_model
 from miniplm_assets.storage.files import sha256_of
@@ -318,3 +321,65 @@ def test_one_name_in_three_places():
     for key, node in pipeline.graph.items():
         assert key.rpartition("/")[2] == node.kind.name
         assert node.kind.name.isidentifier()
+
+
+def test_the_demo_corpus_is_written_once_for_an_interpreter(tmp_path, monkeypatch):
+    source = DemoSource(type="demo", num_shards=2, megabytes=0.05)
+    node = Node(kind=LISTING, settings=Listing(source=source, warehouse=str(tmp_path)))
+    store, lines = Store(tmp_path), []
+    assert snapshot_module.current_snapshot(node, store, lines.append) == (
+        None,
+        "the demo corpus has not been written yet; nothing of it has been seen so far",
+    )
+    first = snapshot_module.look(node, store, lines.append)
+    assert [shard.name for shard in first.shards] == ["shard-0000.jsonl", "shard-0001.jsonl"]
+    [result] = store.results("demo_corpus")
+    assert result.manifest.ingredients["settings"] == {
+        "type": "demo", "num_shards": 2, "megabytes": 0.05, "python": platform.python_version(),
+    }  # fmt: skip
+    assert (result.manifest.kind, result.manifest.ingredients["code_version"]) == ("demo_corpus", "1")
+    assert all(Path(shard.files[0].removeprefix("file://")).parent == result.folder for shard in first.shards)
+    monkeypatch.setattr(snapshot_module, "write_demo_corpus", pytest.fail)
+    assert snapshot_module.look(node, store, lines.append).recipe == first.recipe
+    seen, why_not = snapshot_module.current_snapshot(node, store, lines.append)
+    assert (seen.recipe, why_not) == (first.recipe, None)
+
+
+def test_the_outcome_is_the_stored_verdict_and_where_to_look(tmp_path):
+    content = minimal() | {"warehouse": str(tmp_path / "warehouse")}
+    path = tmp_path / "experiment.yaml"
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.jsonl").write_text('{"text": "one"}\n')
+    (tmp_path / "models" / "large").mkdir(parents=True)
+    (tmp_path / "models" / "large" / "config.json").write_text("{}")
+    path.write_text(yaml.safe_dump(content))
+    pipeline = open_pipeline(path)
+    with pytest.raises(MissingResultError, match="raw_corpus has not been materialised"):
+        outcome(pipeline)
+    node = pipeline.graph["raw_corpus"]
+    seen = snapshot_module.look(node, pipeline.store, print)
+    pipeline.store.make(seen.recipe, lambda draft: snapshot_module.write_listing(seen, draft))
+    snapshot_module.make_latest(seen, node, pipeline.store)
+    with pytest.raises(MissingResultError, match="comparison has no stored result"):
+        outcome(pipeline)
+
+    def write(draft):
+        pl.DataFrame({"student": ["better"], "a_long_name_of_a_column": [0.25]}).write_parquet(
+            draft.path / "students.parquet"
+        )
+        draft.facts = {"verdict": "better is better."}
+
+    result = pipeline.store.make(pipeline.latest_fingerprints().recipe("comparison"), write)
+    text = outcome(pipeline)
+    assert text.startswith("better is better.\n\n")
+    for words in (
+        "a_long_name_of_a_column",
+        "0.25",
+        str(result.folder),
+        str(tmp_path / "warehouse" / "warehouse.duckdb"),
+    ):
+        assert words in text
+    assert "shape" not in text and "f64" not in text
+    del content["students"]
+    path.write_text(yaml.safe_dump(content))
+    assert outcome(open_pipeline(path)).startswith("The experiment compares no students.")

@@ -1,5 +1,6 @@
 """The work on one asset, on kinds that do next to nothing: what is computed, counted, put together and given up."""
 
+import errno
 import queue
 import threading
 from dataclasses import dataclass, field
@@ -17,8 +18,9 @@ from miniplm_assets.kinds.registry import PROJECT
 from miniplm_assets.lineage.graph import build_graph
 from miniplm_assets.lineage.kind import Cost, Kind, Node
 from miniplm_assets.lineage.pipeline import Pipeline
-from miniplm_assets.lineage.plan import plan
+from miniplm_assets.lineage.plan import differences, plan
 from miniplm_assets.lineage.snapshot import latest_snapshot
+from miniplm_assets.lineage.verify import verify_derived
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.lm.part_threads import PartThreads
 from miniplm_assets.storage.sql_project import load_sql_project
@@ -49,7 +51,10 @@ LEARNT = Kind(
 )  # fmt: skip
 SUMMARY = Kind(
     name="summary", code_version="1", section="reports", technologies=frozenset(), description="", make=never,
-    nodes=nodes_of(lambda: SUMMARY, inputs={"learnt": "one/learnt", "lengths": "lengths"}, shards=("b*",)),
+    nodes=nodes_of(
+        lambda: SUMMARY, inputs={"learnt": "one/learnt", "lengths": "lengths", "listing": "raw_corpus"}, shards=("b*",)
+    ),
+    verify=lambda work: [(work.pipeline.store.require(work.recipe).folder / "note").read_text()],
     cost=lambda node, sizes, share: Cost(num_bytes=round(10 * share)),
 )  # fmt: skip
 
@@ -244,9 +249,10 @@ def learn(one, losses):
     def write(seed, draft):
         (draft.path / "weights.txt").write_text(seed)
         draft.facts = {"num_parameters": 5, "loss": losses[seed], "by_domain": [{"loss": losses[seed]}]}
+        draft.facts |= {"training_flops": 1, "num_tokens": 100}
         draft.seconds = 2.0
 
-    return one.make_pieces(write)
+    return one.make_pieces(write, lambda draft: draft.facts.update(finished=True))
 
 
 def test_seeds_share_what_they_agree_on_and_have_a_row_each_for_the_rest(work):
@@ -258,10 +264,11 @@ def test_seeds_share_what_they_agree_on_and_have_a_row_each_for_the_rest(work):
         "by_seed": [{"seed": "7", "loss": 1.5}, {"seed": "8", "loss": 1.25}],
     }
     assert "loss" not in result.facts and "by_domain" not in result.facts
+    assert result.facts["finished"] is True
     assert one.tally.seconds_computing == 4.0
     again = work("one/learnt")
     learn(again, {})
-    assert (again.tally.seconds_saved, again.tally.tokens_saved) == (4.0, 0)
+    assert (again.tally.seconds_saved, again.tally.tokens_saved) == (4.0, 200)
     # Each seed's fingerprint holds its seed, and the whole theirs.
     recipes = again.piece_recipes
     assert [recipe.settings for recipe in recipes.values()] == [{"seed": 7}, {"seed": 8}]
@@ -282,6 +289,9 @@ def test_an_input_is_read_where_its_patterns_say(work):
         "8": "8",
     }
     assert summary.input("learnt").facts["num_parameters"] == 5
+    [listing] = summary.input_tables("listing")
+    assert pl.read_parquet(listing)["shard"].to_list() == ["a.jsonl", "b.jsonl"]
+    assert summary.input_tables("learnt") == []  # it has no table
     assert summary.input_node("learnt").kind is LEARNT
     assert summary.settings == Nothing()
 
@@ -305,3 +315,83 @@ def test_a_plan_counts_the_pieces_that_are_missing(work):
     assert (planned["one/learnt"].num_stored, planned["one/learnt"].num_missing) == (1, 1)
     # By the clock of the seed that is there.
     assert planned["one/learnt"].is_measured and planned["one/learnt"].seconds == 2.0
+
+
+def test_a_whole_that_fails_is_given_up_and_the_next_one_makes_it(work):
+    make_lengths(work("lengths"))
+    learn(work("one/learnt"), {"7": 1.5, "8": 1.25})
+    one = work("summary")
+
+    def fail(draft):
+        (draft.path / "half").write_text("half")
+        (draft.work / "kept").write_text("kept")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(StoreError, match="summary: the disk of the warehouse .* is full"):
+        one.make(fail)
+    assert list(one.pipeline.store.root.glob(".work/summary-*/draft")) == []
+    assert (one.tally.num_computed, one.tally.num_reused) == (0, 0)
+
+    def write(draft):
+        (draft.path / "note").write_bytes((draft.work / "kept").read_bytes())
+
+    result = one.make(write)
+    assert (result.folder / "note").read_text() == "kept"
+    assert (one.tally.num_computed, one.tally.num_reused) == (1, 0)
+    again = work("summary")
+    assert again.make(pytest.fail) == result
+    assert again.run.lines == [f"summary: stored as {result.manifest.fingerprint}, nothing to do"]
+    assert list(verify_derived(one.pipeline, lambda _: None)) == ["kept"]
+
+
+def test_what_is_not_stored_is_not_verified(work):
+    lines = []
+    pipeline = work("summary").pipeline
+    make_lengths(work("lengths"))
+    learn(work("one/learnt"), {"7": 1.5, "8": 1.25})
+    assert list(verify_derived(pipeline, lines.append)) == []
+    assert lines == ["summary: not stored, nothing to verify"]
+
+
+def test_a_corpus_that_nobody_has_looked_at_is_a_problem_to_verify(work):
+    pipeline = work("summary").pipeline
+    elsewhere = Pipeline(pipeline.graph, Store(pipeline.store.root / "elsewhere"))
+    [problem] = verify_derived(elsewhere, pytest.fail)
+    assert problem.startswith("raw_corpus has not been materialised")
+
+
+@pytest.mark.parametrize("key", ["lengths", "summary"])
+def test_who_waits_for_another_run_says_so(work, key):
+    make_lengths(work("lengths"))
+    learn(work("one/learnt"), {"7": 1.5, "8": 1.25})
+    one = work(key)
+    result = one.pipeline.store.find(one.recipe)
+    if result is not None:
+        one.pipeline.store.remove(result)
+    other = one.pipeline.store.begin(one.recipe)
+    lines = []
+
+    def report(line):
+        lines.append(line)
+        if "another run" in line:
+            one.pipeline.store.publish(other)
+
+    one.run.report = report
+    if key == "lengths":
+        make_lengths(one, compute=pytest.fail)
+    else:
+        one.make(pytest.fail)
+    assert f"{key}: another run is making it; waiting for that" in lines
+
+
+def test_what_differs_is_said_at_its_place():
+    old = {"code_version": "1", "settings": {"a": {"b": 1, "c": 2}, "gone": True}, "inputs": {"x": "1", "y": "2"}}
+    new = {"code_version": "2", "settings": {"a": {"b": 3, "c": 2}, "come": None}, "inputs": {"x": "9", "z": "3"}}
+    assert list(differences(old, new)) == [
+        "code_version: '1' -> '2'",
+        "settings.a.b: 1 -> 3",
+        "settings.gone: True -> default",
+        "input x changed",
+        "input y is gone",
+        "input z is new",
+    ]
