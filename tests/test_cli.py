@@ -2,6 +2,7 @@
 
 import fcntl
 import socket
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -84,7 +85,19 @@ def test_a_plan_without_its_corpus_says_what_it_rests_on(experiment, tmp_path):
     assert listing.is_complete
     assert listing.reasons[0].startswith("no corpus file found in ")
     assert listing.reasons[0].endswith("this is for the corpus as it was seen last")
-    assert documents.num_missing == 1
+    assert documents.num_missing == 1 and documents.reasons == ("never computed",)
+
+
+def test_a_plan_names_what_differs_from_the_nearest_result_of_the_same_file(experiment, tmp_path):
+    pipeline = open_pipeline(experiment)
+    wanted = documents_recipe(pipeline)
+    store_something(pipeline.store, replace(wanted, settings={**wanted.settings, "seed": 99}))
+    store_something(pipeline.store, replace(wanted, code_version="0", settings={**wanted.settings, "seed": 98}))
+    store_something(pipeline.store, replace(wanted, shard="c.jsonl"))  # of another file, and so no neighbour
+    write_shard(tmp_path / "corpus" / "b.jsonl", ("heapq",))
+    documents = plan(pipeline, silent)[1]
+    assert documents.reasons == ("settings.seed: 99 -> 3", "new file b.jsonl")
+    assert (documents.num_stored, documents.num_missing) == (0, 2)
 
 
 def test_prune_lists_first_and_deletes_what_nobody_refers_to_when_told(experiment, capsys):
