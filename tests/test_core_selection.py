@@ -75,12 +75,15 @@ def test_a_fraction_is_taken_as_it_is_written() -> None:
     assert len(kept_sequences(candidates, **of_models, rank_by="nats_per_token", keep_fraction=0.29)) == 29
 
 
-@pytest.mark.parametrize("twice", ["teacher_scores", "reference_scores"])
-def test_a_sequence_scored_twice_is_an_error(twice: str) -> None:
+@pytest.mark.parametrize(
+    ("twice", "other"), [("teacher_scores", "reference_scores"), ("reference_scores", "teacher_scores")]
+)
+def test_a_sequence_scored_twice_is_an_error_whatever_the_other_model_scored(twice: str, other: str) -> None:
     candidates, of_models = frames([(-1.0, -2.0, 1, 3)] * 2)
     of_models[twice] = pl.concat([of_models[twice], of_models[twice][:1]])
-    with pytest.raises(pl.exceptions.ComputeError, match="1:1"):
-        kept_sequences(candidates, **of_models, rank_by="nats_per_token", keep_fraction=0.5)
+    for scores in (of_models[other], of_models[other].filter(pl.col("sequence_id") != of_models[twice][0, 0])):
+        with pytest.raises(pl.exceptions.ComputeError, match="1:1"):
+            kept_sequences(candidates, **{**of_models, other: scores}, rank_by="nats_per_token", keep_fraction=0.5)
 
 
 def test_at_the_cutoff_the_id_decides() -> None:

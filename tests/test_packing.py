@@ -206,3 +206,14 @@ def test_columns_have_the_widths_that_are_stored(ends_sentence: NDArray[np.bool_
 def test_a_sequence_needs_room_for_a_character_in_its_second_half() -> None:
     with pytest.raises(AssertionError, match="^7$"):
         Packer(max_tokens=7, end_of_document_id=END, ends_sentence=None)
+
+
+def test_texts_are_taken_out_with_their_tokens() -> None:
+    texts = encoded([letters([1]), letters([2, 3]), Text([1, 2, 3], [1, 1, 2], [False, True, True]), letters([2])])
+    middle = texts.texts(1, 3)
+    assert middle.num_tokens.tolist() == [2, 3]
+    assert middle.token_ids.tolist() == [2, 3, 1, 2, 3]
+    assert middle.char_ends.tolist() == [1, 2, 1, 1, 2]
+    assert middle.ends_character.tolist() == [True, True, False, True, True]
+    assert texts.texts(0, 1).token_ids.tolist() == [1]
+    assert texts.texts(4, 4).token_ids.tolist() == []

@@ -320,20 +320,24 @@ def test_a_pilot_ranks_as_the_selection_does():
 
 
 def test_the_domains_of_a_pilot_stand_in_the_order_of_what_they_gain():
-    # Kept: the better half, one of web and two of code. Tokens: web 4 + 4, code 4 + 8, notes 2, blogs 2.
+    # Kept: the best three of eight, one of web and two of code: 16 tokens of 28.
     rows = [
         ("web", 4, 1, 1.0, 9.0),
         ("notes", 2, 1, 1.0, 2.0),
+        ("mails", 2, 1, 1.0, 2.0),
         ("code", 4, 1, 1.0, 8.0),
         ("blogs", 2, 1, 1.0, 2.0),
         ("code", 8, 1, 1.0, 7.0),
+        ("forums", 2, 1, 1.0, 2.0),
         ("web", 4, 1, 1.0, 2.0),
     ]
-    assert [tuple(row.values()) for row in judged(rows)["domains"]] == [
-        ("blogs", 2 / 24, 0.0, -2 / 24),
-        ("notes", 2 / 24, 0.0, -2 / 24),  # as much as blogs: by name
-        ("web", 8 / 24, 4 / 16, 4 / 16 - 8 / 24),
-        ("code", 12 / 24, 12 / 16, 12 / 16 - 12 / 24),
+    assert [tuple(row.values()) for row in judged(rows, keep_fraction=0.375)["domains"]] == [
+        ("blogs", 2 / 28, 0.0, -2 / 28),  # these four lose the same: by name
+        ("forums", 2 / 28, 0.0, -2 / 28),
+        ("mails", 2 / 28, 0.0, -2 / 28),
+        ("notes", 2 / 28, 0.0, -2 / 28),
+        ("web", 8 / 28, 4 / 16, 4 / 16 - 8 / 28),
+        ("code", 12 / 28, 12 / 16, 12 / 16 - 12 / 28),
     ]
 
 
