@@ -216,7 +216,7 @@ def _pack(stream: _Stream, starts: list[int], stops: list[int]) -> PackedSequenc
     return PackedSequences(
         num_tokens=sequence_stops - sequence_starts,
         token_ids=stream.token_ids[np.cumsum(is_inside[:-1]).astype(bool)],
-        num_spans=np.bincount(sequence_of_piece, minlength=len(starts)).astype(np.int64),
+        num_spans=np.bincount(sequence_of_piece).astype(np.int64),
         document_ids=stream.document_ids[piece_starts],
         char_starts=stream.char_starts[piece_starts],
         char_ends=stream.char_ends[piece_stops - 1],
