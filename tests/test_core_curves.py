@@ -10,6 +10,7 @@ def test_the_crossing_lies_on_the_line_between_two_evaluations() -> None:
     assert tokens_to_loss([100, 200, 300], [5.0, 4.0, 3.0], target_nats_per_token=4.0) == 200.0
     assert tokens_to_loss([100, 200], [5.0, 4.0], target_nats_per_token=6.0) == 100.0
     assert tokens_to_loss([100, 200], [5.0, 4.0], target_nats_per_token=5.0) == 100.0
+    assert tokens_to_loss([100, 200], [5.0, 4.0], target_nats_per_token=4.0) == 200.0  # reached at the very end
     assert tokens_to_loss([100, 200], [5.0, 4.0], target_nats_per_token=3.9) is None
     # the first time counts, also where the curve rises again
     assert tokens_to_loss([100, 200, 300, 400], [5.0, 3.0, 5.0, 1.0], target_nats_per_token=4.0) == 150.0
