@@ -114,7 +114,7 @@ class ShardScores:
         self.device_seconds += float(scored.schema.metadata[SECONDS])
         self._report(
             f"{self._shard}: {self._num_added} of {len(self._parts)} parts scored, {self._num_tokens:,} tokens in "
-            f"{self.device_seconds:,.0f} device seconds ({self._num_tokens / max(1e-9, self.device_seconds):,.0f} a "
+            f"{self.device_seconds:,.1f} device seconds ({self._num_tokens / max(1e-9, self.device_seconds):,.0f} a "
             "second)"
         )
 
