@@ -1,4 +1,4 @@
-"""What a trial on a share of the candidates says of the whole: worth its cost, or not, and why."""
+"""What a pilot on a share of the candidates says of the whole: worth its cost, or not, and why."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final

@@ -117,7 +117,7 @@ class Rescoring(OtherScoring):
 
 
 class Pilot(Settings):
-    """A trial before the whole corpus is scored: a share of the candidates, and a verdict.
+    """A pilot before the whole corpus is scored: a share of the candidates, and a verdict.
 
     The limits are not part of the scores' fingerprint: to move one scores nothing again.
     """

@@ -65,7 +65,7 @@ def _score_nodes(blueprint: Blueprint, who: Who) -> Iterator[Node[SampledRows]]:
             num_around_cutoff=agreement.num_around_cutoff,
             seed=experiment.seed,
         )
-        yield score_node(SECOND_SCORES[who], name, who, model, settings, inputs=_selected(name))
+        yield score_node(AGREEMENT_SCORES[who], name, who, model, settings, inputs=_selected(name))
 
 
 def _agreements(experiment: Experiment) -> Iterator[tuple[str, Agreement]]:
@@ -109,9 +109,9 @@ def _num_tokens(settings: SampledRows, per_split: Any) -> float:
     return float(min(num_sequences * (settings.max_sequence_tokens - 1), per_split[CANDIDATE]))
 
 
-SECOND_SCORES = scores_kinds(
+AGREEMENT_SCORES = scores_kinds(
     Pass(
-        prefix="second_",
+        prefix="agreement_",
         code_version="3",
         description="""One row for each candidate of a sample: its log-probability under the {who}, in another way.
 
@@ -143,7 +143,7 @@ def _nodes(blueprint: Blueprint) -> Iterator[Node[Agreeing]]:
             names=(name,),
             inputs={
                 **_selected(name),
-                **{f"{who}_scores": key_of(SECOND_SCORES[who].name, name) for who in WHO},
+                **{f"{who}_scores": key_of(AGREEMENT_SCORES[who].name, name) for who in WHO},
             },
             settings=Agreeing(agreement=agreement, seed=blueprint.experiment.seed),
         )

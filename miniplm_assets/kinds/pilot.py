@@ -82,7 +82,7 @@ PILOT_SCORES = scores_kinds(
 )
 
 
-class Trial(Settings):
+class Judging(Settings):
     """What a pilot is judged by.
 
     Attributes:
@@ -94,7 +94,7 @@ class Trial(Settings):
     pilot: Pilot
 
 
-def _nodes(blueprint: Blueprint) -> Iterator[Node[Trial]]:
+def _nodes(blueprint: Blueprint) -> Iterator[Node[Judging]]:
     experiment = blueprint.experiment
     if experiment.pilot is None:
         return
@@ -106,11 +106,11 @@ def _nodes(blueprint: Blueprint) -> Iterator[Node[Trial]]:
             kind=PILOT,
             names=(name,),
             inputs={SEQUENCES.name: sequences_key(experiment.teachers[selection.teacher].tokenizer), **scores},
-            settings=Trial(selection=parameters_of(selection), pilot=experiment.pilot),
+            settings=Judging(selection=parameters_of(selection), pilot=experiment.pilot),
         )
 
 
-def _make(work: Work[Trial]) -> Result:
+def _make(work: Work[Judging]) -> Result:
     """Judge by a share of the candidates whether scoring them all is worth it."""
     pilot = work.settings.pilot
 
@@ -161,7 +161,7 @@ def _make(work: Work[Trial]) -> Result:
     return work.make(write)
 
 
-def _cost_of_the_whole(work: Work[Trial]) -> list[dict[str, Any]]:
+def _cost_of_the_whole(work: Work[Judging]) -> list[dict[str, Any]]:
     """Return what scoring everything would take, by what the pilot took.
 
     Loading the model is not counted; on a Ray cluster, that of the first actor is not.

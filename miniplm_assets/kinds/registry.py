@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from miniplm_assets.experiment import load_experiment
-from miniplm_assets.kinds.agreement import SCORE_AGREEMENT, SECOND_SCORES
+from miniplm_assets.kinds.agreement import AGREEMENT_SCORES, SCORE_AGREEMENT
 from miniplm_assets.kinds.comparison import COMPARISON
 from miniplm_assets.kinds.documents import DOCUMENTS
 from miniplm_assets.kinds.models import MODELS
@@ -46,7 +46,7 @@ def all_kinds(sql: SqlProject) -> tuple[Kind[Any], ...]:
         *SCORES.values(),
         *RESCORED.values(),
         *selection_kinds(sql),
-        *SECOND_SCORES.values(),
+        *AGREEMENT_SCORES.values(),
         SCORE_AGREEMENT,
         STUDENT_CHECKPOINT,
         STUDENT_EVALUATION,

@@ -46,9 +46,9 @@ def scores(pipeline, key):
 
 
 @pytest.fixture(scope="module")
-def trials(tmp_path_factory):
+def gates(tmp_path_factory):
     """Two files; models trained here; a pilot of four tenths, an agreement with bfloat16, and a second pass."""
-    folder = tmp_path_factory.mktemp("trials")
+    folder = tmp_path_factory.mktemp("gates")
     write_shard(folder / "corpus" / "a.jsonl", MODULES[:5])
     write_shard(folder / "corpus" / "b.jsonl", MODULES[5:])
     half = {"teacher": "large", "reference": "small", "keep_fraction": 0.5}
@@ -79,8 +79,8 @@ def trials(tmp_path_factory):
     return folder, content, pipeline, result
 
 
-def test_a_pilot_scores_its_share_of_the_candidates_alone_and_as_the_whole_does(trials):
-    _, _, pipeline, result = trials
+def test_a_pilot_scores_its_share_of_the_candidates_alone_and_as_the_whole_does(gates):
+    _, _, pipeline, result = gates
     pilot, whole = (scores(pipeline, key) for key in ("large/pilot_teacher_scores", "large/teacher_scores"))
     sequences = pl.read_parquet(f"{pipeline.store.root}/bpe/sequences/*/sequences.parquet")
     candidates = sequences.filter(split="candidate")
@@ -95,8 +95,8 @@ def test_a_pilot_scores_its_share_of_the_candidates_alone_and_as_the_whole_does(
     assert "**Go.**" in facts["verdict"].value
 
 
-def test_agreement_holds_the_sample_against_scores_in_another_dtype(trials):
-    _, _, pipeline, result = trials
+def test_agreement_holds_the_sample_against_scores_in_another_dtype(gates):
+    _, _, pipeline, result = gates
     compared = tables(pipeline, "half/score_agreement")
     assert compared["is_random"].sum() == 40 and compared["is_around_cutoff"].sum() == 20
     first = scores(pipeline, "large/teacher_scores").select("sequence_id", first="logprob_nats")
@@ -108,12 +108,12 @@ def test_agreement_holds_the_sample_against_scores_in_another_dtype(trials):
     assert check.passed
 
 
-def test_token_logprobs_add_up_to_the_scores(trials):
-    kept = scores(trials[2], "large/teacher_scores")
+def test_token_logprobs_add_up_to_the_scores(gates):
+    kept = scores(gates[2], "large/teacher_scores")
     sums = kept.select(pl.col("token_logprobs_nats").cast(pl.List(pl.Float64)).list.sum())["token_logprobs_nats"]
     assert (kept["token_logprobs_nats"].list.len() == kept["num_scored_tokens"]).all()
     assert np.allclose(sums, kept["logprob_nats"], rtol=2**-11)
-    assert "token_logprobs_nats" not in scores(trials[2], "small/reference_scores").columns
+    assert "token_logprobs_nats" not in scores(gates[2], "small/reference_scores").columns
 
 
 class CountingScorer:
@@ -139,8 +139,8 @@ class CountingScorer:
         return sum_by_sequence(logprobs, owners, sequence_ids)
 
 
-def test_an_interrupted_shard_goes_on_from_its_parts_and_ends_with_the_same_bytes(trials, tmp_path):
-    sequences = next((trials[2].store.root / "bpe" / "sequences").glob("*/sequences.parquet"))
+def test_an_interrupted_shard_goes_on_from_its_parts_and_ends_with_the_same_bytes(gates, tmp_path):
+    sequences = next((gates[2].store.root / "bpe" / "sequences").glob("*/sequences.parquet"))
 
     def score(name, scorer, num_devices=0):
         for folder in (tmp_path / name, tmp_path / f"{name}-work"):
@@ -176,8 +176,8 @@ def test_an_interrupted_shard_goes_on_from_its_parts_and_ends_with_the_same_byte
     assert rest.num_parts == whole.num_parts - 2
 
 
-def test_a_second_pass_scores_the_band_again_and_nothing_else(trials):
-    _, _, pipeline, _ = trials
+def test_a_second_pass_scores_the_band_again_and_nothing_else(gates):
+    _, _, pipeline, _ = gates
     cutoff = tables(pipeline, "half/selection_cutoff").row(0, named=True)["cutoff_difference"]
     first = tables(pipeline, "half/difference_scores")
     band = set(first.filter((pl.col("rank_difference") - cutoff).abs() <= 0.004)["sequence_id"])
@@ -190,8 +190,8 @@ def test_a_second_pass_scores_the_band_again_and_nothing_else(trials):
     assert list(verify_derived(pipeline, print)) == []
 
 
-def test_a_moved_limit_scores_nothing_again_and_closes_the_gate(trials, tmp_path):
-    folder, content, _, _ = trials
+def test_a_moved_limit_scores_nothing_again_and_closes_the_gate(gates, tmp_path):
+    folder, content, _, _ = gates
     content = {**content, "selections": {"half": content["selections"]["half"]}}
     content["selections"]["half"] = {
         **content["selections"]["half"],
@@ -203,10 +203,10 @@ def test_a_moved_limit_scores_nothing_again_and_closes_the_gate(trials, tmp_path
     _, result = materialise(experiment_file, select=["half/pilot", "large/teacher_scores"])
     assert not result.success
     assert "large/teacher_scores" not in made(result)
-    content["pilot"] = trials[1]["pilot"]
+    content["pilot"] = gates[1]["pilot"]
     _, result = materialise(write_experiment(folder / "stricter.yaml", content))
     materialised = made(result)
-    for key in ("large/pilot_teacher_scores", "large/teacher_scores", "half/second_teacher_scores"):
+    for key in ("large/pilot_teacher_scores", "large/teacher_scores", "half/agreement_teacher_scores"):
         assert materialised[key].metadata["num_results_computed"].value == 0
     [check] = [one for one in result.get_asset_check_evaluations() if one.check_name == "scores_agree"]
     assert not check.passed and "max_mean_difference_nats_per_token is 1e-09" in check.description
