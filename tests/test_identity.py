@@ -443,3 +443,26 @@ def test_an_unrelated_selection_and_a_student_that_nobody_compares_leave_the_com
     content["selections"]["third"] = {"teacher": "copied", "reference": "small", "keep_fraction": 0.1}
     before, after = before_of(""), fingerprints(content)
     assert {key for key in before if before[key] != after[key]} == CATALOG
+
+
+def test_what_is_named_has_its_own_owners_or_those_of_the_whole():
+    content = experiment() | {"owners": ["team:all"]}
+    for section, name in (
+        ("teachers", "large"),
+        ("references", "small"),
+        ("selections", "half"),
+        ("students", "plain"),
+    ):
+        content[section][name]["owners"] = [f"team:{name}"]
+    graph = build_graph(KINDS, Experiment.model_validate(content), SQL)
+    named = {"large", "small", "half", "plain"}
+    for node in graph.values():
+        expected = f"team:{node.names[0]}" if named.intersection(node.names[:1]) else "team:all"
+        assert node.owners == (expected,), node.key
+
+
+def test_a_folder_goes_in_as_the_fingerprint_of_its_content():
+    graph = build_graph(KINDS, Experiment.model_validate(experiment()), SQL)
+    found = Fingerprints(graph, SHARDS, lambda node: f"content of {node.key}")
+    for key in ("local/tokenizer", "copied/teacher_model"):
+        assert found.recipe(key).settings == {"source": "folder", "content": f"content of {key}"}

@@ -48,6 +48,7 @@ LENGTHS = Kind(
 LEARNT = Kind(
     name="learnt", code_version="1", section="student", technologies=frozenset(), description="", make=never,
     nodes=nodes_of(lambda: LEARNT, names=("one",), inputs={"lengths": "lengths"}, seeds=(7, 8)), pieces="seed",
+    cost=lambda node, sizes, share: Cost(num_tokens=round(100 * share)),
 )  # fmt: skip
 SUMMARY = Kind(
     name="summary", code_version="1", section="reports", technologies=frozenset(), description="", make=never,
@@ -307,14 +308,15 @@ def test_a_plan_counts_the_pieces_that_are_missing(work):
     planned = {one.key: one for one in plan(pipeline, lambda _: None)}
     assert (planned["lengths"].num_stored, planned["lengths"].num_missing) == (2, 0)
     assert (planned["one/learnt"].num_stored, planned["one/learnt"].num_missing) == (0, 2)
-    assert planned["one/learnt"].reasons == ("never computed",)
+    assert planned["one/learnt"].reasons == ("never computed",) and planned["one/learnt"].num_tokens == 100
     assert planned["summary"].num_bytes == 10
     learn(work("one/learnt"), {"7": 1.5, "8": 1.25})
     pipeline.store.remove(pipeline.store.require(work("one/learnt").piece_recipes["8"]))
     planned = {one.key: one for one in plan(pipeline, lambda _: None)}
     assert (planned["one/learnt"].num_stored, planned["one/learnt"].num_missing) == (1, 1)
-    # By the clock of the seed that is there.
-    assert planned["one/learnt"].is_measured and planned["one/learnt"].seconds == 2.0
+    assert planned["one/learnt"].num_tokens == 50  # half of the seeds
+    # By the clock of the seed that is there: 2 seconds for its 100 tokens.
+    assert planned["one/learnt"].is_measured and planned["one/learnt"].seconds == 1.0
 
 
 def test_a_whole_that_fails_is_given_up_and_the_next_one_makes_it(work):
