@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from miniplm_assets.core.splits import split_of
 from miniplm_assets.corpus.cleaning import Document, Rejected
 from miniplm_assets.corpus.documents import write_documents
 from miniplm_assets.corpus.readers import read_rows
+from miniplm_assets.corpus.row_keys import RowKeys
 from miniplm_assets.corpus.shards import FileSource, observe_corpus
 from miniplm_assets.corpus.streams import bounded_lines
 from miniplm_assets.experiment import DocumentFields, HuggingFaceSource, JsonlSource, ParquetSource, TextSource
@@ -29,8 +31,12 @@ FINGERPRINT = "0123456789abcdef" * 2
 
 
 def rows(source: FileSource, fields: DocumentFields | None = None) -> list[Document | Rejected]:
-    shards = observe_corpus(source, known={}, now_ns=NOW_NS)
-    return [row for shard in shards for row in read_rows(shard, source=source, fields=fields or DocumentFields())]
+    shards = observe_corpus(source, known={}, now_ns=NOW_NS).shards
+    return [
+        row
+        for shard in shards
+        for row in read_rows(shard, source=source, fields=fields or DocumentFields(), keys=RowKeys())
+    ]
 
 
 def jsonl(path: Path) -> JsonlSource:
@@ -274,7 +280,7 @@ def test_files_of_a_hub_at_a_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     hub.pipe_file(f"{base}/README.md", b"no corpus")
     source = HuggingFaceSource(type="huggingface", id="some/texts", revision=revision, files="data/*")
 
-    shards = observe_corpus(source, known={}, now_ns=NOW_NS)
+    shards = observe_corpus(source, known={}, now_ns=NOW_NS).shards
     assert [(shard.name, shard.files) for shard in shards] == [
         ("a.parquet", (f"hf://{base}/data/a.parquet",)),
         ("b.jsonl", (f"hf://{base}/data/b.jsonl",)),
@@ -282,13 +288,13 @@ def test_files_of_a_hub_at_a_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [row.text for row in rows(source) if isinstance(row, Document)] == ["from Parquet", "from JSON"]
     # A commit pins the content, so that its fingerprint needs no reading.
     monkeypatch.setattr(FakeHub, "_open", lambda *_, **__: pytest.fail("read a pinned file"))
-    assert [shard.fingerprint for shard in observe_corpus(source, known={}, now_ns=NOW_NS)] == [
+    assert [shard.fingerprint for shard in observe_corpus(source, known={}, now_ns=NOW_NS).shards] == [
         shard.fingerprint for shard in shards
     ]
 
 
 def write(source: FileSource, folder: Path, **changes: Any) -> dict[str, Any]:
-    (shard,) = observe_corpus(source, known={}, now_ns=NOW_NS)
+    (shard,) = observe_corpus(source, known={}, now_ns=NOW_NS).shards
     settings: dict[str, Any] = {"fields": DocumentFields(), "shares": SHARES, "seed": 3}
     return write_documents(
         shard,
@@ -326,6 +332,9 @@ def test_documents_and_rejected_rows_are_written(tmp_path: Path) -> None:
         "num_documents": 3_002,
         "num_rejected": 2,
         "num_bytes": sum(len(text) for text in texts) + 10,
+        "domains": ["web"],
+        "num_without_domain": 0,
+        "keys": ["text"],
         "rejected_per_reason": {"no_text": 1, "text_not_a_string": 1},
     }
     # Shares of 0.1 and 0.2 of 3,002, within four standard deviations.
@@ -333,9 +342,79 @@ def test_documents_and_rejected_rows_are_written(tmp_path: Path) -> None:
     assert per_split["teacher"] == 0 and sum(per_split.values()) == 3_002
 
 
+def test_a_file_of_which_no_row_is_a_document_stops_the_step(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jsonl").write_bytes(lines({"content": "a", "meta": {"url": "b"}}, 3, {"content": "c"}))
+    with pytest.raises(CorpusError) as raised:
+        write(jsonl(tmp_path / "in"), tmp_path)
+    assert str(raised.value).startswith(
+        "shard a.jsonl: none of its 3 rows is a document (no_text 2, not_an_object 1). Its rows have the fields "
+        "content, meta.url. The text is looked for in corpus.fields.text_field: text."
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b'[{"text": "a"}, {"text": "b"}]', b'\xef\xbb\xbf[\n{"text": "a"},\n{"text": "b"}\n]\n', b'  [ {\n"text": "a"}]'],
+)
+def test_a_json_array_is_said_to_be_one(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(CorpusError, match=r"a\.json: this file is one JSON array"):
+        rows(jsonl(tmp_path))
+
+
+def test_a_key_with_a_dot_comes_before_a_nested_one(tmp_path: Path) -> None:
+    fields = DocumentFields(domain_field="meta.source")
+    flat, nested = {"text": "a", "meta.source": "flat"}, {"text": "b", "meta": {"source": "nested"}}
+    (tmp_path / "a.jsonl").write_bytes(lines(flat, nested, flat | nested))
+    pq.write_table(pa.Table.from_pylist([flat | nested]), tmp_path / "b.parquet")
+    pq.write_table(pa.Table.from_pylist([nested]), tmp_path / "c.parquet")
+    assert [row.domain for row in rows(jsonl(tmp_path), fields) if isinstance(row, Document)] == [
+        "flat",
+        "nested",
+        "flat",
+    ]
+    found = rows(ParquetSource(type="parquet", path=str(tmp_path)), fields)
+    assert [row.domain for row in found if isinstance(row, Document)] == ["flat", "nested"]
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.binary_view()])
+def test_a_text_of_a_parquet_file_that_is_not_utf8_is_one_rejected_row(tmp_path: Path, kind: pa.DataType) -> None:
+    array = pa.array([b"\xff\xfe bad", b"fine"], type=pa.binary())
+    column = array.cast(kind) if kind in (pa.binary(), pa.binary_view()) else array.view(pa.string())
+    if kind not in (column.type, pa.string()):
+        column = pa.Array.from_buffers(pa.string(), 2, array.buffers()).cast(kind, safe=False)
+    pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+    bad, fine = rows(ParquetSource(type="parquet", path=str(tmp_path)))
+    assert isinstance(bad, Rejected) and bad.reason == "not_utf8"
+    assert isinstance(fine, Document) and fine.text == "fine"
+
+
+def test_a_flipped_byte_of_a_parquet_page_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    table = pa.table({"text": [f"{place}: some text of a page" for place in range(100)]})
+    pq.write_table(table, path, compression="none", write_page_checksum=True)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"50: some text") + 3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CorpusError, match=r"a\.parquet cannot be read .*checksum"):
+        rows(ParquetSource(type="parquet", path=str(tmp_path)))
+
+
+def test_a_zip_archive_holds_one_file(tmp_path: Path) -> None:
+    for num_files in (1, 2):
+        with zipfile.ZipFile(tmp_path / "a.jsonl.zip", "w") as archive:
+            for place in range(num_files):
+                archive.writestr(f"{place}.jsonl", lines({"text": "a"}))
+        if num_files == 1:
+            assert [row.text for row in rows(jsonl(tmp_path)) if isinstance(row, Document)] == ["a"]
+    with pytest.raises(CorpusError, match="a zip archive of 2 files"):
+        rows(jsonl(tmp_path))
+
+
 def test_both_files_are_written_even_when_empty(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "a.jsonl").write_bytes(b"nonsense\n")
+    (tmp_path / "in" / "a.jsonl").write_bytes(b"\n \n")
     assert write(jsonl(tmp_path / "in"), tmp_path)["num_documents"] == 0
     assert pq.read_metadata(tmp_path / "documents.parquet").num_rows == 0
     assert pq.read_schema(tmp_path / "documents.parquet").names[0] == "document_id"
@@ -349,7 +428,7 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path: Path, trusts_
     path = tmp_path / "a.jsonl"
     path.write_bytes(lines({"text": "as observed"}))
     source = jsonl(path)
-    (shard,) = observe_corpus(source, known={}, now_ns=NOW_NS if trusts_stamp else 0)
+    (shard,) = observe_corpus(source, known={}, now_ns=NOW_NS if trusts_stamp else 0).shards
     assert (shard.stamp is not None) == trusts_stamp
     settings: dict[str, Any] = {"source": source, "fields": DocumentFields(), "shares": SHARES, "seed": 0}
     settings |= {"shard_fingerprint": FINGERPRINT, "folder": tmp_path, "report": lambda _: None}

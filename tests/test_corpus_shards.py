@@ -27,7 +27,7 @@ def names(path: Path | str, kind: str = "jsonl") -> list[str]:
     source: FileSource = JsonlSource(type="jsonl", path=str(path))
     if kind == "parquet":
         source = ParquetSource(type="parquet", path=str(path))
-    return [shard.name for shard in list_shards(source)]
+    return [shard.name for shard in list_shards(source).shards]
 
 
 def test_a_file_a_folder_or_a_pattern(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_a_file_a_folder_or_a_pattern(tmp_path: Path) -> None:
 
 def test_a_folder_of_texts_is_a_shard_for_each_sub_folder(tmp_path: Path) -> None:
     fill(tmp_path, "b/2.txt", "b/deep/1.txt", "a/1.txt", "top.txt", "a/skip.md", "c/skip.md")
-    found = list_shards(TextSource(type="text", path=str(tmp_path)))
+    found = list_shards(TextSource(type="text", path=str(tmp_path))).shards
     assert [(shard.name, shard.file_names) for shard in found] == [
         (".", ("top.txt",)),
         ("a", ("a/1.txt",)),
@@ -58,18 +58,90 @@ def test_a_folder_of_texts_is_a_shard_for_each_sub_folder(tmp_path: Path) -> Non
     assert found[2].num_bytes == len("content of b/2.txt\n") + len("content of b/deep/1.txt\n")
 
 
-@pytest.mark.parametrize("place", ["nowhere", "empty", "empty/*.jsonl", "nowhere/*.jsonl"])
+@pytest.mark.parametrize("place", ["empty", "empty/*.jsonl", "nowhere/*.jsonl"])
 def test_no_files_are_an_error_that_says_what_was_looked_for(tmp_path: Path, place: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(CorpusError, match=r"no corpus file found in .*looked for files that end in \.jsonl, .*Check"):
         list_shards(JsonlSource(type="jsonl", path=str(tmp_path / place)))
 
 
-@pytest.mark.parametrize("place", ["nowhere", "empty"])
-def test_a_folder_without_texts_is_an_error_that_says_what_was_looked_for(tmp_path: Path, place: str) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(CorpusError, match=r"looked for files that match '\*\.txt'"):
-        list_shards(TextSource(type="text", path=str(tmp_path / place)))
+def test_a_folder_without_texts_is_an_error_that_says_what_was_looked_for(tmp_path: Path) -> None:
+    fill(tmp_path, "a.md")
+    with pytest.raises(CorpusError, match=r"looked for files that match '\*\.txt'.*a\.md does not match"):
+        list_shards(TextSource(type="text", path=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    "source", [JsonlSource(type="jsonl", path="/no/where"), TextSource(type="text", path="/no/where")]
+)
+def test_a_place_that_does_not_exist_is_said_so(source: FileSource) -> None:
+    with pytest.raises(CorpusError, match=r"/no/where does not exist"):
+        list_shards(source)
+
+
+def left_out(path: Path, warehouse: Path | None = None) -> dict[str, tuple[str, bool]]:
+    listed = list_shards(JsonlSource(type="jsonl", path=str(path)), warehouse=warehouse)
+    return {one.name: (one.reason, one.looks_like_corpus) for one in listed.left_out}
+
+
+def test_every_ending_that_can_be_read_is_read_in_any_case(tmp_path: Path) -> None:
+    endings = ("jsonl", "jsonl.bz2", "jsonl.xz", "JSONL", "jsonl.zstd", "jsonl.GZ", "Json.Zip", "ndjson.lzma")
+    fill(tmp_path, *(f"{place}.{ending}" for place, ending in enumerate(endings)))
+    assert len(names(tmp_path)) == len(endings)
+    assert left_out(tmp_path) == {}
+
+
+def test_what_is_left_out_is_named_with_its_reason(tmp_path: Path) -> None:
+    fill(tmp_path, "a.jsonl", "b.jsonl.7z", "c.csv", "README.md", ".cache/d.jsonl", "_SUCCESS", "_tmp.jsonl")
+    (tmp_path / "dead.jsonl").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    assert names(tmp_path) == ["a.jsonl"]
+    assert {name: looks_like_corpus for name, (_, looks_like_corpus) in left_out(tmp_path).items()} == {
+        "b.jsonl.7z": True,
+        "c.csv": True,
+        "dead.jsonl": True,
+        "README.md": False,
+        ".cache": False,
+        "_SUCCESS": False,
+        "_tmp.jsonl": False,
+        "loop": False,
+    }
+    assert "leads nowhere" in left_out(tmp_path)["dead.jsonl"][0]
+
+
+def test_links_to_files_and_folders_are_followed(tmp_path: Path) -> None:
+    """The hub's cache is made of them: names as the data set has them, contents elsewhere."""
+    fill(tmp_path, "blobs/123", "elsewhere/deep/b.jsonl", "snapshot/own.jsonl")
+    (tmp_path / "snapshot" / "a.jsonl").symlink_to("../blobs/123")
+    (tmp_path / "snapshot" / "more").symlink_to(tmp_path / "elsewhere")
+    assert names(tmp_path / "snapshot") == ["a.jsonl", "more/deep/b.jsonl", "own.jsonl"]
+    assert names(tmp_path / "snapshot" / "*.jsonl") == ["a.jsonl", "own.jsonl"]
+    texts = TextSource(type="text", path=str(tmp_path / "snapshot"), pattern="*")
+    assert [shard.name for shard in list_shards(texts).shards] == [".", "more"]
+
+
+@pytest.mark.parametrize("path", ["", "**"])
+def test_the_warehouse_is_never_corpus(tmp_path: Path, path: str) -> None:
+    fill(tmp_path, "a.jsonl", "warehouse/raw_corpus/1/manifest.json")
+    listed = list_shards(JsonlSource(type="jsonl", path=str(tmp_path / path)), warehouse=tmp_path / "warehouse")
+    assert [shard.name for shard in listed.shards] == ["a.jsonl"]
+    assert {one.reason for one in listed.left_out} == {"lies in the warehouse"}
+    with pytest.raises(CorpusError, match="lies in the warehouse"):
+        list_shards(JsonlSource(type="jsonl", path=str(tmp_path / "warehouse" / "raw_corpus")), warehouse=tmp_path)
+
+
+def test_a_name_that_is_not_utf8_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.jsonl")).write_text("{}")
+    with pytest.raises(CorpusError, match=r"caf\\udce9\.jsonl: the name of this file is not UTF-8"):
+        list_shards(JsonlSource(type="jsonl", path=str(tmp_path)))
+
+
+def test_a_name_is_no_pattern_and_no_url(tmp_path: Path) -> None:
+    odd = ("run1.jsonl", "run[1].jsonl", "a::b.jsonl", "100%20#x?y*z.jsonl")
+    fill(tmp_path, *odd)
+    listed = list_shards(JsonlSource(type="jsonl", path=str(tmp_path))).shards
+    expected = {name: hashlib.sha256(f"content of {name}\n".encode()).hexdigest()[:32] for name in odd}
+    assert {shard.name: fingerprint_shard(shard) for shard in listed} == expected
 
 
 @pytest.mark.parametrize(("place", "what"), [("web/*.txt", "pattern"), ("web/a.txt", "file")])
@@ -77,7 +149,7 @@ def test_texts_come_from_a_folder(tmp_path: Path, place: str, what: str) -> None
     fill(tmp_path, "web/a.txt", "odd[1]/b.txt")
     with pytest.raises(CorpusError, match=rf"{what}; a source of type text expects a folder"):
         list_shards(TextSource(type="text", path=str(tmp_path / place)))
-    assert len(list_shards(TextSource(type="text", path=str(tmp_path / "odd[1]")))) == 1
+    assert len(list_shards(TextSource(type="text", path=str(tmp_path / "odd[1]"))).shards) == 1
 
 
 def test_empty_files_are_an_empty_corpus(tmp_path: Path) -> None:
@@ -90,13 +162,13 @@ def test_empty_files_are_an_empty_corpus(tmp_path: Path) -> None:
 
 def test_a_fingerprint_is_that_of_the_content(tmp_path: Path) -> None:
     fill(tmp_path, "one/a.jsonl")
-    (shard,) = list_shards(JsonlSource(type="jsonl", path=str(tmp_path / "one")))
+    (shard,) = list_shards(JsonlSource(type="jsonl", path=str(tmp_path / "one"))).shards
     assert fingerprint_shard(shard) == hashlib.sha256(b"content of one/a.jsonl\n").hexdigest()[:32]
 
 
 def test_a_text_shard_is_its_names_and_contents(tmp_path: Path) -> None:
     def fingerprints(root: Path) -> list[str]:
-        return [fingerprint_shard(shard) for shard in list_shards(TextSource(type="text", path=str(root)))]
+        return [fingerprint_shard(shard) for shard in list_shards(TextSource(type="text", path=str(root))).shards]
 
     fill(tmp_path / "here" / "corpus", "a/1.txt", "a/2.txt", "top.txt")
     fill(tmp_path / "there" / "corpus", "a/2.txt", "a/1.txt", "top.txt")
@@ -123,10 +195,10 @@ class Observer:
 
     def look(self, now_ns: int = LATER_NS) -> list[str]:
         self.read.clear()
-        observed = observe_corpus(self.source, known=self.known, now_ns=now_ns)
+        observed = observe_corpus(self.source, known=self.known, now_ns=now_ns).shards
         self.known = {shard.name: (shard.stamp, shard.fingerprint) for shard in observed if shard.stamp is not None}
         assert [shard.fingerprint for shard in observed] == [
-            fingerprint_shard(shard) for shard in list_shards(self.source)
+            fingerprint_shard(shard) for shard in list_shards(self.source).shards
         ]
         return list(self.read)
 

@@ -74,7 +74,7 @@ def build_asset(pipeline: Pipeline, node: Node[Any]) -> dg.AssetsDefinition:
             asset_key=key,
             data_version=dg.DataVersion(result.manifest.fingerprint),
             metadata=describe(work, result),
-            check_results=[_check_result(kind, outcome) for outcome in result.manifest.checks],
+            check_results=[_check_result(kind, outcome) for outcome in (*result.manifest.checks, *work.tally.checks)],
         )
 
     return materialize
@@ -105,7 +105,7 @@ def _check_result(kind: Kind[Any], outcome: CheckOutcome) -> dg.AssetCheckResult
     return dg.AssetCheckResult(
         check_name=outcome.name,
         passed=outcome.passed,
-        severity=dg.AssetCheckSeverity.ERROR if is_blocking else dg.AssetCheckSeverity.WARN,
+        severity=dg.AssetCheckSeverity.ERROR if is_blocking and not outcome.is_warning else dg.AssetCheckSeverity.WARN,
         description=outcome.description or None,
         metadata={name: _shown(value) for name, value in outcome.facts.items()},
     )

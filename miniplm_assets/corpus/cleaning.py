@@ -70,8 +70,10 @@ def storable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def nested_value(row: dict[str, Any], path: str) -> Any:
-    """Return the value of a field, ``meta.name`` for a nested one, or None where it is missing."""
+def value_at(row: dict[str, Any], path: str) -> Any:
+    """Return the value of a field, or None where it is missing: of the key ``meta.name`` itself, else nested."""
+    if path in row:
+        return row[path]
     value: Any = row
     for key in path.split("."):
         if not isinstance(value, dict):

@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from miniplm_assets.core.errors import CorpusError
 from miniplm_assets.core.splits import SPLITS, split_of
-from miniplm_assets.corpus.cleaning import Document, Rejected
+from miniplm_assets.corpus.cleaning import UNKNOWN_DOMAIN, Document, Rejected
 from miniplm_assets.corpus.listing import current_stamp
 from miniplm_assets.corpus.progress import Progress, Report
 from miniplm_assets.corpus.readers import read_rows
+from miniplm_assets.corpus.row_keys import RowKeys
 from miniplm_assets.corpus.shards import ObservedShard, require_unchanged
 from miniplm_assets.corpus.tables import DOCUMENTS, REJECTED, RowGroupWriter, RowNumbers
 from miniplm_assets.experiment.sources import DocumentFields, Source
@@ -44,15 +46,19 @@ def write_documents(
         report: called with a sentence every few seconds.
 
     Returns:
-        num_documents, num_rejected, num_bytes, documents_per_split, rejected_per_reason.
+        num_documents, num_rejected, num_bytes, documents_per_split, rejected_per_reason, domains, num_without_domain
+        (documents that have no domain_field, or an empty one), keys (of its rows).
 
     Raises:
-        CorpusError: if a file cannot be read, has no text column, or changed since it was observed.
+        CorpusError: if a file cannot be read, has no text column, is no JSON lines, changed since it was observed, or
+            has rows of which none is a document.
     """
     stamp_before = current_stamp(shard.files)
     ids = RowNumbers(shard_fingerprint, shard=shard.name)
     per_split = dict.fromkeys(SPLITS, 0)
     per_reason: Counter[str] = Counter()
+    per_domain: Counter[str] = Counter()
+    keys = RowKeys()
     total_bytes = 0
     documents: list[Document] = []
     rejected: list[Rejected] = []
@@ -86,12 +92,13 @@ def write_documents(
                     "excerpt": [row.excerpt for row in rejected],
                 }
             )
+            per_domain.update(document.domain for document in documents)
             per_reason.update(row.reason for row in rejected)
             documents.clear()
             rejected.clear()
 
         batch_bytes = 0
-        for row in read_rows(shard, source=source, fields=fields):
+        for row in read_rows(shard, source=source, fields=fields, keys=keys):
             if isinstance(row, Document):
                 documents.append(row)
                 batch_bytes += row.num_bytes
@@ -106,10 +113,26 @@ def write_documents(
                 )
         write_batch()
     require_unchanged(shard, source=source, stamp_before=stamp_before)
+    num_documents = sum(per_split.values())
+    if per_reason and not num_documents:
+        raise CorpusError(_none_is_a_document(shard.name, per_reason, fields.text_field, keys))
     return {
-        "num_documents": sum(per_split.values()),
+        "num_documents": num_documents,
         "num_rejected": per_reason.total(),
         "num_bytes": total_bytes,
         "documents_per_split": per_split,
         "rejected_per_reason": dict(sorted(per_reason.items())),
+        "domains": sorted(per_domain),
+        "num_without_domain": per_domain[UNKNOWN_DOMAIN] if fields.domain_field is not None else 0,
+        "keys": keys.names,
     }
+
+
+def _none_is_a_document(shard: str, per_reason: Counter[str], text_field: str, keys: RowKeys) -> str:
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in per_reason.most_common())
+    fields = f"Its rows have the fields {', '.join(keys.names)}. " if keys.names else ""
+    return (
+        f"shard {shard}: none of its {per_reason.total():,} rows is a document ({reasons}). {fields}The text is looked "
+        f"for in corpus.fields.text_field: {text_field}. Correct that, or the file, or let corpus.source.path name "
+        "only the files that hold the corpus."
+    )

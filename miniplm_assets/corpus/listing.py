@@ -1,31 +1,36 @@
 """Which corpus files there are. A shard is one corpus file, or one folder of text files; nothing is copied."""
 
 import fnmatch
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Final
 
-import fsspec
-from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from miniplm_assets.core.errors import CorpusError
 from miniplm_assets.core.recipe import fingerprint_of
-from miniplm_assets.corpus.streams import explained
+from miniplm_assets.corpus.files import FileState, FoundFiles, LeftOut, find_files, is_pattern, is_pinned, state_of
+from miniplm_assets.corpus.streams import COMPRESSIONS, explained, filesystem_of
 from miniplm_assets.experiment.sources import HuggingFaceSource, JsonlSource, ParquetSource, Source, TextSource
 
-# The demo's files are written first, and then read as JSONL.
-FileSource = JsonlSource | ParquetSource | TextSource | HuggingFaceSource
 
+@dataclass(frozen=True)
+class DemoFiles:
+    """The demo's files, which are written first: the JSON lines of one folder of the warehouse."""
+
+    path: str
+
+
+FileSource = JsonlSource | ParquetSource | TextSource | HuggingFaceSource | DemoFiles
+
+# In lower case; a file may write them in any.
 JSONL_ENDINGS: Final = tuple(
-    f".{name}{compression}" for name in ("jsonl", "json", "ndjson") for compression in ("", ".gz", ".zst")
+    f".{name}{compression}" for name in ("jsonl", "json", "ndjson") for compression in ("", *COMPRESSIONS)
 )
-PARQUET_ENDINGS: Final = (".parquet",)
+PARQUET_ENDINGS: Final = (".parquet", ".pq")
 # The shard of the text files that lie in the source folder itself.
 TOP_FOLDER: Final = "."
-# What remote stores change whenever a file's content changes.
-_CONTENT_MARKS: Final = ("ETag", "etag", "md5Hash", "content_md5", "checksum", "sha256", "generation")
+_SHOWN_LEFT_OUT: Final = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,33 +56,47 @@ class Shard:
     modified_ns: int
 
 
-@dataclass(frozen=True)
-class _FileState:
-    num_bytes: int
-    stamp: str | None
-    modified_ns: int
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """The shards of a source, by name; and what lies beside them and is none."""
+
+    shards: tuple[Shard, ...]
+    left_out: tuple[LeftOut, ...]
 
 
-def list_shards(source: FileSource) -> list[Shard]:
-    """Return the shards of a source, by name.
+def list_shards(source: FileSource, *, warehouse: Path | None = None) -> Listed:
+    """Return the shards of a source, and what lies beside them and is none.
+
+    Args:
+        source: where the files are.
+        warehouse: a folder that is never looked into.
 
     Raises:
-        CorpusError: if the folder is missing or is none, no file matches, or all files are empty.
+        CorpusError: if the place is missing, lies in the warehouse or is no folder where one is needed, no file
+            matches, or all files are empty.
     """
     location, endings = _where_and_what(source)
     with explained(location):
         if isinstance(source, TextSource):
             _require_folder(location)
-        found = _find(location, endings)
-        shards = [_combined(name, members, found, source) for name, members in _grouped(sorted(found), source)]
+        found = find_files(location, endings=endings, apart=None if isinstance(source, DemoFiles) else warehouse)
+        groups, unmatched = _grouped(found, source)
+        shards = [_combined(name, members, found, source) for name, members in groups.items()]
+    # Beside the demo's files lies their manifest alone.
+    left_out = () if isinstance(source, DemoFiles) else (*found.left_out, *unmatched)
     if not shards:
         raise CorpusError(
             f"no corpus file found in {location}: looked for {_looked_for(source, endings)}. Check corpus.source in "
-            "the experiment file; hidden files are left out."
+            f"the experiment file.{_told(left_out)}"
         )
     if not any(shard.num_bytes for shard in shards):
         raise CorpusError(f"the corpus in {location} is empty: {len(shards)} files, all of 0 bytes. Give it some text.")
-    return sorted(shards, key=lambda shard: shard.name)
+    return Listed(shards=tuple(sorted(shards, key=lambda shard: shard.name)), left_out=left_out)
+
+
+def _told(left_out: tuple[LeftOut, ...]) -> str:
+    shown = "; ".join(f"{one.name} {one.reason}" for one in left_out[:_SHOWN_LEFT_OUT])
+    return f" {len(left_out):,} files or folders were left out: {shown}" if left_out else ""
 
 
 def current_stamp(files: tuple[str, ...]) -> str | None:
@@ -89,9 +108,9 @@ def current_stamp(files: tuple[str, ...]) -> str | None:
     states = []
     for url in files:
         with explained(url):
-            filesystem, path = url_to_fs(url)
+            filesystem, path = filesystem_of(url)
             is_asked = not (isinstance(filesystem, LocalFileSystem) or is_pinned(url))
-            states.append(_state(filesystem, path, filesystem.info(path) if is_asked else {"size": 0}))
+            states.append(state_of(filesystem, path, filesystem.info(path) if is_asked else {"size": 0}))
     return _joint_stamp(files, states)
 
 
@@ -103,7 +122,7 @@ def file_names(name: str, files: tuple[str, ...], source: Source) -> tuple[str, 
     return tuple(url.removeprefix(root).lstrip("/") for url in files)
 
 
-def default_domain(name: str, source: Source) -> str:
+def default_domain(name: str, source: Source | FileSource) -> str:
     """Return the domain of a shard's documents where no field names one.
 
     It is the name of the folder that the file lies in; for a file at the top, its own name without endings.
@@ -114,18 +133,12 @@ def default_domain(name: str, source: Source) -> str:
     return path.parent.name or path.name.partition(".")[0]
 
 
-def is_pinned(url: str) -> bool:
-    """Whether a URL names its content: a file on the Hugging Face hub at a full commit hash."""
-    if not url.startswith("hf://") or "@" not in url:
-        return False
-    revision = url.partition("@")[2].partition("/")[0]
-    return len(revision) == 40 and all(digit in "0123456789abcdef" for digit in revision)
-
-
 def _where_and_what(source: FileSource) -> tuple[str, tuple[str, ...]]:
     match source:
         case JsonlSource():
             return source.path, JSONL_ENDINGS
+        case DemoFiles():
+            return source.path, (".jsonl",)
         case ParquetSource():
             return source.path, PARQUET_ENDINGS
         case HuggingFaceSource():
@@ -141,66 +154,33 @@ def _looked_for(source: FileSource, endings: tuple[str, ...]) -> str:
 
 
 def _require_folder(location: str) -> None:
-    filesystem, root = url_to_fs(location)
-    if filesystem.isfile(root) or (_is_pattern(root) and not filesystem.isdir(root)):
+    filesystem, root = filesystem_of(location)
+    if filesystem.isfile(root) or (is_pattern(root) and not filesystem.isdir(root)):
         raise CorpusError(
             f"corpus.source.path {location} is a {'file' if filesystem.isfile(root) else 'pattern'}; a source of type "
             "text expects a folder. Name the folder, and say in corpus.source.pattern which of its files are documents."
         )
 
 
-def _is_pattern(path: str) -> bool:
-    return any(character in path for character in "*?[")
-
-
-def _find(location: str, endings: tuple[str, ...]) -> dict[str, tuple[str, _FileState]]:
-    """Return URL and state of each file, by its name relative to the source.
-
-    `endings` may be empty: all files then. A file that is named outright is taken whatever its ending.
-    """
-    filesystem, root = url_to_fs(location)
-    is_file = filesystem.isfile(root)
-    if is_file:
-        base, paths = root.rpartition("/")[0], {root: filesystem.info(root)}
-    elif not filesystem.isdir(root) and _is_pattern(root):
-        base = _literal_start(root)
-        paths = filesystem.glob(root, detail=True)
-    else:
-        base = root.rstrip("/")
-        paths = filesystem.find(root, detail=True)
-    found = {}
-    for path, info in paths.items():
-        name = path[len(base) :].lstrip("/") if base else path
-        is_hidden = any(part.startswith(".") for part in name.split("/"))
-        is_wanted = is_file or not endings or name.endswith(endings)
-        if info["type"] == "file" and is_wanted and not is_hidden:
-            found[name] = (filesystem.unstrip_protocol(path), _state(filesystem, path, info))
-    return found
-
-
-def _literal_start(pattern: str) -> str:
-    """Return the folders of a glob pattern that stand before its first wildcard."""
-    parts = pattern.split("/")
-    first = next(index for index, part in enumerate(parts) if _is_pattern(part))
-    return "/".join(parts[:first])
-
-
-def _grouped(names: list[str], source: FileSource) -> Iterator[tuple[str, list[str]]]:
-    """Yield the name and the files of each shard."""
+def _grouped(found: FoundFiles, source: FileSource) -> tuple[dict[str, list[str]], list[LeftOut]]:
+    """Return the files of each shard, and those that no shard takes."""
+    names = sorted(found.files)
     if not isinstance(source, TextSource):
-        yield from ((name, [name]) for name in names)
-        return
+        return {name: [name] for name in names}, []
     folders: dict[str, list[str]] = {}
+    unmatched = []
     for name in names:
         folder, slash, _ = name.partition("/")
         if fnmatch.fnmatchcase(PurePosixPath(name).name, source.pattern):
             folders.setdefault(folder if slash else TOP_FOLDER, []).append(name)
-    yield from folders.items()
+        else:
+            unmatched.append(LeftOut.because(name, f"does not match corpus.source.pattern {source.pattern}"))
+    return folders, unmatched
 
 
-def _combined(name: str, members: list[str], found: dict[str, tuple[str, _FileState]], source: FileSource) -> Shard:
-    files = tuple(found[member][0] for member in members)
-    states = [found[member][1] for member in members]
+def _combined(name: str, members: list[str], found: FoundFiles, source: FileSource) -> Shard:
+    files = tuple(found.files[member][0] for member in members)
+    states = [found.files[member][1] for member in members]
     return Shard(
         name=name,
         files=files,
@@ -212,7 +192,7 @@ def _combined(name: str, members: list[str], found: dict[str, tuple[str, _FileSt
     )
 
 
-def _joint_stamp(files: tuple[str, ...], states: list[_FileState]) -> str | None:
+def _joint_stamp(files: tuple[str, ...], states: list[FileState]) -> str | None:
     stamps = [state.stamp for state in states]
     if None in stamps:
         return None
@@ -220,20 +200,5 @@ def _joint_stamp(files: tuple[str, ...], states: list[_FileState]) -> str | None
 
 
 def _text_root(source: TextSource) -> str:
-    filesystem, root = url_to_fs(source.path)
+    filesystem, root = filesystem_of(source.path)
     return str(filesystem.unstrip_protocol(root)).rstrip("/")
-
-
-def _state(filesystem: fsspec.AbstractFileSystem, path: str, info: dict[str, Any]) -> _FileState:
-    if isinstance(filesystem, LocalFileSystem):
-        status = Path(path).stat()
-        # The change time too: a copy that keeps the modification time cannot keep that one.
-        modified_ns = max(status.st_mtime_ns, status.st_ctime_ns)
-        stamp = f"{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}-{status.st_ino}"
-        return _FileState(status.st_size, stamp, modified_ns)
-    url = filesystem.unstrip_protocol(path)
-    if is_pinned(url):
-        return _FileState(int(info["size"]), url, 0)
-    marks = {mark: str(info[mark]) for mark in _CONTENT_MARKS if info.get(mark) is not None}
-    num_bytes = int(info["size"] or 0)
-    return _FileState(num_bytes, fingerprint_of({"size": num_bytes, **marks}) if marks else None, 0)

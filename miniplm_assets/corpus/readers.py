@@ -1,10 +1,10 @@
 """Reading the rows of a shard one by one, in bounded memory: JSON lines, Parquet, text files."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -18,51 +18,73 @@ from miniplm_assets.corpus.cleaning import (
     check_text,
     domain_of,
     excerpt_of,
-    nested_value,
+    value_at,
 )
 from miniplm_assets.corpus.listing import PARQUET_ENDINGS, default_domain, file_names
+from miniplm_assets.corpus.row_keys import RowKeys
 from miniplm_assets.corpus.shards import ObservedShard
-from miniplm_assets.corpus.streams import bounded_lines, explained, open_bytes
+from miniplm_assets.corpus.streams import bounded_lines, explained, open_bytes, open_raw
 from miniplm_assets.experiment.sources import DocumentFields, Source, TextSource
 
 # JSON may spell each byte of a text with up to 6 characters (\u0041), and a row has other fields too.
 _JSON_BYTES_PER_TEXT_BYTE: Final = 6
 _OTHER_FIELDS_BYTES: Final = 1 << 20
+BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _PARQUET_ROWS: Final = 256
 _PARQUET_BUFFER_BYTES: Final = 1 << 20
+# How a file begins that is one JSON array of rows, on one line or on many.
+_ARRAY_OF_OBJECTS: Final = re.compile(rb"\[\s*(\{|$)")
 
 
-def read_rows(shard: ObservedShard, *, source: Source, fields: DocumentFields) -> Iterator[Document | Rejected]:
+def read_rows(
+    shard: ObservedShard, *, source: Source, fields: DocumentFields, keys: RowKeys
+) -> Iterator[Document | Rejected]:
     """Go through the rows of a shard in file order. Blank lines of JSONL are no rows.
 
+    Args:
+        shard: the corpus file.
+        source: what kind of file it is.
+        fields: which fields of a row are read.
+        keys: takes note of the fields that rows have.
+
     Raises:
-        CorpusError: if a file cannot be read, or a Parquet file has no text column; the message names it.
+        CorpusError: if a file cannot be read, a Parquet file has no text column, or a file is a JSON array and no
+            JSON lines; the message names it.
     """
     domain = default_domain(shard.name, source)
     if isinstance(source, TextSource):
         yield from _read_texts(shard.files, file_names(shard.name, shard.files, source), domain, fields)
         return
     (url,), name = shard.files, shard.name
-    read = _read_parquet if name.endswith(PARQUET_ENDINGS) or source.type == "parquet" else _read_jsonl
+    is_parquet = name.lower().endswith(PARQUET_ENDINGS) or source.type == "parquet"
+    read = _read_parquet if is_parquet else _read_jsonl
     with explained(url):
-        yield from read(url, name, domain, fields)
+        yield from read(url, name, domain, fields, keys)
 
 
-def _read_jsonl(url: str, file: str, folder: str, fields: DocumentFields) -> Iterator[Document | Rejected]:
+def _read_jsonl(
+    url: str, file: str, folder: str, fields: DocumentFields, keys: RowKeys
+) -> Iterator[Document | Rejected]:
     max_bytes = _JSON_BYTES_PER_TEXT_BYTE * fields.max_document_bytes + _OTHER_FIELDS_BYTES
     with open_bytes(url) as opened:
         for line, (content, is_whole) in enumerate(bounded_lines(opened, max_bytes=max_bytes), start=1):
+            if line == 1 and _ARRAY_OF_OBJECTS.match(content.removeprefix(BYTE_ORDER_MARK).strip()):
+                raise CorpusError(
+                    f"{url}: this file is one JSON array, and JSON lines were expected: an object on each line. Turn "
+                    "it into them, for example with jq -c '.[]', or take the file out of the corpus."
+                )
             if not is_whole:
                 yield Rejected(file, line, "too_long", excerpt_of(content))
                 continue
             if not content.strip():
                 continue
-            row = _parse(content.removeprefix(b"\xef\xbb\xbf") if line == 1 else content)
+            row = _parse(content.removeprefix(BYTE_ORDER_MARK) if line == 1 else content)
             if not isinstance(row, dict):
                 yield Rejected(file, line, row, excerpt_of(content))
                 continue
-            text = nested_value(row, fields.text_field)
-            domain = folder if fields.domain_field is None else domain_of(nested_value(row, fields.domain_field))
+            keys.note(row)
+            text = value_at(row, fields.text_field)
+            domain = folder if fields.domain_field is None else domain_of(value_at(row, fields.domain_field))
             yield _checked(text, excerpt_of(content), file=file, line=line, domain=domain, fields=fields)
 
 
@@ -77,10 +99,15 @@ def _parse(content: bytes) -> dict[str, Any] | Reason:
     return row if isinstance(row, dict) else "not_an_object"
 
 
-def _read_parquet(url: str, file: str, folder: str, fields: DocumentFields) -> Iterator[Document | Rejected]:
-    with fsspec.open(url, "rb") as opened:
-        parquet = pq.ParquetFile(opened, pre_buffer=False, buffer_size=_PARQUET_BUFFER_BYTES)
+def _read_parquet(
+    url: str, file: str, folder: str, fields: DocumentFields, keys: RowKeys
+) -> Iterator[Document | Rejected]:
+    with open_raw(url) as opened:
+        parquet = pq.ParquetFile(
+            opened, pre_buffer=False, buffer_size=_PARQUET_BUFFER_BYTES, page_checksum_verification=True
+        )
         schema = parquet.schema_arrow
+        keys.note_all(_field_names(schema))
         if not _has_field(schema, fields.text_field):
             raise CorpusError(
                 f"{url}: no column {fields.text_field!r}; its columns: {', '.join(_field_names(schema))}. Set "
@@ -107,6 +134,8 @@ def _read_parquet(url: str, file: str, folder: str, fields: DocumentFields) -> I
 
 
 def _has_field(schema: pa.Schema, path: str) -> bool:
+    if path in schema.names:
+        return True
     fields: Any = schema
     for name in path.split("."):
         is_struct = isinstance(fields, pa.Schema) or pa.types.is_struct(fields)
@@ -128,13 +157,15 @@ def _field_names(fields: Any, prefix: str = "") -> Iterator[str]:
 
 def _values(batch: pa.RecordBatch, path: str) -> list[Any]:
     """Return the values of a column; strings as bytes, for Parquet does not promise that they are UTF-8."""
-    name, *inner = path.split(".")
+    name, *inner = [path] if path in batch.schema.names else path.split(".")
     column = batch.column(name)
     if inner:
         column = pc.struct_field(column, inner)
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+    if pa.types.is_string_view(column.type):
+        column = column.cast(pa.binary_view())
+    elif pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         column = column.cast(pa.large_binary())
     return list(column.to_pylist())
 

@@ -3,26 +3,26 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
-
-import fsspec
 
 from miniplm_assets.core.errors import CorpusError
 from miniplm_assets.core.recipe import FINGERPRINT_HEX_DIGITS, fingerprint_of
+from miniplm_assets.corpus.files import LeftOut, is_pinned
 from miniplm_assets.corpus.listing import (
     FileSource,
     Shard,
     current_stamp,
     default_domain,
     file_names,
-    is_pinned,
     list_shards,
 )
-from miniplm_assets.corpus.streams import explained
+from miniplm_assets.corpus.streams import explained, open_raw
 from miniplm_assets.experiment.sources import Source
 
 __all__ = [
     "FileSource",
+    "Observed",
     "ObservedShard",
     "Shard",
     "fingerprint_shard",
@@ -56,19 +56,31 @@ class ObservedShard:
     stamp: str | None
 
 
-def observe_corpus(source: FileSource, *, known: Mapping[str, tuple[str, str]], now_ns: int) -> list[ObservedShard]:
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """The corpus as it was seen: its shards, by name; and what lies beside them and is none."""
+
+    shards: tuple[ObservedShard, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+def observe_corpus(
+    source: FileSource, *, known: Mapping[str, tuple[str, str]], now_ns: int, warehouse: Path | None = None
+) -> Observed:
     """Fingerprint the shards of a source; only those whose stamp changed are read.
 
     Args:
         source: where the files are.
         known: stamp and fingerprint by shard name, of those shards of the last observation that have a stamp.
         now_ns: the clock, read just before the call.
+        warehouse: a folder that is never looked into.
 
     Raises:
         CorpusError: if there is no corpus, or a file cannot be read.
     """
     observed = []
-    for shard in list_shards(source):
+    listed = list_shards(source, warehouse=warehouse)
+    for shard in listed.shards:
         stamp, fingerprint = known.get(shard.name, (None, ""))
         if stamp is None or stamp != shard.stamp:
             fingerprint = fingerprint_shard(shard)
@@ -82,7 +94,7 @@ def observe_corpus(source: FileSource, *, known: Mapping[str, tuple[str, str]], 
                 stamp=None if is_racy else shard.stamp,
             )
         )
-    return observed
+    return Observed(shards=tuple(observed), left_out=listed.left_out)
 
 
 def fingerprint_shard(shard: Shard) -> str:
@@ -130,7 +142,7 @@ def _fingerprint(shard: str, files: tuple[str, ...], names: tuple[str, ...], dom
 
 def _sha256(url: str) -> str:
     digest = hashlib.sha256()
-    with explained(url), fsspec.open(url, "rb") as file:
+    with explained(url), open_raw(url) as file:
         while block := file.read(_READ_BYTES):
             digest.update(block)
     return digest.hexdigest()

@@ -2,25 +2,41 @@
 
 import io
 import lzma
+import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO, Final
 
 import fsspec
 import pyarrow as pa
 import zstandard
+from fsspec.compression import compr
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 
 from miniplm_assets.core.errors import CorpusError, MiniplmError, UnreachableCorpusError
 from miniplm_assets.storage.hub import may_pass
 
 # What a damaged, unreachable or forbidden file raises, by the library that reads it.
-DAMAGE = (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, pa.ArrowException)
+DAMAGE = (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, zipfile.BadZipFile, pa.ArrowException)
 READ_ERRORS = (OSError, *DAMAGE)
 
 _BUFFER_BYTES = 1 << 20
 # 16 kB of Zstandard are some 60 kB of text; larger reads would let a few hostile bytes fill the memory.
 _COMPRESSED_BYTES = 1 << 14
+# Endings of compressed files, in lower case, and what fsspec calls that.
+COMPRESSIONS: Final = {
+    ".gz": "gzip",
+    ".bgz": "gzip",
+    ".bz2": "bz2",
+    ".xz": "xz",
+    ".lzma": "lzma",
+    ".zst": "zstd",
+    ".zstd": "zstd",
+    ".zip": "zip",
+}
 # What `zstd --long=31` writes; large corpora are published that way.
 _MAX_WINDOW_BYTES = 1 << 31
 
@@ -55,16 +71,61 @@ def is_remote(url: str) -> bool:
     return "://" in url and not url.startswith(("file://", "local://"))
 
 
+def filesystem_of(location: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Return the file system of a path or URL, and the path on it: as it stands, whatever characters it holds."""
+    if is_remote(location):
+        filesystem, path = url_to_fs(location)
+        return filesystem, str(path)
+    filesystem = LocalFileSystem()  # of a path, fsspec itself would take :: for a chain of file systems
+    return filesystem, str(filesystem._strip_protocol(location))
+
+
+@contextmanager
+def open_raw(url: str) -> Iterator[BinaryIO]:
+    """Open a file for reading, as it is stored. fsspec's own ``open`` would take ``[1]`` in a name for a pattern."""
+    filesystem, path = filesystem_of(url)
+    with filesystem.open(path, "rb") as file:
+        yield file
+
+
 @contextmanager
 def open_bytes(url: str) -> Iterator[BinaryIO]:
-    """Open a file for reading, decompressed by its ending."""
-    if not url.endswith(".zst"):
-        with fsspec.open(url, "rb", compression="infer") as file, io.BufferedReader(file, _BUFFER_BYTES) as buffered:
-            yield buffered
-        return
-    # fsspec's own reader stops after the first frame of a .zst file, and takes a file cut in the middle for whole.
-    with fsspec.open(url, "rb") as file, io.BufferedReader(_ZstandardFrames(file), _BUFFER_BYTES) as buffered:
+    """Open a file for reading, decompressed by its ending.
+
+    Raises:
+        CorpusError: if it is a zip archive of several files.
+    """
+    compression = COMPRESSIONS.get(PurePosixPath(url).suffix.lower())
+    with (
+        open_raw(url) as stored,
+        _decompressed(url, stored, compression) as file,
+        io.BufferedReader(file, _BUFFER_BYTES) as buffered,
+    ):
         yield buffered
+
+
+@contextmanager
+def _decompressed(url: str, stored: BinaryIO, compression: str | None) -> Iterator[Any]:
+    match compression:
+        case None:
+            yield stored
+        case "zstd":
+            # fsspec's own reader stops after the first frame, and takes a file cut in the middle for whole.
+            yield _ZstandardFrames(stored)
+        case "zip":
+            # fsspec's own reader reads the first file and says nothing of the others.
+            with zipfile.ZipFile(stored) as archive:
+                names = [name for name in archive.namelist() if not name.endswith("/")]
+                if len(names) != 1:
+                    raise CorpusError(
+                        f"{url}: a zip archive of {len(names)} files, where one is expected; unpack it, and name the "
+                        "folder"
+                    )
+                with archive.open(names[0]) as file:
+                    yield file
+        case _:
+            with compr[compression](stored, mode="rb") as file:
+                yield file
 
 
 class _ZstandardFrames(io.RawIOBase):

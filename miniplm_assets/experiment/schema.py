@@ -46,10 +46,14 @@ class Corpus(Settings):
     """The raw corpus and how its documents are split."""
 
     runtime_only: ClassVar[frozenset[str]] = frozenset({"expected_tokens"})
+    reporting_only: ClassVar[frozenset[str]] = frozenset({"max_rejected_share"})
 
     source: Source
     fields: DocumentFields = DocumentFields()
     splits: Splits = Splits()
+    max_rejected_share: float = Field(
+        0.01, ge=0, le=1, description="of the rows; where more are no documents, a check warns"
+    )
     expected_tokens: int | None = Field(
         None, ge=1, description="for plans only, until the corpus has been packed and its tokens are counted"
     )

@@ -1,20 +1,40 @@
 """`documents`: the texts of each corpus file, read, checked and split."""
 
-from collections.abc import Iterator
-from typing import ClassVar
+from collections.abc import Iterator, Mapping
+from typing import ClassVar, Final
 
+from miniplm_assets.core.facts import sum_facts
 from miniplm_assets.corpus.documents import write_documents
 from miniplm_assets.experiment import DemoSource, DocumentFields, Source, Splits
-from miniplm_assets.experiment.settings import Settings
+from miniplm_assets.experiment.settings import Settings, nearest
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS
-from miniplm_assets.lineage.kind import Blueprint, Kind, Node
+from miniplm_assets.lineage.kind import Blueprint, Check, Kind, Node
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage import tables
+from miniplm_assets.storage.manifest import CheckOutcome
 from miniplm_assets.storage.store import Draft, Result
+
+# What fits on a page.
+MAX_SHOWN: Final = 100
+DOMAIN_FIELD_IS_FOUND = Check(
+    "domain_field_is_found",
+    "A failure names files of which no row has corpus.fields.domain_field; it stops the run where no file has it.",
+)
+EXCLUDED_DOMAINS_ARE_FOUND = Check(
+    "excluded_domains_are_found", "A failure names evaluation.excluded_domains that no document is of."
+)
+FEW_ROWS_ARE_REJECTED = Check(
+    "few_rows_are_rejected",
+    "A failure means that more rows than corpus.max_rejected_share are no documents; rejected.parquet has them.",
+    is_blocking=False,
+)
 
 
 class Reading(Settings):
     """How the rows of a corpus file become documents.
+
+    What is rejected, or named and not found, is held against two more settings in every run; no document depends on
+    them.
 
     Attributes:
         source: where the files are. Their content is an input; of the source only the format counts.
@@ -22,15 +42,20 @@ class Reading(Settings):
         fields: which of a row's are read.
         splits: shares of the documents.
         seed: of the split.
+        max_rejected_share: of the rows; more is a warning.
+        excluded_domains: that must be there.
     """
 
     runtime_only: ClassVar[frozenset[str]] = frozenset({"source"})
+    reporting_only: ClassVar[frozenset[str]] = frozenset({"max_rejected_share", "excluded_domains"})
 
     source: Source
     format: str
     fields: DocumentFields
     splits: Splits
     seed: int
+    max_rejected_share: float
+    excluded_domains: tuple[str, ...]
 
 
 def _nodes(blueprint: Blueprint) -> Iterator[Node[Reading]]:
@@ -44,6 +69,8 @@ def _nodes(blueprint: Blueprint) -> Iterator[Node[Reading]]:
             fields=corpus.fields,
             splits=corpus.splits,
             seed=blueprint.experiment.seed,
+            max_rejected_share=corpus.max_rejected_share,
+            excluded_domains=blueprint.experiment.evaluation.excluded_domains,
         ),
     )
 
@@ -65,12 +92,67 @@ def _make(work: Work[Reading]) -> Result:
             report=work.report,
         )
 
-    return work.make_pieces(write)
+    def check(pieces: Mapping[str, Result]) -> Iterator[CheckOutcome]:
+        yield _domain_field_is_found(settings.fields.domain_field, pieces)
+        yield _excluded_domains_are_found(settings.excluded_domains, pieces)
+        rejected = _few_rows_are_rejected(settings.max_rejected_share, pieces)
+        if not rejected.passed:
+            work.report(rejected.description)
+        yield rejected
+
+    return work.make_pieces(write, check=check)
+
+
+def _domain_field_is_found(field: str | None, pieces: Mapping[str, Result]) -> CheckOutcome:
+    """Fail where no document of a file has a domain: an error where none of the corpus has, else a warning."""
+    without = [
+        (shard, result.facts["keys"])
+        for shard, result in pieces.items()
+        if result.facts["num_documents"] and result.facts["num_without_domain"] == result.facts["num_documents"]
+    ]
+    with_documents = sum(result.facts["num_documents"] > 0 for result in pieces.values())
+    named = "\n".join(f"{shard}: {nearest(str(field), keys)}" for shard, keys in without[:MAX_SHOWN])
+    return CheckOutcome(
+        name=DOMAIN_FIELD_IS_FOUND.name,
+        passed=not without,
+        is_warning=len(without) < with_documents,
+        description=f"no row of these files has corpus.fields.domain_field {field}:\n{named}" if without else "",
+        facts={"num_files_without": len(without)},
+    )
+
+
+def _excluded_domains_are_found(excluded: tuple[str, ...], pieces: Mapping[str, Result]) -> CheckOutcome:
+    domains = {domain for result in pieces.values() for domain in result.facts["domains"]}
+    unknown = [domain for domain in excluded if domain not in domains]
+    named = "\n".join(f"{domain}: {nearest(domain, sorted(domains)[:MAX_SHOWN])}" for domain in unknown)
+    return CheckOutcome(
+        name=EXCLUDED_DOMAINS_ARE_FOUND.name,
+        passed=not unknown,
+        description=f"no document is of these evaluation.excluded_domains:\n{named}" if unknown else "",
+        facts={"num_domains": len(domains)},
+    )
+
+
+def _few_rows_are_rejected(max_share: float, pieces: Mapping[str, Result]) -> CheckOutcome:
+    facts = sum_facts(result.facts for result in pieces.values())
+    num_rejected = facts["num_rejected"]
+    share = num_rejected / max(1, num_rejected + facts["num_documents"])
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in facts["rejected_per_reason"].items())
+    worst = max(pieces, key=lambda shard: pieces[shard].facts["num_rejected"])
+    return CheckOutcome(
+        name=FEW_ROWS_ARE_REJECTED.name,
+        passed=share <= max_share,
+        description=f"{num_rejected:,} rows, {share:.2%} of all, are no documents ({reasons}), most of them in "
+        f"{worst}; corpus.max_rejected_share is {max_share:.2%}"
+        if share > max_share
+        else "",
+        facts={"rejected_share": share},
+    )
 
 
 DOCUMENTS = Kind(
     name="documents",
-    code_version="1",
+    code_version="2",
     section="corpus",
     technologies=frozenset({"parquet"}),
     description="""One row for each document: its text, its domain, and its split, which the text alone decides.
@@ -82,6 +164,7 @@ with its file, line and reason.""",
     pieces="shard",
     table=tables.DOCUMENTS,
     is_view=True,
+    checks=(DOMAIN_FIELD_IS_FOUND, EXCLUDED_DOMAINS_ARE_FOUND, FEW_ROWS_ARE_REJECTED),
     columns={
         "document_id": "unique over the corpus",
         "shard": "the corpus file",

@@ -2,15 +2,25 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
+from miniplm_assets.corpus.files import LeftOut
 from miniplm_assets.experiment import DemoSource
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS as NAME
-from miniplm_assets.lineage.kind import ALL_FILES, Blueprint, Kind, Node
+from miniplm_assets.lineage.kind import ALL_FILES, Blueprint, Check, Kind, Node
 from miniplm_assets.lineage.plan import PlannedAsset, plan_on
 from miniplm_assets.lineage.snapshot import Listing, look, make_latest, write_listing
 from miniplm_assets.lineage.work import Work
+from miniplm_assets.storage.manifest import CheckOutcome
 from miniplm_assets.storage.store import Result
+
+# What fits on a page.
+MAX_SHOWN: Final = 100
+NOTHING_IS_LEFT_OUT = Check(
+    "nothing_is_left_out",
+    "A failure names files beside the corpus that look as if they were meant to be read, and are not.",
+    is_blocking=False,
+)
 
 
 def _nodes(blueprint: Blueprint) -> Iterator[Node[Listing]]:
@@ -33,8 +43,23 @@ def _make(work: Work[Listing]) -> Result:
     result = work.make_as(snapshot.recipe, partial(write_listing, snapshot))
     make_latest(snapshot, work.node, store)
     work.run.pin(snapshot)
+    work.tally.checks.append(_nothing_left_out(snapshot.left_out))
+    if snapshot.left_out:
+        work.tally.notes["left_out"] = [{"name": one.name, "why": one.reason} for one in snapshot.left_out[:MAX_SHOWN]]
+        work.tally.notes["num_left_out"] = len(snapshot.left_out)
     work.tally.notes["plan"] = _plan_table(plan_on(work.pipeline, snapshot))
     return result
+
+
+def _nothing_left_out(left_out: Sequence[LeftOut]) -> CheckOutcome:
+    suspects = [one for one in left_out if one.looks_like_corpus]
+    shown = "\n".join(f"{one.name}: {one.reason}" for one in suspects[:MAX_SHOWN])
+    return CheckOutcome(
+        name=NOTHING_IS_LEFT_OUT.name,
+        passed=not suspects,
+        description=f"{len(suspects):,} files look like corpus and are not read:\n{shown}" if suspects else "",
+        facts={"num_left_out": len(left_out), "num_that_look_like_corpus": len(suspects)},
+    )
 
 
 def _plan_table(planned: Sequence[PlannedAsset]) -> list[dict[str, Any]] | str:
@@ -63,6 +88,7 @@ RAW_CORPUS = Kind(
     nodes=_nodes,
     make=_make,
     table=ALL_FILES,
+    checks=(NOTHING_IS_LEFT_OUT,),
     columns={
         "shard": "name of the corpus file",
         "files": "where it lies; several where a folder of texts is one shard",

@@ -9,7 +9,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -18,9 +18,11 @@ import polars as pl
 from miniplm_assets.core.errors import CorpusError, MissingResultError
 from miniplm_assets.core.recipe import Recipe, fingerprint_of
 from miniplm_assets.corpus.demo import write_demo_corpus
+from miniplm_assets.corpus.files import LeftOut
+from miniplm_assets.corpus.listing import DemoFiles, FileSource
 from miniplm_assets.corpus.shards import ObservedShard, observe_corpus
 from miniplm_assets.corpus.streams import is_remote
-from miniplm_assets.experiment import DemoSource, HuggingFaceSource, JsonlSource, Source
+from miniplm_assets.experiment import DemoSource, HuggingFaceSource, Source
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS, Fingerprints
 from miniplm_assets.lineage.kind import Node
@@ -62,10 +64,12 @@ class Snapshot:
     Attributes:
         recipe: of the `raw_corpus` result that lists them.
         shards: the files, by name.
+        left_out: what lies beside them and is none; nothing in a snapshot that was loaded.
     """
 
     recipe: Recipe
     shards: tuple[ObservedShard, ...]
+    left_out: tuple[LeftOut, ...] = ()
 
 
 def look(node: Node[Listing], store: Store, report: Callable[[str], None]) -> Snapshot:
@@ -80,14 +84,14 @@ def look(node: Node[Listing], store: Store, report: Callable[[str], None]) -> Sn
         CorpusError: if the corpus is not there, empty, or cannot be read.
     """
     source = node.settings.source
-    if isinstance(source, DemoSource):
-        source = _demo_files(source, store, report)
+    files: FileSource = _demo_files(source, store, report) if isinstance(source, DemoSource) else source
     known = _known_stamps(node, store)
-    shards = observe_corpus(source, known=known, now_ns=time.time_ns())
+    observed = observe_corpus(files, known=known, now_ns=time.time_ns(), warehouse=store.root)
+    shards = observed.shards
     stamps = {shard.name: (shard.stamp, shard.fingerprint) for shard in shards if shard.stamp is not None}
     if stamps != known:
         _write(_beside(node, store, "stamps"), stamps)
-    return _snapshot_of(node, shards)
+    return replace(_snapshot_of(node, shards), left_out=observed.left_out)
 
 
 def current_snapshot(
@@ -203,9 +207,9 @@ def demo_recipe(source: DemoSource) -> Recipe:
     )
 
 
-def _demo_files(source: DemoSource, store: Store, report: Callable[[str], None]) -> JsonlSource:
+def _demo_files(source: DemoSource, store: Store, report: Callable[[str], None]) -> DemoFiles:
     result = store.make(demo_recipe(source), lambda draft: write_demo_corpus(source, draft.path, report))
-    return JsonlSource(type="jsonl", path=str(result.folder / "*.jsonl"))
+    return DemoFiles(str(result.folder))
 
 
 def _known_stamps(node: Node[Listing], store: Store) -> dict[str, tuple[str, str]]:

@@ -5,7 +5,7 @@ the stored results of its inputs.
 """
 
 import queue
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -21,6 +21,7 @@ from miniplm_assets.lineage.kind import Node, S
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.snapshot import Snapshot
 from miniplm_assets.lm.part_threads import PartThreads
+from miniplm_assets.storage.manifest import CheckOutcome
 from miniplm_assets.storage.store import Draft, Result
 
 
@@ -54,6 +55,8 @@ class Tally:
         seconds_computing: in this run.
         seconds_saved: what the re-used results took when they were made.
         tokens_saved: tokens that went through a model for them.
+        checks: outcomes of the checks that this run alone can make: by limits that no result depends on, or
+            of what lies beside the corpus.
         notes: what the page of the asset shows of this run alone.
     """
 
@@ -62,6 +65,7 @@ class Tally:
     seconds_computing: float = 0.0
     seconds_saved: float = 0.0
     tokens_saved: int = 0
+    checks: list[CheckOutcome] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
 
     def count(self, result: Result, *, is_computed: bool) -> None:
@@ -186,18 +190,27 @@ class Work(Generic[S]):
             self.pipeline.store.give_up(begun, error)
             raise
 
-    def make_pieces(self, write: Callable[[str, Draft], None], finish: Callable[[Draft], None] | None = None) -> Result:
+    def make_pieces(
+        self,
+        write: Callable[[str, Draft], None],
+        finish: Callable[[Draft], None] | None = None,
+        check: Callable[[Mapping[str, Result]], Iterable[CheckOutcome]] | None = None,
+    ) -> Result:
         """Make what is missing of an asset in pieces, one after the other, each published on its own.
 
         Args:
             write: fills the draft of a corpus file, or of a seed.
             finish: adds to the facts of all pieces together what follows from them: a mean, the outcome of a check.
+            check: looks at the pieces in every run, also where all of them are stored; for limits that no result
+                depends on.
         """
 
         def write_piece(piece: str) -> Callable[[Draft], None]:
             return lambda draft: write(piece, draft)
 
         pieces = {piece: self.make_as(recipe, write_piece(piece)) for piece, recipe in self.piece_recipes.items()}
+        if check is not None:
+            self.tally.checks.extend(check(pieces))
         return self._whole(pieces, finish)
 
     def make_in_parts(

@@ -20,7 +20,7 @@ from typing import Final
 import duckdb
 import pyarrow.parquet as pq
 
-from miniplm_assets.storage.files import flush_to_disk
+from miniplm_assets.storage.files import flush_to_disk, path_for_duckdb
 
 # The oldest storage format of DuckDB 1, so that every client since then can open the file.
 STORAGE_VERSION: Final = "v1.0.0"
@@ -142,7 +142,7 @@ def _union(table: CatalogTable) -> str:
     for names, paths in sorted(table.files.items()):
         if not paths:
             continue
-        files = ", ".join(_literal(str(path.absolute())) for path in paths)
+        files = ", ".join(_literal(path_for_duckdb(path.absolute())) for path in paths)
         named = "".join(
             f"{_literal(name) if isinstance(name, str) else name} as {_identifier(column)}, "
             for name, column in zip(names, table.name_columns, strict=True)

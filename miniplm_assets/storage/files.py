@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import IO, Any, Final
 
 # A process that waits in the system's own call for a lock hears of nothing, not even an interrupt.
 LOCK_POLL_SECONDS: Final = 0.5
+_WILDCARD: Final = re.compile(r"([*?[])")
 
 
 def sha256_of(path: Path) -> str:
@@ -26,6 +28,11 @@ def flush_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def path_for_duckdb(path: Path) -> str:
+    """Return a path as DuckDB's readers take it: they read ``[1]`` and ``*`` in it as a pattern unless told not to."""
+    return _WILDCARD.sub(r"[\1]", str(path))
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -30,12 +30,21 @@ class StoredFile(BaseModel):
 
 
 class CheckOutcome(BaseModel):
-    """How one asset check ended when the result was made."""
+    """How one asset check ended.
+
+    Attributes:
+        name: of the check.
+        passed: whether all is well.
+        is_warning: whether a failure stops nothing, though the check is one that could.
+        description: what was found.
+        facts: JSON values.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     passed: bool
+    is_warning: bool = False
     description: str = ""
     facts: dict[str, Any] = {}
 

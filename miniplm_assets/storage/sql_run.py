@@ -20,6 +20,7 @@ from typing import Any, Final
 import duckdb
 
 from miniplm_assets.core.errors import SqlError
+from miniplm_assets.storage.files import path_for_duckdb
 from miniplm_assets.storage.manifest import CheckOutcome
 from miniplm_assets.storage.shard_ranges import SEQUENCE_ID, IdIndex, ShardRange, shard_ranges
 from miniplm_assets.storage.sql_checks import SqlCheck
@@ -198,7 +199,7 @@ class _Run:
 
     def _open(self, table: str, paths: Sequence[Path], ids: ShardRange | None = None) -> None:
         """Let a table's name stand for Parquet files, or for those of their rows that are in a range of ids."""
-        relation = self._connection.read_parquet([str(path) for path in paths], hive_partitioning=False)
+        relation = self._connection.read_parquet([path_for_duckdb(path) for path in paths], hive_partitioning=False)
         if ids is not None:
             limits = duckdb.ConstantExpression(ids.first_id), duckdb.ConstantExpression(ids.last_id)
             relation = relation.filter(duckdb.ColumnExpression(SEQUENCE_ID).between(*limits))

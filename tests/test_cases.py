@@ -1,0 +1,194 @@
+"""Inputs that were got wrong once, each as a user gives it: an experiment file and a corpus, and what must come of it."""
+
+import json
+import queue
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from miniplm_assets.core.errors import CorpusError
+from miniplm_assets.kinds.registry import open_pipeline
+from miniplm_assets.lineage.pipeline import Pipeline
+from miniplm_assets.lineage.snapshot import Snapshot, latest_snapshot
+from miniplm_assets.lineage.work import Work
+from miniplm_assets.storage.store import Result
+
+WORDS = "the quick brown fox jumps over one lazy dog and thinks of nothing at all while the sun goes down"
+ARCHITECTURE = {
+    "model_type": "qwen2",
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "num_key_value_heads": 1,
+}
+
+
+@dataclass
+class Case:
+    """One experiment, and its assets made one after the other, without Dagster."""
+
+    folder: Path
+    lines: list[str] = field(default_factory=list)
+    errands: "queue.SimpleQueue[Any]" = field(default_factory=queue.SimpleQueue)
+    checks: dict[str, tuple[bool, str]] = field(default_factory=dict)
+
+    def write(self, **changes: Any) -> "Case":
+        content: dict[str, Any] = {
+            "warehouse": "wh",
+            "corpus": {
+                "source": {"type": "jsonl", "path": "corpus"},
+                "splits": {"validation": 0.1, "reference": 0.2, "teacher": 0.2},
+            },
+            "sequences": {"sequence_length": 16},
+            "tokenizers": {"bpe": {"source": "trained", "vocab_size": 260}},
+            "architectures": {"tiny": ARCHITECTURE},
+        }
+        (self.folder / "experiment.yaml").write_text(yaml.safe_dump(content | changes))
+        return self
+
+    def corpus(self, name: str, *rows: Any, ending: str = "") -> "Case":
+        path = self.folder / "corpus" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows) + ending)
+        return self
+
+    @property
+    def pipeline(self) -> Pipeline:
+        return open_pipeline(self.folder / "experiment.yaml")
+
+    def make(self, *keys: str) -> Result:
+        pipeline = self.pipeline
+        for key in keys:
+            node = pipeline.graph[key]
+            work = Work(pipeline, node, self)
+            result = node.kind.make(work)
+            for outcome in (*result.manifest.checks, *work.tally.checks):
+                self.checks[outcome.name] = (outcome.passed, outcome.description)
+        return result
+
+    def report(self, line: str) -> None:
+        self.lines.append(line)
+
+    def snapshot(self) -> Snapshot:
+        return latest_snapshot(self.pipeline.graph["raw_corpus"], self.pipeline.store)
+
+    def pin(self, _snapshot: Snapshot) -> None:
+        """Each asset asks for the latest."""
+
+    def connect_ray(self) -> None:
+        raise AssertionError("no case scores on Ray")
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Case:
+    return Case(tmp_path)
+
+
+def texts(num: int, **fields: Any) -> list[dict[str, Any]]:
+    words = WORDS.split()
+    return [{"text": " ".join(words[i % 7 :] + [f"number {i}."]), **fields} for i in range(num)]
+
+
+def test_the_warehouse_in_the_corpus_folder_is_no_corpus(case: Case) -> None:
+    case.corpus("a.jsonl", *texts(20)).write(warehouse="corpus/warehouse")
+    first = case.make("raw_corpus", "documents")
+    again = case.make("raw_corpus", "documents")
+    assert first.manifest.fingerprint == again.manifest.fingerprint
+    assert first.facts["num_documents"] == 20
+    assert case.checks["nothing_is_left_out"][0]
+
+
+def test_what_looks_like_corpus_and_is_not_read_is_a_failed_check(case: Case) -> None:
+    case.corpus("a.jsonl", *texts(3)).corpus("b.jsonl.7z").corpus("c.parquet").write().make("raw_corpus")
+    passed, description = case.checks["nothing_is_left_out"]
+    assert not passed and "b.jsonl.7z: its ending" in description and "c.parquet: its ending" in description
+
+
+def test_rows_without_the_text_field_stop_the_documents(case: Case) -> None:
+    case.corpus("a.jsonl", *({"content": f"text {i}"} for i in range(40))).write().make("raw_corpus")
+    with pytest.raises(CorpusError, match=r"a\.jsonl: none of its 40 rows .*no_text 40.*fields content"):
+        case.make("documents")
+
+
+def test_a_json_array_is_said_to_be_one(case: Case) -> None:
+    case.corpus("good.jsonl", *texts(3)).corpus("array.json", texts(5)).write().make("raw_corpus")
+    with pytest.raises(CorpusError, match=r"array\.json: this file is one JSON array"):
+        case.make("documents")
+
+
+FIELDS = {"source": {"type": "jsonl", "path": "corpus"}, "fields": {"domain_field": "meta.sorce"}}
+
+
+def test_a_domain_field_that_no_row_has_is_a_failed_check(case: Case) -> None:
+    case.corpus("a.jsonl", *texts(5, meta={"source": "web"})).write(corpus=FIELDS).make("raw_corpus", "documents")
+    passed, description = case.checks["domain_field_is_found"]
+    assert not passed and "a.jsonl: did you mean 'meta.source'?" in description
+
+
+def test_a_domain_field_that_one_file_lacks_is_a_warning(case: Case) -> None:
+    case.corpus("a.jsonl", *texts(5, meta={"sorce": "web"})).corpus("b.jsonl", *texts(5, meta={"source": "web"}))
+    result = case.write(corpus=FIELDS).make("raw_corpus", "documents")
+    passed, description = case.checks["domain_field_is_found"]
+    assert not passed and "b.jsonl: did you mean 'meta.source'?" in description and "a.jsonl" not in description
+    assert result.facts["num_without_domain"] == 5
+
+
+def test_an_excluded_domain_that_is_none_is_a_failed_check(case: Case) -> None:
+    case.corpus("noise/a.jsonl", *texts(5))
+    case.write(evaluation={"excluded_domains": ["nois", "noise"]}).make("raw_corpus", "documents")
+    passed, description = case.checks["excluded_domains_are_found"]
+    assert not passed and "nois: did you mean 'noise'?" in description
+
+
+def test_many_rejected_rows_are_a_warning_and_a_line_of_the_log(case: Case) -> None:
+    case.corpus("a.jsonl", *texts(50), {"text": ""}, {"text": 3}).write().make("raw_corpus", "documents")
+    passed, description = case.checks["few_rows_are_rejected"]
+    assert not passed and description in case.lines
+    assert description.startswith("2 rows, 3.85% of all, are no documents (empty 1, text_not_a_string 1)")
+
+
+def test_a_flat_key_with_a_dot_is_the_domain(case: Case) -> None:
+    case.corpus("a.jsonl", *texts(5, **{"meta.source": "web"}))
+    case.write(corpus={**FIELDS, "fields": {"domain_field": "meta.source"}}).make("raw_corpus", "documents")
+    assert case.checks["domain_field_is_found"][0]
+    assert case.make("documents").facts["num_without_domain"] == 0
+
+
+def test_a_string_view_that_is_not_utf8_is_one_rejected_row(case: Case) -> None:
+    (case.folder / "corpus").mkdir()
+    texts_column = pa.array([b"\xff\xfe bad", b"fine"]).view(pa.string()).cast(pa.string_view())
+    pq.write_table(pa.table({"text": texts_column}), case.folder / "corpus" / "a.parquet")
+    case.write(corpus={"source": {"type": "parquet", "path": "corpus"}})
+    assert case.make("raw_corpus", "documents").facts["rejected_per_reason"] == {"not_utf8": 1}
+
+
+@pytest.mark.parametrize("name", ["wh [v2] #1 100%20 'q' x=1", "a::b", "x*y?", "%s {a,b}", "~x", "ünï"])
+def test_a_warehouse_may_have_any_name(case: Case, name: str) -> None:
+    case.corpus("a.jsonl", *texts(60)).write(warehouse=f"./{name}")
+    decoy = case.folder / "wh v #1 100%20 'q' x=1"  # what the first name matches as a pattern
+    decoy.mkdir()
+    case.make("raw_corpus", "documents", "bpe/tokenizer", "bpe/sequences", "warehouse_catalog")
+    assert (case.folder / name / "warehouse.duckdb").is_file()
+    with duckdb.connect(case.folder / name / "warehouse.duckdb", read_only=True) as connection:
+        assert connection.execute("select count(*) from documents").fetchone() == (60,)
+
+
+def test_a_corpus_that_is_not_there_is_said_so(case: Case) -> None:
+    with pytest.raises(CorpusError, match=r"corpus\.source\.path .*corpus does not exist"):
+        case.write().make("raw_corpus")
+
+
+def test_rejected_rows_are_in_the_catalog(case: Case) -> None:
+    case.corpus("a.jsonl", *texts(60), {"text": ""}).write()
+    case.make("raw_corpus", "documents")
+    result = case.pipeline.store.root / "documents"
+    (rejected,) = result.rglob("rejected.parquet")
+    assert pl.read_parquet(rejected, glob=False)["reason"].to_list() == ["empty"]
