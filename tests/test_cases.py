@@ -1,4 +1,4 @@
-"""Inputs that were got wrong once, each as a user gives it: an experiment file and a corpus, and what must come of it."""
+"""Inputs that were got wrong once, each as a user gives it: an experiment file and a corpus, and what comes of it."""
 
 import json
 import queue
@@ -94,7 +94,7 @@ def case(tmp_path: Path) -> Case:
 
 def texts(num: int, **fields: Any) -> list[dict[str, Any]]:
     words = WORDS.split()
-    return [{"text": " ".join(words[i % 7 :] + [f"number {i}."]), **fields} for i in range(num)]
+    return [{"text": " ".join([*words[i % 7 :], f"number {i}."]), **fields} for i in range(num)]
 
 
 def test_the_warehouse_in_the_corpus_folder_is_no_corpus(case: Case) -> None:
@@ -170,7 +170,7 @@ def test_a_string_view_that_is_not_utf8_is_one_rejected_row(case: Case) -> None:
     assert case.make("raw_corpus", "documents").facts["rejected_per_reason"] == {"not_utf8": 1}
 
 
-@pytest.mark.parametrize("name", ["wh [v2] #1 100%20 'q' x=1", "a::b", "x*y?", "%s {a,b}", "~x", "ünï"])
+@pytest.mark.parametrize("name", ["wh [v2] #1 100%20 'q' x=1", "a::b", "x*y", "%s {a,b}", "~x", "ünï"])
 def test_a_warehouse_may_have_any_name(case: Case, name: str) -> None:
     case.corpus("a.jsonl", *texts(60)).write(warehouse=f"./{name}")
     decoy = case.folder / "wh v #1 100%20 'q' x=1"  # what the first name matches as a pattern

@@ -10,6 +10,7 @@ from pydantic import Field, JsonValue
 from miniplm_assets.core.errors import ExperimentError
 from miniplm_assets.experiment import load_experiment
 from miniplm_assets.experiment.settings import Settings
+from miniplm_assets.kinds.registry import EXPERIMENT_VARIABLE, WAREHOUSE_VARIABLE, open_chosen
 
 ROOT = Path(__file__).parents[1]
 
@@ -166,20 +167,185 @@ def test_all_errors_are_told_at_once(tmp_path):
     content["tokenizers"]["bpe"]["vocab_size"] = 3
     with pytest.raises(ExperimentError) as caught:
         load(tmp_path, content)
-    assert [line.split(":")[0].strip(" -") for line in str(caught.value).splitlines()[1:]] == [
+    assert [line.split(":")[1].strip() for line in str(caught.value).splitlines()[1:]] == [
         "corpus.sorce",
-        "tokenizers.bpe.trained.vocab_size",
         "selections.half.keep_fraction",
+        "tokenizers.bpe.trained.vocab_size",
     ]
 
 
+def test_what_does_not_fit_together_is_told_with_what_is_wrong_in_itself(tmp_path):
+    """Each at its line; nothing is said of what follows from a part that is wrong."""
+    content = changed("students.better.baseline", "plane")
+    content["selections"]["half"]["keep_fraction"] = 7
+    content["corpus"]["sorce"] = {}
+    content["tokenizers"]["bpe"]["vocab_size"] = 3
+    content["teachers"]["large"]["model"]["pth"] = "x"
+    content["architectures"]["tiny"] = {}
+    with pytest.raises(ExperimentError) as caught:
+        load(tmp_path, content)
+    lines = (tmp_path / "experiment.yaml").read_text().splitlines()
+    problems = [line.removeprefix("  - line ").split(": ") for line in str(caught.value).splitlines()[1:]]
+    assert [(keys.split(" ")[0], lines[int(line) - 1].split(":")[0].strip()) for line, keys, *_ in problems] == [
+        ("architectures.tiny", "tiny"),
+        ("corpus.sorce", "sorce"),
+        ("selections.half.keep_fraction", "keep_fraction"),
+        ("students.better.baseline", "baseline"),
+        ("teachers.large.model.folder.pth", "pth"),
+        ("tokenizers.bpe.trained.vocab_size", "vocab_size"),
+    ]
+
+
+LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 60))
+
+
 @pytest.mark.parametrize(
-    ("text", "message"), [("a: [", "not valid YAML"), ("- 1", "expected a mapping"), ("", "expected a mapping")]
+    ("content", "message"),
+    [
+        ("a: [", "not valid YAML"),
+        ("- 1", "expected a mapping at the top level, found list"),
+        ("", "expected a mapping at the top level, found NoneType"),
+        ("a: 1\nb: caf\xe9".encode("latin-1"), r"line 2: not UTF-8 \(byte 0xe9\)"),
+        ("a: 1".encode("utf-16"), "written in UTF-16"),
+        ("a: \0", "not valid YAML"),
+        ("a: " + "[" * 5_000, "line 1: nested more than 50 deep"),
+        ("x-a: &a [*a]", "line 1: an alias stands within what it stands for"),
+        (LAUGHS, "stand for more than 100,000 values"),
+        ("# " + "x" * 2**20, "larger than"),
+        ("a: .inf", "line 1: .inf is no finite number"),
+        ("architectures: {tiny: {model_type: qwen2, rms_norm_eps: .nan}}", "line 1: .nan is no finite number"),
+        ("a: 1e999", "1e999 is no finite number"),
+        ("a: " + "9" * 5_000, "is more than 9223372036854775807"),
+        ("a: !!python/name:os.system", "python/name:os.system is not allowed here"),
+        ("a: !!binary aGk=", "binary is not allowed here"),
+        ("? [a]\n: 1", "a key must be a text"),
+        ("seed: 1\nstudents: {}\nselections: {}\nstudents: {}", r"line 4: 'students' .*; the first is in line 2"),
+        ("a:\n  half: 1\n  'half': 2", r"line 3: 'half' .*; the first is in line 2"),
+    ],
+    ids=lambda value: repr(value)[:20],
 )
-def test_a_file_that_is_no_experiment(tmp_path, text, message):
-    (tmp_path / "experiment.yaml").write_text(text)
+def test_a_file_that_is_no_experiment(tmp_path, content, message):
+    (tmp_path / "experiment.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ExperimentError, match=message):
         load_experiment(tmp_path / "experiment.yaml")
+
+
+@pytest.mark.parametrize("path", ["nul\0.yaml", "", "x" * 300])
+def test_a_path_that_cannot_be_is_said_so(tmp_path, path):
+    with pytest.raises(ExperimentError, match="cannot be read"):
+        load_experiment(tmp_path / path)
+
+
+def test_numbers_are_those_of_yaml_1_2(tmp_path):
+    """PyYAML's own 1.1 would read them as a text, 8, 90, a boolean and 8."""
+    values = "{model_type: qwen2, a: 1e-6, b: 010, c: 1:30, d: no, e: 0o10, f: 2_300_000, g: 0x1F, h: -.5, i: 1_0.5e+1}"
+    text = yaml.safe_dump(minimal()).replace("tiny:\n    model_type: qwen2", f"tiny: {values}")
+    (tmp_path / "experiment.yaml").write_text(text)
+    tiny = load_experiment(tmp_path / "experiment.yaml").architectures["tiny"]
+    assert tiny == {
+        "model_type": "qwen2",
+        "a": 1e-6,
+        "b": 10,
+        "c": "1:30",
+        "d": "no",
+        "e": 8,
+        "f": 2_300_000,
+        "g": 31,
+        "h": -0.5,
+        "i": 105.0,
+    }
+    assert isinstance(tiny["a"], float) and isinstance(tiny["b"], int)
+
+
+def test_a_merge_key_is_no_duplicate(tmp_path):
+    content = yaml.safe_dump(minimal()) + "x-shape: &shape {model_type: llama, a: 1}\n"
+    tiny = "tiny: {<<: *shape, a: 2}"
+    text = content.replace("tiny:\n    model_type: qwen2", "later: &later {}")
+    text += f"x-architectures: {{{tiny}}}\n"
+    (tmp_path / "experiment.yaml").write_text(text)
+    with pytest.raises(ExperimentError, match=r"architecture 'tiny' is not in this file; known: later"):
+        load_experiment(tmp_path / "experiment.yaml")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("corpus.splits.validation", True, r"splits\.validation: a number is expected, not true or false"),
+        ("students.plain.seeds", [True], r"students\.plain\.seeds: a number is expected"),
+        ("sequences", {"sequence_length": False}, r"sequences\.sequence_length: a number is expected"),
+        ("students." + "x" * 300, {}, "at most 100 characters"),
+        ("seed", 2**63, "is more than 9223372036854775807"),
+        ("students.plain.training.token_budget", "1:30", r"token_budget: .*valid integer"),
+    ],
+)
+def test_a_number_is_a_number_and_a_name_is_short(tmp_path, path, value, message):
+    with pytest.raises(ExperimentError, match=message):
+        load(tmp_path, changed(path, value))
+
+
+def test_home_and_variables_in_paths_are_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PLACE", "some where")
+    content = changed("corpus.source.path", "~/texts")
+    content["warehouse"] = "$HOME/wh"
+    content["teachers"]["large"]["model"]["path"] = "a/${PLACE}/b"
+    experiment = load(tmp_path, content)
+    assert experiment.corpus.source.path == str(tmp_path / "home" / "texts")
+    assert experiment.warehouse == str(tmp_path / "home" / "wh")
+    assert experiment.teachers["large"].model.path == str(tmp_path / "a" / "some where" / "b")
+
+
+@pytest.mark.parametrize(
+    ("warehouse", "message"),
+    [
+        ("$NOT_SET/wh", r"warehouse: \$NOT_SET is an environment variable that is not set"),
+        ("~nobody_of_this_name/wh", "there is no such user"),
+        ("/", "is the root of the file system"),
+        ("", "is no path"),
+        ("a\0b", "is no path"),
+        ("x" * 2_000, "is no path"),
+        ("/dev/null/x", "lies below /dev/null, which is no folder"),
+        ("experiment.yaml", "is a file"),
+        ("what?", r"DuckDB takes what follows a \?"),
+    ],
+)
+@pytest.mark.parametrize("is_from_outside", [False, True])
+def test_a_place_that_cannot_be_a_warehouse_is_said_so_at_once(
+    tmp_path, monkeypatch, warehouse, message, is_from_outside
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ExperimentError, match=message):
+        if is_from_outside:
+            load(tmp_path, minimal(), warehouse=warehouse)
+        else:
+            load(tmp_path, changed("warehouse", warehouse))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://KEY:S3CRET@bucket/texts",
+        "sftp://S3CRET@host/texts",
+        "https://host/texts.jsonl?X-Amz-Signature=S3CRET",
+        "https://host/texts.jsonl?sv=1&sig=S3CRET",
+        "zip://*.jsonl::https://host/a.zip?access_token=S3CRET",
+    ],
+)
+def test_a_secret_in_a_url_is_refused_and_not_repeated(tmp_path, url):
+    with pytest.raises(ExperimentError, match=r"corpus\.source\.path: holds a user, a password") as caught:
+        load(tmp_path, changed("corpus.source.path", url))
+    assert "S3CRET" not in str(caught.value)
+
+
+def test_urls_without_a_secret_are_taken(tmp_path):
+    for url in ("hf://datasets/a/b@main/x.jsonl", "https://host/a.jsonl?versionId=3", "s3://bucket/mail@home/*.jsonl"):
+        assert load(tmp_path, changed("corpus.source.path", url)).corpus.source.path == url
+
+
+def test_an_empty_variable_names_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    empty = {EXPERIMENT_VARIABLE: "", WAREHOUSE_VARIABLE: ""}
+    assert open_chosen(None, empty).store.root == ROOT / "warehouse"
 
 
 def test_a_missing_file_names_the_variable(tmp_path):

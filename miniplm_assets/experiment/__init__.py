@@ -1,5 +1,6 @@
 """The experiment file: one YAML that names the corpus, the models, the selections and the students."""
 
+from miniplm_assets.experiment.cross_check import CANDIDATES
 from miniplm_assets.experiment.load import load_experiment
 from miniplm_assets.experiment.models import (
     FolderModel,
@@ -14,7 +15,7 @@ from miniplm_assets.experiment.models import (
     Training,
 )
 from miniplm_assets.experiment.objectives import CrossEntropy, Objective
-from miniplm_assets.experiment.schema import CANDIDATES, Experiment, Selection, Sequences, Splits, Student
+from miniplm_assets.experiment.schema import Experiment, Selection, Sequences, Splits, Student
 from miniplm_assets.experiment.scoring import Agreement, OtherScoring, Pilot, Rescoring, Scoring
 from miniplm_assets.experiment.sources import (
     DemoSource,

@@ -4,22 +4,17 @@ Relative paths are relative to the experiment file. Keys at the top level that b
 left alone, so that YAML anchors have a place to stand.
 """
 
-import os
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, ClassVar, Final, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, ValidationInfo, model_validator
 
 from miniplm_assets.core.splits import HELD_APART, REFERENCE, TEACHER, VALIDATION
-from miniplm_assets.experiment.models import Owners, Scored, Seed, TokenizerSource, TrainedModel, Training
+from miniplm_assets.experiment.cross_check import CANDIDATES, LEFT_OUT, REFINED, CrossCheck
+from miniplm_assets.experiment.models import Owners, Scored, Seed, TokenizerSource, Training
 from miniplm_assets.experiment.objectives import CrossEntropy, Objective
 from miniplm_assets.experiment.scoring import Agreement, Pilot, Rescoring
-from miniplm_assets.experiment.settings import Name, Settings, Share, nearest
+from miniplm_assets.experiment.settings import Name, Settings, Share
 from miniplm_assets.experiment.sources import DocumentFields, Source
-
-CANDIDATES: Final = "candidates"
-REFINED: Final = "refined_corpus/"
 
 
 class Splits(Settings):
@@ -125,7 +120,7 @@ class Evaluation(Settings):
 class Experiment(Settings):
     """The whole file."""
 
-    warehouse: str = Field(description="a local folder")
+    warehouse: str = Field(min_length=1, description="a local folder")
     seed: Seed = 0
     owners: Owners = ()
     corpus: Corpus
@@ -142,122 +137,13 @@ class Experiment(Settings):
     evaluation: Evaluation = Evaluation()
 
     @model_validator(mode="after")
-    def _references_exist(self) -> "Experiment":
-        problems = list(self._problems())
+    def _references_exist(self, info: ValidationInfo) -> "Experiment":
+        problems = list(CrossCheck(self, (info.context or {}).get(LEFT_OUT, set())).problems())
         if problems:
             raise ValueError("\n".join(problems))
         return self
-
-    def _problems(self) -> Iterator[str]:
-        if "://" in self.warehouse:
-            yield (
-                f"warehouse: {self.warehouse} is a URL, and only a local folder can be a warehouse so far (the corpus "
-                "may be a URL); name a folder"
-            )
-        for name, architecture in self.architectures.items():
-            if not isinstance(architecture.get("model_type"), str):
-                yield f"architectures.{name}: no model_type (for example qwen2, llama, mamba)"
-        for kind, models in (("teachers", self.teachers), ("references", self.references)):
-            for name, scored in models.items():
-                where = f"{kind}.{name}"
-                yield from _unknown(f"{where}.tokenizer", scored.tokenizer, self.tokenizers)
-                if isinstance(scored.model, TrainedModel):
-                    yield from _unknown(f"{where}.model.architecture", scored.model.architecture, self.architectures)
-                    if kind == "teachers" and self.corpus.splits.teacher == 0:
-                        yield (
-                            f"{where} is trained here, but corpus.splits.teacher is 0; a teacher that learns from the "
-                            "candidates would score its own memory: give the teacher split a share"
-                        )
-        for name, selection in self.selections.items():
-            yield from self._selection_problems(f"selections.{name}", selection)
-        for name, student in self.students.items():
-            yield from self._student_problems(f"students.{name}", student)
-
-    def _selection_problems(self, where: str, selection: Selection) -> Iterator[str]:
-        unknown = [
-            *_unknown(f"{where}.teacher", selection.teacher, self.teachers),
-            *_unknown(f"{where}.reference", selection.reference, self.references),
-        ]
-        yield from unknown
-        if unknown:
-            return
-        teacher, reference = self.teachers[selection.teacher], self.references[selection.reference]
-        if teacher.tokenizer != reference.tokenizer:
-            yield (
-                f"{where}: teacher {selection.teacher} uses tokenizer {teacher.tokenizer}, reference "
-                f"{selection.reference} uses {reference.tokenizer}; a difference of log-probabilities exists only over "
-                "the same tokens, so both need the same tokenizer"
-            )
-        if teacher.scoring.score_after_end_of_document != reference.scoring.score_after_end_of_document:
-            yield (
-                f"{where}: score_after_end_of_document differs between teacher and reference; their sums would cover "
-                "different tokens"
-            )
-        if selection.agreement is not None:
-            other = selection.agreement
-            if all(
-                one.scoring.by(other.backend, other.dtype) == one.scoring.by(None, None) for one in (teacher, reference)
-            ):
-                yield (
-                    f"{where}.agreement: teacher and reference are scored by {teacher.scoring.backend} in "
-                    f"{teacher.scoring.dtype} already; name another backend or dtype"
-                )
-        if selection.rescoring is not None:
-            yield from self._rescoring_problems(f"{where}.rescoring.around", selection, selection.rescoring)
-
-    def _rescoring_problems(self, where: str, selection: Selection, rescoring: Rescoring) -> Iterator[str]:
-        first = self.selections.get(rescoring.around)
-        if first is None:
-            yield from _unknown(where, rescoring.around, self.selections)
-            return
-        if first.rescoring is not None:
-            yield f"{where}: '{rescoring.around}' is a second pass itself; name a selection without rescoring"
-        for name in ("teacher", "reference", "keep_fraction", "token_budget", "rank_by"):
-            mine, theirs = getattr(selection, name), getattr(first, name)
-            if mine != theirs:
-                yield (
-                    f"{where}: '{rescoring.around}' has {name} {theirs}, this selection {mine}; a second pass moves "
-                    "scores, not what they are for, so that both need the same"
-                )
-
-    def _student_problems(self, where: str, student: Student) -> Iterator[str]:
-        yield from _unknown(f"{where}.architecture", student.architecture, self.architectures)
-        yield from _unknown(f"{where}.tokenizer", student.tokenizer, self.tokenizers)
-        if student.baseline is not None:
-            yield from _unknown(f"{where}.baseline", student.baseline, self.students)
-        if student.selection is None:
-            if student.corpus != CANDIDATES:
-                yield f"{where}.corpus: '{student.corpus}' is neither '{CANDIDATES}' nor '{REFINED}<selection>'"
-            return
-        unknown = list(_unknown(f"{where}.corpus: selection", student.selection, self.selections))
-        yield from unknown
-        if unknown:
-            return
-        scored_with = self.selection_tokenizer(student.selection)
-        if scored_with is not None and scored_with != student.tokenizer:
-            yield (
-                f"{where}: tokenizer {student.tokenizer} differs from {scored_with}, in whose tokens "
-                f"{student.corpus} is stored"
-            )
 
     def selection_tokenizer(self, selection: str) -> str | None:
         """Return the tokenizer that a selection's sequences are in, or None where its teacher is unknown."""
         teacher = self.teachers.get(self.selections[selection].teacher)
         return teacher.tokenizer if teacher else None
-
-    def resolve(self, folder: Path) -> "Experiment":
-        """Return the experiment with every local path made absolute, relative ones against `folder`."""
-        return Experiment.model_validate(_absolute(self.model_dump(exclude_unset=True), folder))
-
-
-def _unknown(where: str, name: str, known: dict[str, Any]) -> Iterator[str]:
-    if name not in known:
-        yield f"{where} '{name}' is not in this file; {nearest(name, list(known))}"
-
-
-def _absolute(value: Any, folder: Path, key: str = "") -> Any:
-    if isinstance(value, dict):
-        return {name: _absolute(inner, folder, name) for name, inner in value.items()}
-    if key in ("path", "warehouse") and isinstance(value, str) and "://" not in value:
-        return os.path.normpath(folder / Path(value).expanduser())
-    return value

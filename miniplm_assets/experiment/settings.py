@@ -1,13 +1,15 @@
 """The base of every section of the experiment file: frozen, and closed to unknown keys."""
 
 import difflib
-from typing import Annotated, Any, ClassVar
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 # Names become asset keys, folders and SQL identifiers, so they hold what all three allow.
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$", max_length=100)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -45,6 +47,8 @@ class Settings(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _name_the_nearest_key(cls, value: Any, handler: ModelWrapValidatorHandler["Settings"]) -> "Settings":
+        if isinstance(value, dict):
+            cls._refuse_booleans(value)
         try:
             return handler(value)
         except ValidationError as error:
@@ -53,12 +57,44 @@ class Settings(BaseModel):
             ) from None
 
     @classmethod
+    def _refuse_booleans(cls, values: dict[Any, Any]) -> None:
+        """Make sure that no number is a boolean: Python takes true for 1.
+
+        Raises:
+            ValidationError: where one is.
+        """
+        wrong = [
+            InitErrorDetails(
+                type=PydanticCustomError("boolean", "a number is expected, not true or false"),
+                loc=(name,),
+                input=values[name],
+            )
+            for name, declared in cls.model_fields.items()
+            if any(isinstance(value, bool) for value in _flat(values.get(name))) and not _takes_booleans(declared)
+        ]
+        if wrong:
+            raise ValidationError.from_exception_data(cls.__name__, wrong)
+
+    @classmethod
     def _reworded(cls, details: Any) -> InitErrorDetails:
         kind, text = details["type"], details["msg"]
         if kind == "extra_forbidden" and len(details["loc"]) == 1:
             kind, text = "unknown_key", f"unknown key; {nearest(str(details['loc'][0]), list(cls.model_fields))}"
         problem = PydanticCustomError(kind, "{text}", {"text": text})
         return InitErrorDetails(type=problem, loc=details["loc"], input=details["input"])
+
+
+def _flat(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _takes_booleans(declared: FieldInfo) -> bool:
+    def inside(annotation: Any) -> Iterator[Any]:
+        yield annotation
+        for argument in get_args(annotation):
+            yield from inside(argument)
+
+    return any(part is bool for part in inside(declared.annotation))
 
 
 def _identity(value: Any) -> Any:

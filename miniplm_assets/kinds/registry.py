@@ -72,6 +72,6 @@ def open_pipeline(experiment_file: Path, *, warehouse: str | None = None) -> Pip
 
 
 def open_chosen(experiment_file: Path | None = None, environment: Mapping[str, str] = os.environ) -> Pipeline:
-    """Open a given experiment, or that which the environment names, or the demo."""
-    chosen = experiment_file or Path(environment.get(EXPERIMENT_VARIABLE, DEMO))
-    return open_pipeline(chosen, warehouse=environment.get(WAREHOUSE_VARIABLE))
+    """Open a given experiment, or that which the environment names, or the demo; an empty variable names nothing."""
+    chosen = experiment_file or Path(environment.get(EXPERIMENT_VARIABLE) or DEMO)
+    return open_pipeline(chosen, warehouse=environment.get(WAREHOUSE_VARIABLE) or None)

@@ -1,0 +1,125 @@
+"""Whether the parts of an experiment fit together: what one names, another must be, and be of the right sort."""
+
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Final
+
+from miniplm_assets.experiment.models import TrainedModel
+from miniplm_assets.experiment.settings import nearest
+
+if TYPE_CHECKING:  # the schema checks itself by this
+    from miniplm_assets.experiment.schema import Experiment, Selection, Student
+    from miniplm_assets.experiment.scoring import Rescoring
+
+CANDIDATES: Final = "candidates"
+REFINED: Final = "refined_corpus/"
+# In the context of a validation: names that the file has, and that are wrong in themselves.
+LEFT_OUT: Final = "left_out"
+
+
+class CrossCheck:
+    """The checks of a whole experiment.
+
+    Args:
+        experiment: its parts, each right in itself.
+        left_out: names of others that are not; nothing is said of what they are named for.
+    """
+
+    def __init__(self, experiment: "Experiment", left_out: Collection[str]) -> None:
+        self._file = experiment
+        self._left_out = left_out
+
+    def problems(self) -> Iterator[str]:
+        """Say what does not fit together, each at its key."""
+        if "://" in self._file.warehouse:
+            yield (
+                f"warehouse: {self._file.warehouse} is a URL, and only a local folder can be a warehouse so far (the "
+                "corpus may be a URL); name a folder"
+            )
+        for name, architecture in self._file.architectures.items():
+            if not isinstance(architecture.get("model_type"), str):
+                yield f"architectures.{name}: no model_type (for example qwen2, llama, mamba)"
+        for kind, models in (("teachers", self._file.teachers), ("references", self._file.references)):
+            for name, scored in models.items():
+                where = f"{kind}.{name}"
+                yield from self._unknown(f"{where}.tokenizer", scored.tokenizer, self._file.tokenizers)
+                if isinstance(scored.model, TrainedModel):
+                    yield from self._unknown(
+                        f"{where}.model.architecture", scored.model.architecture, self._file.architectures
+                    )
+                    if kind == "teachers" and self._file.corpus.splits.teacher == 0:
+                        yield (
+                            f"{where} is trained here, but corpus.splits.teacher is 0; a teacher that learns from the "
+                            "candidates would score its own memory: give the teacher split a share"
+                        )
+        for name, selection in self._file.selections.items():
+            yield from self._selection_problems(f"selections.{name}", selection)
+        for name, student in self._file.students.items():
+            yield from self._student_problems(f"students.{name}", student)
+
+    def _selection_problems(self, where: str, selection: "Selection") -> Iterator[str]:
+        yield from self._unknown(f"{where}.teacher", selection.teacher, self._file.teachers)
+        yield from self._unknown(f"{where}.reference", selection.reference, self._file.references)
+        if selection.rescoring is not None:
+            yield from self._rescoring_problems(f"{where}.rescoring.around", selection, selection.rescoring)
+        teacher = self._file.teachers.get(selection.teacher)
+        reference = self._file.references.get(selection.reference)
+        if teacher is None or reference is None:
+            return
+        if teacher.tokenizer != reference.tokenizer:
+            yield (
+                f"{where}: teacher {selection.teacher} uses tokenizer {teacher.tokenizer}, reference "
+                f"{selection.reference} uses {reference.tokenizer}; a difference of log-probabilities exists only over "
+                "the same tokens, so both need the same tokenizer"
+            )
+        if teacher.scoring.score_after_end_of_document != reference.scoring.score_after_end_of_document:
+            yield (
+                f"{where}: score_after_end_of_document differs between teacher and reference; their sums would cover "
+                "different tokens"
+            )
+        if selection.agreement is not None:
+            other = selection.agreement
+            if all(
+                one.scoring.by(other.backend, other.dtype) == one.scoring.by(None, None) for one in (teacher, reference)
+            ):
+                yield (
+                    f"{where}.agreement: teacher and reference are scored by {teacher.scoring.backend} in "
+                    f"{teacher.scoring.dtype} already; name another backend or dtype"
+                )
+
+    def _rescoring_problems(self, where: str, selection: "Selection", rescoring: "Rescoring") -> Iterator[str]:
+        first = self._file.selections.get(rescoring.around)
+        if first is None:
+            yield from self._unknown(where, rescoring.around, self._file.selections)
+            return
+        if first.rescoring is not None:
+            yield f"{where}: '{rescoring.around}' is a second pass itself; name a selection without rescoring"
+        for name in ("teacher", "reference", "keep_fraction", "token_budget", "rank_by"):
+            mine, theirs = getattr(selection, name), getattr(first, name)
+            if mine != theirs:
+                yield (
+                    f"{where}: '{rescoring.around}' has {name} {theirs}, this selection {mine}; a second pass moves "
+                    "scores, not what they are for, so that both need the same"
+                )
+
+    def _student_problems(self, where: str, student: "Student") -> Iterator[str]:
+        yield from self._unknown(f"{where}.architecture", student.architecture, self._file.architectures)
+        yield from self._unknown(f"{where}.tokenizer", student.tokenizer, self._file.tokenizers)
+        if student.baseline is not None:
+            yield from self._unknown(f"{where}.baseline", student.baseline, self._file.students)
+        if student.selection is None:
+            if student.corpus != CANDIDATES:
+                yield f"{where}.corpus: '{student.corpus}' is neither '{CANDIDATES}' nor '{REFINED}<selection>'"
+            return
+        yield from self._unknown(f"{where}.corpus: selection", student.selection, self._file.selections)
+        if student.selection not in self._file.selections:
+            return
+        scored_with = self._file.selection_tokenizer(student.selection)
+        if scored_with is not None and scored_with != student.tokenizer:
+            yield (
+                f"{where}: tokenizer {student.tokenizer} differs from {scored_with}, in whose tokens "
+                f"{student.corpus} is stored"
+            )
+
+    def _unknown(self, where: str, name: str, known: Collection[str]) -> Iterator[str]:
+        if name not in known and name not in self._left_out:
+            yield f"{where} '{name}' is not in this file; {nearest(name, list(known))}"
