@@ -9,7 +9,7 @@ from pathlib import Path
 from miniplm_assets.core.errors import MiniplmError
 from miniplm_assets.kinds.registry import EXPERIMENT_VARIABLE, open_chosen
 from miniplm_assets.lineage.outcome import outcome
-from miniplm_assets.lineage.plan import ASSUMED_FLOPS_PER_SECOND, PlannedAsset, plan
+from miniplm_assets.lineage.plan import ASSUMED_FLOPS_PER_SECOND, PlannedAsset, plan, require_possible
 from miniplm_assets.lineage.prune import leftovers, referenced, remove_leftover, unreferenced_results
 from miniplm_assets.lineage.verify import verify_derived, verify_store
 
@@ -51,7 +51,9 @@ def _outcome(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    planned = plan(open_chosen(options.experiment))
+    pipeline = open_chosen(options.experiment)
+    planned = plan(pipeline)
+    require_possible(pipeline, planned)
     print(f"{'asset':44} {'stored':>7} {'to do':>6} {'tokens':>9} {'FLOPs':>8} {'time':>9} {'disk':>9}")
     for one in planned:
         todo = "?" if one.num_missing is None else str(one.num_missing)

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from miniplm_assets.core.errors import CorpusError
+from miniplm_assets.cli import main
+from miniplm_assets.core.errors import CorpusError, ExperimentError
 from miniplm_assets.kinds.registry import open_pipeline
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.snapshot import Snapshot, latest_snapshot
@@ -192,3 +193,36 @@ def test_rejected_rows_are_in_the_catalog(case: Case) -> None:
     result = case.pipeline.store.root / "documents"
     (rejected,) = result.rglob("rejected.parquet")
     assert pl.read_parquet(rejected, glob=False)["reason"].to_list() == ["empty"]
+
+
+def architecture_case(case: Case, **changes: Any) -> Case:
+    training = {"token_budget": 100}
+    return case.corpus("a.jsonl", *texts(60)).write(
+        architectures={"tiny": ARCHITECTURE | changes, "other": {"model_type": "lama"}},
+        students={
+            name: {"architecture": architecture, "tokenizer": "bpe", "training": training}
+            for name, architecture in (("one", "tiny"), ("two", "other"))
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_hidden_layer": 1}, r"qwen2 has no key 'num_hidden_layer'; did you mean 'num_hidden_layers'\?"),
+        ({"hidden_act": "gelo"}, "gelo"),
+        ({"max_position_embeddings": 4}, "max_position_embeddings"),
+        ({"rms_norm_eps": "1:30"}, "rms_norm_eps"),
+    ],
+)
+def test_an_architecture_that_cannot_be_built_stops_the_first_step(case: Case, changes: Any, message: str) -> None:
+    with pytest.raises(ExperimentError, match=message) as caught:
+        architecture_case(case, **changes).make("raw_corpus")
+    assert "one/student_checkpoint: " in str(caught.value)
+    assert "two/student_checkpoint: architecture: model_type 'lama' is not a causal" in str(caught.value)
+
+
+def test_plan_says_what_cannot_be_built(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+    architecture_case(case, num_hidden_layer=1)
+    assert main(["plan", str(case.folder / "experiment.yaml")]) == 2
+    assert "did you mean 'num_hidden_layers'?" in capsys.readouterr().err

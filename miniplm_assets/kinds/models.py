@@ -11,7 +11,7 @@ from miniplm_assets.experiment import Experiment, FolderModel, HubModel, Scored,
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.sequences import SEQUENCES, packed_by
 from miniplm_assets.kinds.tokenizer import TOKENIZER
-from miniplm_assets.kinds.training import TRAINING_COLUMNS, train
+from miniplm_assets.kinds.training import TRAINING_COLUMNS, architecture_problems, train
 from miniplm_assets.lineage.folders import require_copied
 from miniplm_assets.lineage.kind import Blueprint, Cost, Kind, Node
 from miniplm_assets.lineage.sizes import Sizes
@@ -125,6 +125,14 @@ def _make(work: Work[Any]) -> Result:
     return work.make(write)
 
 
+def _problems(node: Node[Any], sizes: Sizes) -> Iterator[str]:
+    if isinstance(node.settings, OwnModel):
+        tokenizer = sizes.input_node(node, TOKENIZER.name)
+        yield from architecture_problems(
+            node.settings.architecture, node.settings.max_sequence_tokens, tokenizer, sizes
+        )
+
+
 def _cost(node: Node[Any], sizes: Sizes, _share: float) -> Cost:
     num_parameters = num_parameters_of(node, sizes)
     if not isinstance(node.settings, OwnModel):
@@ -182,6 +190,7 @@ def _kind(who: Who, learns_from: str) -> Kind[Any]:
         columns=TRAINING_COLUMNS,
         copied_files=model_files,
         cost=_cost,
+        problems=_problems,
     )
 
 

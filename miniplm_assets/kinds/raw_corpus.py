@@ -8,7 +8,7 @@ from miniplm_assets.corpus.files import LeftOut
 from miniplm_assets.experiment import DemoSource
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS as NAME
 from miniplm_assets.lineage.kind import ALL_FILES, Blueprint, Check, Kind, Node
-from miniplm_assets.lineage.plan import PlannedAsset, plan_on
+from miniplm_assets.lineage.plan import PlannedAsset, plan_on, require_possible
 from miniplm_assets.lineage.snapshot import Listing, look, make_latest, write_listing
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.manifest import CheckOutcome
@@ -47,7 +47,9 @@ def _make(work: Work[Listing]) -> Result:
     if snapshot.left_out:
         work.tally.notes["left_out"] = [{"name": one.name, "why": one.reason} for one in snapshot.left_out[:MAX_SHOWN]]
         work.tally.notes["num_left_out"] = len(snapshot.left_out)
-    work.tally.notes["plan"] = _plan_table(plan_on(work.pipeline, snapshot))
+    planned = plan_on(work.pipeline, snapshot)
+    require_possible(work.pipeline, planned)
+    work.tally.notes["plan"] = _plan_table(planned)
     return result
 
 

@@ -12,7 +12,7 @@ from miniplm_assets.kinds.models import training_cost
 from miniplm_assets.kinds.selection import REFINED_CORPUS
 from miniplm_assets.kinds.sequences import SEQUENCES, packed_by
 from miniplm_assets.kinds.tokenizer import TOKENIZER
-from miniplm_assets.kinds.training import TRAINING_COLUMNS, train
+from miniplm_assets.kinds.training import TRAINING_COLUMNS, architecture_problems, train
 from miniplm_assets.lineage.kind import Blueprint, Cost, Kind, Node
 from miniplm_assets.lineage.sizes import Sizes
 from miniplm_assets.lineage.work import Work
@@ -101,6 +101,11 @@ def _cost(node: Node[Schooling], sizes: Sizes, share: float) -> Cost:
     )
 
 
+def _problems(node: Node[Schooling], sizes: Sizes) -> Iterator[str]:
+    tokenizer = sizes.input_node(node, TOKENIZER.name)
+    return architecture_problems(node.settings.architecture, node.settings.max_sequence_tokens, tokenizer, sizes)
+
+
 STUDENT_CHECKPOINT = Kind(
     name="student_checkpoint",
     code_version="3",
@@ -117,6 +122,7 @@ corpus (MiniPLM), with the same seeds and the same number of tokens.""",
     table=TRAINING_LOG,
     columns=TRAINING_COLUMNS,
     cost=_cost,
+    problems=_problems,
 )
 
 

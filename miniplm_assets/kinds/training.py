@@ -1,14 +1,17 @@
 """What teachers, references and students that are trained here have in common."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from miniplm_assets.core.errors import ModelError
 from miniplm_assets.corpus.tokenizer import load_tokenizer
 from miniplm_assets.experiment import Training
 from miniplm_assets.experiment.objectives import CrossEntropy, Objective
 from miniplm_assets.kinds.sequences import SEQUENCES
 from miniplm_assets.kinds.tokenizer import TOKENIZER
+from miniplm_assets.lineage.kind import Node
+from miniplm_assets.lineage.sizes import Sizes
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.store import Draft
 from miniplm_assets.training.job import TrainingJob
@@ -22,6 +25,25 @@ TRAINING_COLUMNS: Final = {
     "learning_rate": "of the step",
     "seconds": "since training began",
 }
+
+
+def architecture_problems(
+    architecture: Mapping[str, Any], max_sequence_tokens: int, tokenizer: Node[Any], sizes: Sizes
+) -> Iterator[str]:
+    """Say why a model of an architecture cannot be built, if it cannot.
+
+    Args:
+        architecture: `model_type` and its settings.
+        max_sequence_tokens: that it must be able to read.
+        tokenizer: the node of its tokenizer.
+        sizes: know the vocabulary.
+    """
+    from miniplm_assets.lm.architectures import require_buildable
+
+    try:
+        require_buildable(architecture, vocab_size=sizes.vocab_size(tokenizer), max_sequence_tokens=max_sequence_tokens)
+    except ModelError as error:
+        yield str(error)
 
 
 def train(

@@ -80,6 +80,7 @@ class Kind(Generic[S]):
         is_view: whether the catalog shows its table from where it is stored; for large ones. Else it is copied in.
         copied_files: of a node with a folder, the files of that folder that are copied.
         cost: what making a share of an asset would take, of its pieces where it has some.
+        problems: says what only a heavy library sees of settings that cannot be made, before anything is.
         verify: derives a stored result again by other means and says what differs.
     """
 
@@ -99,6 +100,7 @@ class Kind(Generic[S]):
     is_view: bool = False
     copied_files: Callable[[Path], list[Path]] | None = None
     cost: "Callable[[Node[S], Sizes, float], Cost] | None" = None
+    problems: "Callable[[Node[S], Sizes], Iterator[str]] | None" = None
     verify: "Callable[[Work[S]], Iterator[str]] | None" = None
 
     def table_of(self, result: "Result") -> "Table":

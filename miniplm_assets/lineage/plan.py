@@ -5,10 +5,11 @@ machine is taken as it is now, another one as it was seen last. Where it has nev
 stored, and the size comes from the experiment file (`corpus.expected_tokens`) or stays unknown.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from miniplm_assets.core.errors import ExperimentError
 from miniplm_assets.core.facts import model_tokens
 from miniplm_assets.core.recipe import Recipe
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS, Fingerprints
@@ -77,6 +78,24 @@ def plan_on(pipeline: Pipeline, snapshot: Snapshot | None) -> list[PlannedAsset]
     fingerprints = None if snapshot is None else pipeline.fingerprints(snapshot)
     sizes = Sizes(pipeline, fingerprints)
     return [_planned(pipeline, fingerprints, sizes, node) for node in pipeline.graph.values()]
+
+
+def require_possible(pipeline: Pipeline, planned: Iterable[PlannedAsset]) -> None:
+    """Make sure, before anything is paid for, that what is missing can be made as far as its settings say.
+
+    Raises:
+        ExperimentError: with everything that cannot, asset by asset.
+    """
+    sizes = Sizes(pipeline, None)
+    nodes = (pipeline.graph[one.key] for one in planned if not one.is_complete)
+    problems = [
+        f"{node.key}: {problem}"
+        for node in nodes
+        if node.kind.problems is not None
+        for problem in node.kind.problems(node, sizes)
+    ]
+    if problems:
+        raise ExperimentError("\n".join(["the experiment cannot be made as it stands:", *problems]))
 
 
 def missing_recipes(store: Store, fingerprints: Fingerprints, key: str) -> list[Recipe]:

@@ -52,11 +52,15 @@ class Sizes:
 
     def num_parameters(self, architecture: Mapping[str, Any], tokenizer: Node[Any]) -> int | None:
         """Return the parameters of an architecture with the vocabulary of a tokenizer; None where it has none."""
+        return _num_parameters(canonical_json(architecture), self.vocab_size(tokenizer))
+
+    def vocab_size(self, tokenizer: Node[Any]) -> int:
+        """Return the entries of a tokenizer, or a usual number where nobody knows."""
         match tokenizer.settings:
             case TrainedTokenizer(vocab_size=vocab_size):
-                return _num_parameters(canonical_json(architecture), vocab_size)
+                return vocab_size
             case _:
-                return _num_parameters(canonical_json(architecture), UNKNOWN_VOCAB_SIZE)
+                return UNKNOWN_VOCAB_SIZE
 
 
 @cache  # both students of a pair, their training and their evaluation ask for the same

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from miniplm_assets.core.doors import explained_as
 from miniplm_assets.core.errors import ModelError
 from miniplm_assets.experiment.settings import nearest
 
@@ -67,12 +68,10 @@ def build_model(
         end_of_document_id=end_of_document_id,
         max_sequence_tokens=max_sequence_tokens,
     )
-    with torch.random.fork_rng(devices=[]):
+    cannot = f"architecture {_shown(architecture)}: transformers cannot build it"
+    with torch.random.fork_rng(devices=[]), explained_as(ModelError, cannot, "correct it in the experiment file"):
         torch.manual_seed(seed)
-        try:
-            return AutoModelForCausalLM.from_config(config)
-        except (ValueError, TypeError, RuntimeError, ZeroDivisionError, ImportError) as error:
-            raise ModelError(f"architecture {_shown(architecture)}: transformers cannot build it: {error}") from error
+        return AutoModelForCausalLM.from_config(config)
 
 
 def count_parameters(architecture: Mapping[str, Any], *, vocab_size: int) -> ParameterCount:
@@ -88,6 +87,24 @@ def count_parameters(architecture: Mapping[str, Any], *, vocab_size: int) -> Par
     with torch.device("meta"):
         model = build_model(architecture, vocab_size=vocab_size, end_of_document_id=0, max_sequence_tokens=None, seed=0)
     return count_model_parameters(model)
+
+
+def require_buildable(architecture: Mapping[str, Any], *, vocab_size: int, max_sequence_tokens: int) -> None:
+    """Make sure that a model can be built, without allocating it; the arguments are those of `build_model`.
+
+    Raises:
+        ModelError: as `build_model`.
+    """
+    import torch
+
+    with torch.device("meta"):
+        build_model(
+            architecture,
+            vocab_size=vocab_size,
+            end_of_document_id=0,
+            max_sequence_tokens=max_sequence_tokens,
+            seed=0,
+        )
 
 
 def count_model_parameters(model: "PreTrainedModel") -> ParameterCount:
@@ -110,7 +127,6 @@ def build_config(
     Raises:
         ModelError: for an unknown model_type or key, a value that does not fit, or too little room for a sequence.
     """
-    from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING, PretrainedConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -128,10 +144,11 @@ def build_config(
     for key in stated:
         if key not in known:
             raise ModelError(f"architecture: {model_type} has no key '{key}'; {nearest(key, sorted(known))}")
-    if stated.get("vocab_size", vocab_size) < vocab_size:
+    stated_vocab_size = stated.get("vocab_size", vocab_size)
+    if not isinstance(stated_vocab_size, int) or stated_vocab_size < vocab_size:
         raise ModelError(
-            f"architecture: vocab_size {stated['vocab_size']:,} is below the tokenizer's {vocab_size:,}; leave it out, "
-            "or give at least that"
+            f"architecture: vocab_size {stated_vocab_size} is below the tokenizer's {vocab_size:,}; leave it out, or "
+            "give at least that"
         )
     # No pad token: a model that is told of one may freeze that token's embedding, and nothing here needs it.
     derived = {
@@ -146,10 +163,8 @@ def build_config(
     aliases = config_class.attribute_map
     named = {aliases.get(key, key) for key in stated}
     derived = {key: value for key, value in derived.items() if key in known and aliases.get(key, key) not in named}
-    try:
+    with explained_as(ModelError, f"architecture {_shown(architecture)}: no configuration", "correct it"):
         config = config_class(**derived, **stated)
-    except (ValueError, TypeError, KeyError, ZeroDivisionError, StrictDataclassError) as error:
-        raise ModelError(f"architecture {_shown(architecture)}: {error}") from error
     room = getattr(config, max_tokens_key) if max_tokens_key else None
     if (
         max_sequence_tokens is not None and isinstance(room, int) and room < max_sequence_tokens - 1
