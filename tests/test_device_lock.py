@@ -3,31 +3,36 @@
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 
 import pytest
 
-from miniplm_assets.assets.device_lock import device_lock
+from miniplm_assets.assets.device_lock import device_lock, lock_path
+from miniplm_assets.core.errors import StoreError
+from miniplm_assets.storage.files import runtime_folder
 
 HOLDER = """
 import time
 from miniplm_assets.assets.device_lock import device_lock
-with device_lock(print):
+with device_lock("run 17 of demo.yaml", print):
     print("held", flush=True)
     time.sleep(600)
 """
 
 
+@pytest.fixture(autouse=True)
+def own_runtime_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+
+
 @pytest.fixture
-def holder(tmp_path, monkeypatch):
+def holder():
     """Another run, with a model on the device."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDER],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert process.stdout.readline() == "held\n"
     yield process
@@ -35,26 +40,46 @@ def holder(tmp_path, monkeypatch):
     process.communicate()
 
 
-def test_the_second_waits_and_says_so_until_the_first_is_killed(holder):
+def test_the_second_waits_and_says_for_whom_until_the_first_is_killed(holder):
     lines = []
 
     def report(line):
         lines.append(line)
         threading.Timer(1.2, holder.kill).start()
 
-    with device_lock(report):
+    with device_lock("run 18", report):
         assert holder.wait(10) == -9
-    assert len(lines) == 1 and "another run has a model on the device; waiting for it" in lines[0]
+        assert lock_path().read_text().startswith("run 18 (process ")
+    (line,) = lines
+    assert f"which run 17 of demo.yaml (process {holder.pid}, since 20" in line
+    assert "end that run to go on at once" in line
 
 
 def test_who_sees_another_device_does_not_wait(holder, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    with device_lock(pytest.fail):
+    with device_lock("another", pytest.fail):
         assert holder.poll() is None
 
 
-def test_a_lock_is_let_go(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+def test_a_lock_is_let_go():
     for _ in range(2):
-        with device_lock(pytest.fail):
+        with device_lock("run", pytest.fail):
             pass
+    assert lock_path().read_text() == ""
+
+
+def test_nobody_else_can_write_where_the_lock_is(tmp_path, monkeypatch):
+    assert runtime_folder() == tmp_path / "miniplm_assets"
+    assert runtime_folder().stat().st_mode & 0o777 == 0o700
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    runtime_folder().chmod(0o777)
+    assert runtime_folder() != tmp_path / "miniplm_assets"
+
+
+def test_a_link_that_somebody_made_is_not_followed(tmp_path, monkeypatch):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "miniplm_assets").symlink_to(tmp_path / "theirs")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "miniplm_assets"))
+    monkeypatch.setattr(os, "getuid", lambda: 54_321)
+    with pytest.raises(StoreError, match="set XDG_RUNTIME_DIR"):
+        runtime_folder()

@@ -1,7 +1,10 @@
 """The store: complete or invisible, found by what went in, refused when damaged."""
 
+import errno
+import fcntl
 import json
 import os
+import stat
 import subprocess
 import sys
 import tempfile
@@ -15,6 +18,7 @@ import pytest
 from miniplm_assets.core.errors import DamagedResultError, MissingResultError, StoreError
 from miniplm_assets.core.recipe import Recipe, canonical_json, fingerprint_of
 from miniplm_assets.storage import store as store_module
+from miniplm_assets.storage.files import beside, read_note, write_note
 from miniplm_assets.storage.store import Draft, Store
 
 RECIPE = Recipe(
@@ -284,3 +288,110 @@ def test_removing_takes_the_manifest_first(tmp_path):
     store.remove(result)
     assert list(store.results()) == []
     assert store.find(RECIPE) is None
+
+
+def test_no_flipped_bit_of_a_manifest_passes(tmp_path):
+    result = Store(tmp_path).make(RECIPE, write_table)
+    path = result.folder / "manifest.json"
+    content = path.read_bytes()
+    said = json.loads(content)
+    for place in range(len(content)):
+        for bit in (0, 3, 6):
+            flipped = bytearray(content)
+            flipped[place] ^= 1 << bit
+            path.write_bytes(flipped)
+            try:
+                found = Store(tmp_path).find(RECIPE)
+            except DamagedResultError as error:
+                assert str(path) in str(error)
+            else:
+                assert json.loads(path.read_bytes()) == said and found == result  # white space
+
+
+@pytest.mark.parametrize("name", ["../../../other", "/etc/passwd", "", "a/../../b", "nul\0"])
+def test_a_manifest_that_names_a_file_outside_of_its_folder_is_refused(tmp_path, name):
+    result = Store(tmp_path).make(RECIPE, write_table)
+    manifest = result.manifest
+    changed = manifest.model_copy(update={"files": (manifest.files[0].model_copy(update={"name": name}),)}).sealed()
+    (result.folder / "manifest.json").write_text(changed.model_dump_json())
+    with pytest.raises(DamagedResultError, match=r"manifest\.json: not a manifest .*which is no file of its folder"):
+        Store(tmp_path).find(RECIPE)
+
+
+def test_a_file_that_the_manifest_does_not_name_is_refused(tmp_path):
+    result = Store(tmp_path).make(RECIPE, write_table)
+    (result.folder / "model-00002.safetensors").write_text("from elsewhere")
+    with pytest.raises(DamagedResultError, match=r"model-00002\.safetensors: the manifest does not name this file"):
+        result.matching("*.parquet")
+
+
+def test_a_manifest_of_an_earlier_release_without_a_checksum_is_read(tmp_path):
+    result = Store(tmp_path).make(RECIPE, write_table)
+    path = result.folder / "manifest.json"
+    content = json.loads(path.read_text())
+    del content["checksum"]
+    path.write_text(json.dumps(content))
+    assert Store(tmp_path).require(RECIPE).matching("*.parquet")
+    path.write_text(json.dumps(content | {"ingredients": content["ingredients"] | {"code_version": "9"}}))
+    with pytest.raises(DamagedResultError, match="its fingerprint is not that of its ingredients"):
+        Store(tmp_path).find(RECIPE)
+
+
+@pytest.mark.parametrize("damage", ["folder", "format", "nested"])
+def test_what_is_wrong_with_one_manifest_stops_nothing_but_its_own_result(tmp_path, damage):
+    other = replace(RECIPE, code_version="2")
+    store = Store(tmp_path)
+    path = store.make(RECIPE, write_table).folder / "manifest.json"
+    store.make(other, write_table)
+    content = json.loads(path.read_text())
+    path.unlink()
+    if damage == "folder":
+        path.mkdir()
+    else:
+        path.write_text(json.dumps(content | {"format": 1}) if damage == "format" else "[" * 100_000)
+    problems = []
+    assert [result.manifest.fingerprint for result in store.results(on_problem=problems.append)] == [other.fingerprint]
+    assert len(problems) == 1 and f"Delete the folder {path.parent} and materialise again" in problems[0]
+    assert store.require(other)
+    with pytest.raises(DamagedResultError, match="Delete the folder"):
+        store.require(RECIPE)
+
+
+def test_a_file_system_without_locks_is_said_so_at_once(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(StoreError, match="the file system has no locks"):
+        Store(tmp_path).make(RECIPE, write_table)
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP])
+def test_a_folder_that_cannot_be_flushed_is_no_error_and_a_file_is(tmp_path, monkeypatch, code):
+    flush = os.fsync
+
+    def refuse(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(code, os.strerror(code))
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    assert Store(tmp_path).make(RECIPE, write_table).facts == {"num_sequences": 3}
+    monkeypatch.setattr(os, "fsync", lambda _: refuse(os.open(tmp_path, os.O_RDONLY)))
+    with pytest.raises(OSError, match=os.strerror(code)):
+        Store(tmp_path).make(replace(RECIPE, code_version="2"), write_table)
+
+
+def test_no_two_writers_meet_in_a_temporary_name(tmp_path):
+    """Process ids do not tell containers apart: in each, the first process has 1."""
+    assert len({beside(tmp_path / "a.json") for _ in range(1_000)}) == 1_000
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"nonsense", b'{"content": {"a": 1}, "checksum": "0"}'])
+def test_a_damaged_note_is_none(tmp_path, content):
+    path = tmp_path / "folder" / "note.json"
+    write_note(path, {"a": [1, None]})
+    assert read_note(path) == {"a": [1, None]}
+    path.write_bytes(content)
+    assert read_note(path) is None
+    assert read_note(tmp_path / "none.json") is None

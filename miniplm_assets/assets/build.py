@@ -63,7 +63,11 @@ def build_asset(pipeline: Pipeline, node: Node[Any]) -> dg.AssetsDefinition:
         work = Work(pipeline, node, DagsterRun(pipeline, context))
         try:
             # Of two runs the second waits here, and then finds what the first has made.
-            with device_lock(work.report) if engine == "device" and not work.is_stored else nullcontext():
+            with (
+                device_lock(f"run {context.run.run_id} of {node.key}", work.report)
+                if engine == "device" and not work.is_stored
+                else nullcontext()
+            ):
                 result = kind.make(work)
         except (OSError, TransientError) as error:
             seconds = SECONDS_BEFORE_RETRY * 2**context.retry_number

@@ -1,6 +1,5 @@
 """`warehouse_catalog`: warehouse.duckdb, with every table of the graph under its own name."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from miniplm_assets.lineage.kind import Blueprint, Kind, Node
 from miniplm_assets.lineage.outcome import CATALOG
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.catalog import CatalogTable, write_catalog
-from miniplm_assets.storage.files import flush_to_disk
+from miniplm_assets.storage.files import beside, flush_to_disk
 from miniplm_assets.storage.store import Draft, Result
 from miniplm_assets.storage.tables import REJECTED
 
@@ -88,10 +87,10 @@ def _place(stored: Path, target: Path) -> None:
     there, wanted = (path.stat() if path.exists() else None for path in (target, stored))
     if there and wanted and (there.st_size, there.st_mtime_ns) == (wanted.st_size, wanted.st_mtime_ns):
         return
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
-    shutil.copy2(stored, beside)
-    flush_to_disk(beside)
-    beside.replace(target)
+    copied = beside(target)
+    shutil.copy2(stored, copied)
+    flush_to_disk(copied)
+    copied.replace(target)
     flush_to_disk(target.parent)
 
 

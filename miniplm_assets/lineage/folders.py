@@ -1,6 +1,5 @@
 """Content fingerprints of local folders: a teacher, a reference or a tokenizer that lies on this machine."""
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from miniplm_assets.core.errors import ModelError
 from miniplm_assets.core.recipe import Recipe, fingerprint_of
 from miniplm_assets.corpus.shards import RACY_NS
 from miniplm_assets.lineage.kind import Node
-from miniplm_assets.storage.files import sha256_of, write_json
+from miniplm_assets.storage.files import read_note, sha256_of, write_note
 from miniplm_assets.storage.store import Store
 
 
@@ -34,7 +33,7 @@ class FolderFingerprints:
                 "experiment file"
             )
         cache = self._store.root / ".folders" / f"{fingerprint_of([node.kind.name, str(folder)])}.json"
-        known = _read_cache(cache)
+        known: dict[str, list[Any]] = read_note(cache) or {}
         trusted: dict[str, list[Any]] = {}
         digests = {}
         now_ns = time.time_ns()
@@ -47,8 +46,7 @@ class FolderFingerprints:
             if max(status.st_mtime_ns, status.st_ctime_ns) <= now_ns - RACY_NS:
                 trusted[path.name] = [stamp, digests[path.name]]
         if trusted != known:
-            cache.parent.mkdir(parents=True, exist_ok=True)
-            write_json(cache, trusted)
+            write_note(cache, trusted)
         return fingerprint_of(digests)
 
 
@@ -79,12 +77,3 @@ def _copied(node: Node[Any], copy: Path | None = None) -> tuple[Path, list[Path]
     assert node.folder is not None and node.kind.copied_files is not None, f"{node.key} copies no folder"
     folder = copy or node.folder
     return folder, node.kind.copied_files(folder)
-
-
-def _read_cache(path: Path) -> dict[str, list[Any]]:
-    """Return stamp and SHA-256 by file name; none where there is no cache, or no readable one."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return {name: [stamp, digest] for name, (stamp, digest) in content.items()}
-    except (FileNotFoundError, ValueError, AttributeError, TypeError):
-        return {}

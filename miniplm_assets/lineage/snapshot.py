@@ -5,13 +5,12 @@ like any other, ``raw_corpus/<fingerprint>``. Of two small files beside it, one 
 by which stamps the files were known: who only looks never changes what is the latest.
 """
 
-import json
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 import polars as pl
 
@@ -26,7 +25,7 @@ from miniplm_assets.experiment import DemoSource, HuggingFaceSource, Source
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS, Fingerprints
 from miniplm_assets.lineage.kind import Node
-from miniplm_assets.storage.files import write_json
+from miniplm_assets.storage.files import read_note, write_note
 from miniplm_assets.storage.store import Draft, Store
 
 FILES: Final = "files.parquet"
@@ -90,7 +89,7 @@ def look(node: Node[Listing], store: Store, report: Callable[[str], None]) -> Sn
     shards = observed.shards
     stamps = {shard.name: (shard.stamp, shard.fingerprint) for shard in shards if shard.stamp is not None}
     if stamps != known:
-        _write(_beside(node, store, "stamps"), stamps)
+        write_note(_beside(node, store, "stamps"), stamps)
     return replace(_snapshot_of(node, shards), left_out=observed.left_out)
 
 
@@ -149,8 +148,8 @@ def make_latest(snapshot: Snapshot, node: Node[Listing], store: Store) -> None:
     """Let those who do not look themselves, other runs and commands, work on this snapshot from now on."""
     latest = _beside(node, store, "latest")
     content = {"fingerprint": snapshot.recipe.fingerprint}
-    if _read(latest) != content:
-        _write(latest, content)
+    if read_note(latest) != content:
+        write_note(latest, content)
 
 
 def latest_snapshot(node: Node[Listing], store: Store) -> Snapshot:
@@ -159,13 +158,13 @@ def latest_snapshot(node: Node[Listing], store: Store) -> Snapshot:
     Raises:
         MissingResultError: if nobody has looked yet.
     """
-    fingerprint = _read(_beside(node, store, "latest")).get("fingerprint")
-    if fingerprint is None:
+    noted = read_note(_beside(node, store, "latest"))
+    if noted is None:
         raise MissingResultError(
             "raw_corpus has not been materialised, so that the corpus files are unknown. Materialise it first: "
             "dagster asset materialize --select raw_corpus -m miniplm_assets.definitions"
         )
-    return load_snapshot(node, store, fingerprint)
+    return load_snapshot(node, store, noted["fingerprint"])
 
 
 def load_snapshot(node: Node[Listing], store: Store, fingerprint: str) -> Snapshot:
@@ -214,25 +213,12 @@ def _demo_files(source: DemoSource, store: Store, report: Callable[[str], None])
 
 def _known_stamps(node: Node[Listing], store: Store) -> dict[str, tuple[str, str]]:
     """Return the stamp and the fingerprint of each corpus file at the last look."""
-    return {name: (stamp, seen) for name, (stamp, seen) in _read(_beside(node, store, "stamps")).items()}
+    noted = read_note(_beside(node, store, "stamps")) or {}
+    return {name: (stamp, seen) for name, (stamp, seen) in noted.items()}
 
 
 def _beside(node: Node[Listing], store: Store, what: str) -> Path:
     return store.root / RAW_CORPUS / f".{what}-{fingerprint_of(node.settings.identity())}.json"
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, content)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Return the content of a JSON file; nothing where it is missing or damaged, as a look makes it anew."""
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return content
 
 
 def _no_folder(node: Node[Listing]) -> str:

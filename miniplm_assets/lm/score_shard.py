@@ -4,7 +4,6 @@ A part is a fixed range of the file's sequences: a scorer whose sums follow from
 bytes whenever it is scored. Finished parts are kept; one that a crash left damaged is scored again.
 """
 
-import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +20,7 @@ from miniplm_assets.core.splits import CANDIDATE, VALIDATION
 from miniplm_assets.lm.device_time import DeviceTime
 from miniplm_assets.lm.scorer import Scorer
 from miniplm_assets.lm.scores import Scores
-from miniplm_assets.storage.files import flush_to_disk
+from miniplm_assets.storage.files import beside, flush_to_disk
 from miniplm_assets.storage.tables import SCORES
 
 # Those that no model of the selection has learnt from: the candidates, and what held-out losses are measured on.
@@ -194,11 +193,10 @@ class _Part:
 
     def put_away(self, scored: pa.Table) -> None:
         """Write the scores, complete or not at all."""
-        # The name of a process: a part that outlives its stopped run must not meet the next run's.
-        beside = self.path.with_suffix(f".writing-{os.getpid()}")
-        pq.write_table(scored, beside, write_page_checksum=True)
-        flush_to_disk(beside)
-        beside.rename(self.path)
+        written = beside(self.path)  # a part that outlives its stopped run must not meet the next run's
+        pq.write_table(scored, written, write_page_checksum=True)
+        flush_to_disk(written)
+        written.rename(self.path)
         flush_to_disk(self.path.parent)
 
     def stored(self, schema: pa.Schema, report: Callable[[str], None]) -> pa.Table | None:

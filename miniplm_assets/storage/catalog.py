@@ -10,7 +10,6 @@ path; small ones are copied in, so that they can still be read where the warehou
 the place of the old one in one step: whoever has the old one open reads on undisturbed.
 """
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from typing import Final
 import duckdb
 import pyarrow.parquet as pq
 
-from miniplm_assets.storage.files import flush_to_disk, path_for_duckdb
+from miniplm_assets.storage.files import beside, flush_to_disk, path_for_duckdb
 
 # The oldest storage format of DuckDB 1, so that every client since then can open the file.
 STORAGE_VERSION: Final = "v1.0.0"
@@ -99,22 +98,21 @@ def write_catalog(target: Path, tables: Sequence[CatalogTable]) -> None:
         duckdb.Error: if a file of a table cannot be read.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
-    beside.unlink(missing_ok=True)
+    written = beside(target)
     try:
         with closing(duckdb.connect()) as connection:
             connection.execute("set enable_progress_bar = false")  # it would draw itself into the log of a run
-            connection.execute(f"attach {_literal(str(beside))} as catalog (storage_version '{STORAGE_VERSION}')")
+            connection.execute(f"attach {_literal(str(written))} as catalog (storage_version '{STORAGE_VERSION}')")
             connection.execute("use catalog")
             for statement in _statements(tables):
                 connection.execute(statement)
             connection.execute("use memory")
             connection.execute("detach catalog")  # writes everything into the one file
-        flush_to_disk(beside)
-        beside.replace(target)
+        flush_to_disk(written)
+        written.replace(target)
         flush_to_disk(target.parent)
     finally:
-        beside.unlink(missing_ok=True)
+        written.unlink(missing_ok=True)
 
 
 def _statements(tables: Sequence[CatalogTable]) -> Iterator[str]:

@@ -4,12 +4,14 @@ import json
 import platform
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
+from miniplm_assets.core.doors import cause_of
 from miniplm_assets.core.errors import DamagedResultError
+from miniplm_assets.core.recipe import fingerprint_of
 
 MANIFEST = "manifest.json"
 # Raised when the layout of a manifest changes; an older one is then refused, not misread.
@@ -64,6 +66,7 @@ class Manifest(BaseModel):
         seconds: that making it took.
         created_at: when, in UTC.
         versions: of the packages that made it.
+        checksum: of all the rest; None in one that an earlier release wrote.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -79,6 +82,32 @@ class Manifest(BaseModel):
     seconds: float
     created_at: str
     versions: dict[str, str]
+    checksum: str | None = None
+
+    @field_validator("files")
+    @classmethod
+    def _stay_in_the_folder(cls, files: tuple[StoredFile, ...]) -> tuple[StoredFile, ...]:
+        for file in files:
+            path = PurePosixPath(file.name)
+            if path.is_absolute() or ".." in path.parts or "\0" in file.name or not path.parts:
+                raise ValueError(f"names {file.name!r}, which is no file of its folder")
+        return files
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> "Manifest":
+        if fingerprint_of(self.ingredients) != self.fingerprint:
+            raise ValueError("its fingerprint is not that of its ingredients")
+        if self.checksum is not None and self.checksum != self._own_checksum():
+            raise ValueError("its content does not fit its own checksum")
+        return self
+
+    def sealed(self) -> "Manifest":
+        """Return it with its checksum."""
+        return self.model_copy(update={"checksum": self._own_checksum()})
+
+    def _own_checksum(self) -> str:
+        # As it is read again: JSON makes texts of keys that are numbers.
+        return fingerprint_of(json.loads(json.dumps(self.model_dump(mode="json", exclude={"checksum"}))))
 
     @property
     def num_bytes(self) -> int:
@@ -93,11 +122,13 @@ def read_manifest(folder: Path) -> Manifest | None:
         DamagedResultError: if it is not a manifest, or one of another version.
     """
     path = folder / MANIFEST
+    remedy = f"Delete the folder {folder} and materialise again."
     try:
         content_bytes = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    remedy = f"Delete the folder {folder} and materialise again."
+    except OSError as error:
+        raise DamagedResultError(f"{path} cannot be read ({error.strerror}). {remedy}") from error
     try:
         content = json.loads(content_bytes)
         if content.get("format") != FORMAT:
@@ -105,8 +136,10 @@ def read_manifest(folder: Path) -> Manifest | None:
                 f"{path}: written as format {content.get('format')}, this version reads format {FORMAT}. {remedy}"
             )
         return Manifest.model_validate(content)
-    except (ValidationError, json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise DamagedResultError(f"{path}: not a manifest ({error}). {remedy}") from None
+    except DamagedResultError:
+        raise
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise DamagedResultError(f"{path}: not a manifest ({cause_of(error)}). {remedy}") from None
 
 
 @cache

@@ -75,6 +75,10 @@ class Result:
 
     def problems(self) -> Iterator[str]:
         """Say what differs between the files and the manifest; re-reads every byte."""
+        named = {MANIFEST, *(file.name for file in self.manifest.files)}
+        for path in sorted(self.folder.rglob("*")):
+            if not path.is_dir() and path.relative_to(self.folder).as_posix() not in named:
+                yield f"{path}: the manifest does not name this file"
         for file in self.manifest.files:
             path = self.folder / file.name
             try:
@@ -220,6 +224,7 @@ class Store:
             lock = self._lock(recipe, folder, report)
             found = self.find(recipe)  # another run may have made it while this one waited
             if found is not None:
+                shutil.rmtree(folder, ignore_errors=True)
                 lock.close()
                 return found
             draft = Draft(recipe=recipe, path=folder / "draft", work=folder / "kept", lock=lock)
@@ -250,7 +255,7 @@ class Store:
             seconds=round(seconds, 3),
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
             versions=package_versions(),
-        )
+        ).sealed()
         write_json(draft.path / MANIFEST, manifest.model_dump(mode="json"))
         final = self.root / recipe.key / recipe.fingerprint
         final.parent.mkdir(parents=True, exist_ok=True)
