@@ -51,12 +51,16 @@ def tiny_model(kind: str, folder: Path, **changes: Any) -> Any:
 def brute_force(
     model: Any, sequences: Sequence[NDArray[np.int32]], *, score_after_end_of_document: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
-    """Return logprob_nats and num_scored_tokens of every sequence."""
+    """Return logprob_nats and num_scored_tokens of every sequence.
+
+    By each model's own attention, not by that which transformers takes for it: that is among what is tested.
+    """
     import copy
 
     import torch
 
     model = copy.deepcopy(model).double()
+    model.set_attn_implementation("eager")
     sums, counts = [], []
     for token_ids in sequences:
         with torch.no_grad():
@@ -71,6 +75,57 @@ def brute_force(
         sums.append(total)
         counts.append(count)
     return np.array(sums), np.array(counts, dtype=np.int32)
+
+
+def gemma2_logits(model: Any, token_ids: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Return the logits of a Gemma 2 of shape (num_tokens, vocabulary), in NumPy and float64, from its weights alone.
+
+    After the paper (arXiv 2408.00118) and its published code: every second layer looks back over a window, both the
+    attention's logits and the last ones are capped by cap * tanh(logit / cap).
+    """
+    config = model.config
+    weights = {name: tensor.detach().double().numpy() for name, tensor in model.state_dict().items()}
+    num_tokens, head_size = len(token_ids), config.head_dim
+
+    def norm(name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        scale = np.sqrt(np.mean(values**2, axis=-1, keepdims=True) + config.rms_norm_eps)
+        return values / scale * (1 + weights[f"model.{name}.weight"])
+
+    def cap(logits: NDArray[np.float64], at: float) -> NDArray[np.float64]:
+        return at * np.tanh(logits / at)
+
+    angles = np.outer(np.arange(num_tokens), 10_000.0 ** (-np.arange(0, head_size, 2) / head_size))
+    cos, sin = (np.tile(one(angles), 2) for one in (np.cos, np.sin))
+
+    def turned(heads: NDArray[np.float64]) -> NDArray[np.float64]:
+        first, second = np.split(heads, 2, axis=-1)
+        return heads * cos + np.concatenate([-second, first], axis=-1) * sin
+
+    places = np.arange(num_tokens)
+    back = places[:, None] - places[None, :]
+    hidden = weights["model.embed_tokens.weight"][token_ids] * np.sqrt(config.hidden_size)
+    for layer in range(config.num_hidden_layers):
+        here = f"layers.{layer}"
+
+        def heads(which: str, values: NDArray[np.float64], here: str = here) -> NDArray[np.float64]:
+            projected = values @ weights[f"model.{here}.self_attn.{which}_proj.weight"].T
+            return projected.reshape(num_tokens, -1, head_size).swapaxes(0, 1)
+
+        normed = norm(f"{here}.input_layernorm", hidden)
+        queries, keys, values = turned(heads("q", normed)), turned(heads("k", normed)), heads("v", normed)
+        logits = cap(queries @ keys.swapaxes(1, 2) * config.query_pre_attn_scalar**-0.5, config.attn_logit_softcapping)
+        sees = (back >= 0) & ((back < config.sliding_window) | (config.layer_types[layer] == "full_attention"))
+        shares = np.exp(np.where(sees, logits, -np.inf) - logits.max(axis=-1, keepdims=True))
+        mixed = (shares / shares.sum(axis=-1, keepdims=True)) @ values
+        output = mixed.swapaxes(0, 1).reshape(num_tokens, -1) @ weights[f"model.{here}.self_attn.o_proj.weight"].T
+        hidden = hidden + norm(f"{here}.post_attention_layernorm", output)
+        normed = norm(f"{here}.pre_feedforward_layernorm", hidden)
+        gate, up = (normed @ weights[f"model.{here}.mlp.{name}_proj.weight"].T for name in ("gate", "up"))
+        gelu = 0.5 * gate * (1 + np.tanh(np.sqrt(2 / np.pi) * (gate + 0.044715 * gate**3)))
+        output = (gelu * up) @ weights[f"model.{here}.mlp.down_proj.weight"].T
+        hidden = hidden + norm(f"{here}.post_feedforward_layernorm", output)
+    logits = norm("norm", hidden) @ weights["model.embed_tokens.weight"].T
+    return cap(logits, config.final_logit_softcapping)
 
 
 def scrambled_sequences(vocab_size: int, *, longest: int, num: int, seed: int = 3) -> list[NDArray[np.int32]]:

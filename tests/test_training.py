@@ -24,6 +24,7 @@ from miniplm_assets.training.held_out import SAMPLE_SEED
 from miniplm_assets.training.objectives.objective import NO_LOSS
 from miniplm_assets.training.plan import NUM_LOG_ROWS, evenly_spaced, plan_training
 from miniplm_assets.training.token_file import choose_held_out, write_token_file
+from tests.scoring_oracle import gemma2_logits
 
 VOCAB_SIZE = 40
 END = 0
@@ -305,6 +306,38 @@ def test_training_is_that_of_a_plain_loop(job: TrainingJob, tmp_path: Path, sequ
     assert losses[-1] < losses[0] - 0.3
     assert facts["num_steps"] == len(losses)
     assert facts["training_flops"] == 6 * facts["num_parameters"] * facts["num_tokens"]
+
+
+def test_a_cap_on_the_attention_is_trained_with(job: TrainingJob, tmp_path: Path) -> None:
+    from miniplm_assets.lm.architectures import build_model
+
+    architecture = {
+        "model_type": "gemma2",
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "query_pre_attn_scalar": 8,
+        "sliding_window": 64,
+        "attn_logit_softcapping": 0.5,
+        "initializer_range": 0.5,
+    }
+    job = replace(job, architecture=architecture)
+    rows = pl.concat(pl.read_parquet(file) for file in job.sequence_files).filter(split=job.split)["token_ids"]
+    first_step = np.random.default_rng(job.seed).permutation(len(rows))[: job.training.sequences_per_step]
+    model = build_model(
+        architecture, vocab_size=VOCAB_SIZE, end_of_document_id=END, max_sequence_tokens=17, seed=job.seed
+    )
+    nats = []
+    for row in first_step:
+        ids = rows[int(row)].to_numpy()
+        logits = gemma2_logits(model, ids[:-1])
+        logprobs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+        nats += [-logprobs[place, ids[place + 1]] for place in range(len(ids) - 1) if ids[place] != END]
+    train(job, tmp_path / "run")
+    assert read_log(tmp_path / "run")["training_nll_nats_per_token"][0] == pytest.approx(np.mean(nats), abs=1e-5)
 
 
 def test_the_result_loads_as_any_model_and_its_held_out_loss_is_exact(

@@ -8,6 +8,7 @@ from miniplm_assets.core.flops import training_flops
 from miniplm_assets.core.recipe import key_of
 from miniplm_assets.core.splits import REFERENCE, TEACHER
 from miniplm_assets.experiment import Experiment, FolderModel, HubModel, Scored, TrainedModel, Training
+from miniplm_assets.experiment.scoring import Backend
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.sequences import SEQUENCES, packed_by
 from miniplm_assets.kinds.tokenizer import TOKENIZER
@@ -16,6 +17,7 @@ from miniplm_assets.lineage.folders import require_copied
 from miniplm_assets.lineage.kind import Blueprint, Cost, Kind, Node
 from miniplm_assets.lineage.sizes import Sizes
 from miniplm_assets.lineage.work import Work
+from miniplm_assets.lm.model_folder import check_model
 from miniplm_assets.lm.model_sources import fetch_model, model_files
 from miniplm_assets.lm.scorer import check_model_length
 from miniplm_assets.storage.store import Draft, Result
@@ -52,12 +54,14 @@ class CopiedModel(Settings):
 
     Attributes:
         model: where it is.
-        max_sequence_tokens: that it must be able to read; a copy does not depend on it.
+        backend: that will score with it; a copy depends on neither this nor the next.
+        max_sequence_tokens: that it must be able to read.
     """
 
-    runtime_only: ClassVar[frozenset[str]] = frozenset({"max_sequence_tokens"})
+    runtime_only: ClassVar[frozenset[str]] = frozenset({"backend", "max_sequence_tokens"})
 
     model: HubModel | FolderModel
+    backend: Backend
     max_sequence_tokens: int
 
     def identity(self) -> dict[str, Any]:
@@ -94,7 +98,9 @@ def _nodes_of(who: Who) -> Callable[[Blueprint], Iterable[Node[Any]]]:
                 yield Node(
                     kind=MODELS[who],
                     names=(name,),
-                    settings=CopiedModel(model=model, max_sequence_tokens=max_sequence_tokens),
+                    settings=CopiedModel(
+                        model=model, backend=scored.scoring.backend, max_sequence_tokens=max_sequence_tokens
+                    ),
                     folder=Path(model.path) if isinstance(model, FolderModel) else None,
                 )
 
@@ -118,9 +124,10 @@ def _make(work: Work[Any]) -> Result:
                 max_sequence_tokens=settings.max_sequence_tokens,
             )
         else:
-            fetch_model(settings.model, draft.path)
+            named = fetch_model(settings.model, draft.path)
             require_copied(work.node, draft.recipe, draft.path)
-            check_model_length(draft.path, settings.max_sequence_tokens)
+            check_model(draft.path, named=named, backend=settings.backend)
+            check_model_length(draft.path, settings.max_sequence_tokens, named)
 
     return work.make(write)
 

@@ -6,21 +6,25 @@ from pathlib import Path
 from miniplm_assets.core.errors import ModelError
 from miniplm_assets.experiment import FolderModel, HubModel
 from miniplm_assets.storage.hub import download
+from miniplm_assets.storage.lfs import refuse_pointers
 from miniplm_assets.storage.manifest import MANIFEST
 
 # Weights in safetensors and what describes them; never pickled weights.
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja")
 
 
-def fetch_model(source: HubModel | FolderModel, folder: Path) -> None:
+def fetch_model(source: HubModel | FolderModel, folder: Path) -> str:
     """Copy a model's files into a folder.
 
     Args:
         source: a hub id with its commit, or a folder.
         folder: where the files go; exists and is empty.
 
+    Returns:
+        What messages call the model.
+
     Raises:
-        ModelError: if the model is not there, or has no config.json or no weights in safetensors.
+        ModelError: if the model is not there, has no config.json or no weights in safetensors, or a file is a pointer.
         UnreachableModelError: if the hub cannot be reached.
     """
     if isinstance(source, HubModel):
@@ -36,6 +40,8 @@ def fetch_model(source: HubModel | FolderModel, folder: Path) -> None:
         raise ModelError(
             f"model {origin}: no *.safetensors; load it once with transformers and save it with save_pretrained"
         )
+    refuse_pointers(model_files(folder), f"model {origin}")
+    return f"model {origin}"
 
 
 def model_files(folder: Path) -> list[Path]:

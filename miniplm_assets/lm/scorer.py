@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from miniplm_assets.core.errors import ModelError
 from miniplm_assets.experiment import Scoring
 from miniplm_assets.lm.memory import kept_memory
+from miniplm_assets.lm.model_folder import load_model, read_config
 from miniplm_assets.lm.scores import Scores, TokenRule
 
 __all__ = ["Scorer", "Scores", "open_scorer"]
@@ -76,8 +77,8 @@ def _opened(
     max_sequence_tokens: int,
     report: Callable[[str], None],
 ) -> Iterator[Scorer]:
-    config = _read_config(model_folder)
-    _refuse_short_model(model_folder, config, max_sequence_tokens)
+    config = read_config(model_folder).get_text_config()
+    _refuse_short_model(str(model_folder), config, max_sequence_tokens)
     rule = TokenRule(
         end_of_document_id=end_of_document_id, score_after_end_of_document=scoring.score_after_end_of_document
     )
@@ -96,10 +97,10 @@ def _opened(
             report=report,
         )
     else:
-        from miniplm_assets.lm.torch_scorer import TorchScorer, load_model
+        from miniplm_assets.lm.torch_scorer import TorchScorer
 
         scorer = TorchScorer(
-            load_model(model_folder, scoring),
+            load_model(model_folder, scoring, report),
             rule=rule,
             tokens_per_batch=scoring.tokens_per_batch,
             max_sequence_tokens=max_sequence_tokens,
@@ -112,22 +113,14 @@ def _opened(
             scorer.close()
 
 
-def _read_config(folder: Path) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder}: holds no model configuration that transformers can read: {error}") from error
-
-
-def check_model_length(model_folder: Path, max_sequence_tokens: int) -> None:
+def check_model_length(model_folder: Path, max_sequence_tokens: int, named: str) -> None:
     """Make sure that a model can read the sequences, before anything long begins.
 
     Raises:
-        ModelError: if the folder holds no configuration, or the model has too few positions.
+        ModelError: if the folder holds no configuration, or the model has too few positions; the message calls it
+            `named`.
     """
-    _refuse_short_model(model_folder, _read_config(model_folder), max_sequence_tokens)
+    _refuse_short_model(named, read_config(model_folder, named).get_text_config(), max_sequence_tokens)
 
 
 def position_limit(config: Any) -> int | None:
@@ -136,12 +129,12 @@ def position_limit(config: Any) -> int | None:
     return next((limit for limit in limits if isinstance(limit, int)), None)
 
 
-def _refuse_short_model(folder: Path, config: Any, max_sequence_tokens: int) -> None:
+def _refuse_short_model(named: str, config: Any, max_sequence_tokens: int) -> None:
     limit = position_limit(config)
     # The last token of a sequence is predicted, never read, so that it needs no position.
     if limit is not None and max_sequence_tokens - 1 > limit:
         raise ModelError(
-            f"{folder}: the model reads at most {limit:,} tokens, but sequences.sequence_length is "
+            f"{named}: the model reads at most {limit:,} tokens, but sequences.sequence_length is "
             f"{max_sequence_tokens - 1:,}; set sequence_length to {limit:,} or less, or take another model"
         )
 

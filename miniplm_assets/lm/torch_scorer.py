@@ -12,23 +12,21 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from pathlib import Path
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from miniplm_assets.core.errors import ModelError, ScoringError
+from miniplm_assets.core.errors import ScoringError
 from miniplm_assets.lm.batching import Batch, batches, fill_batch, longest_first, pad
 from miniplm_assets.lm.blocked_logprobs import blocked_logprobs, tile_shape
+from miniplm_assets.lm.modes import evaluation_mode
 from miniplm_assets.lm.output_head import PlainHead, find_plain_head
 from miniplm_assets.lm.scores import Scores, TokenRule, check_sequences, sum_by_sequence
 
 if TYPE_CHECKING:
     import torch
-
-    from miniplm_assets.experiment import Scoring
 
 # What goes through the output layer at once on a CPU: its weights are fetched once for all of it. More gains nothing,
 # and holds up the other threads at the end of a part.
@@ -275,66 +273,7 @@ def score_with_model(
         sequence_ids = np.arange(len(sequences), dtype=np.int64)
     rule = TokenRule(end_of_document_id=end_of_document_id, score_after_end_of_document=score_after_end_of_document)
     with (
-        _evaluation_mode(model),
+        evaluation_mode(model),
         closing(TorchScorer(model, rule=rule, tokens_per_batch=tokens_per_batch, report=report)) as scorer,
     ):
         return scorer.score(sequences, sequence_ids)
-
-
-@contextmanager
-def _evaluation_mode(model: Any) -> Iterator[None]:
-    # One by one: a frozen part of a model in training may stand in evaluation mode itself.
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, was_training in modes:
-            module.training = was_training
-
-
-def load_model(folder: Path, scoring: "Scoring") -> Any:
-    """Load a causal language model for scoring, in evaluation mode, on its device.
-
-    Raises:
-        ModelError: if the folder holds no such model, lacks weights, or the device is not there.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    device = choose_device(scoring.device)
-    try:
-        model, loading = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=getattr(torch, scoring.dtype),
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{folder}: cannot be loaded as a causal language model: {error}") from error
-    if loading["missing_keys"]:
-        missing = sorted(loading["missing_keys"])
-        raise ModelError(
-            f"{folder}: {len(missing)} of the model's tensors are not in the files and would be random, among them "
-            f"{missing[0]}; expected a complete causal language model in safetensors"
-        )
-    return model.to(device).eval()
-
-
-def choose_device(name: str) -> "torch.device":
-    """Return a torch device by its name; ``auto`` takes the first accelerator, else the CPU.
-
-    Raises:
-        ModelError: if this machine has no such device.
-    """
-    import torch
-
-    if name == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ModelError(f"scoring.device '{name}' cannot be used on this machine: {error}") from None
-    return device

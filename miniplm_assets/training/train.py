@@ -2,22 +2,20 @@
 
 import shutil
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from miniplm_assets.core.errors import TrainingError
 from miniplm_assets.lm.architectures import build_model, count_model_parameters
+from miniplm_assets.lm.attention import settle_attention
 from miniplm_assets.lm.memory import kept_memory
+from miniplm_assets.lm.quiet import without_progress_bars
 from miniplm_assets.training.checkpoint import find_checkpoint
 from miniplm_assets.training.held_out import HELD_OUT_LOG, HeldOut
 from miniplm_assets.training.job import TrainingJob
 from miniplm_assets.training.objectives import objective_of
 from miniplm_assets.training.plan import plan_training
 from miniplm_assets.training.token_file import write_token_file
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 TRAINING_LOG = "training_log.parquet"
 
@@ -68,6 +66,7 @@ def train_language_model(
         max_sequence_tokens=job.max_sequence_tokens,
         seed=job.seed,
     )
+    settle_attention(model, report)
     held_out = HeldOut(
         job.held_out_files,
         num_sequences=measured["num_held_out_sequences"],
@@ -101,7 +100,7 @@ def train_language_model(
     trainer.train()
 
     model.config.use_cache = True  # Trainer switches it off, and a saved model that generates wants it
-    with _no_progress_bars():
+    with without_progress_bars():
         model.save_pretrained(target)
     _copy_tokenizer(job.tokenizer_folder, target)
     course.journal.write_parquet(target / TRAINING_LOG)
@@ -145,16 +144,3 @@ def _belongs_to_a_tokenizer(path: Path) -> bool:
         name.startswith(("tokenizer", "vocab", "merges", "special_tokens", "added_tokens", "spiece"))
         or name == "chat_template.jinja"
     )
-
-
-@contextmanager
-def _no_progress_bars() -> "Iterator[None]":
-    from transformers.utils import logging
-
-    was_enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            logging.enable_progress_bar()
