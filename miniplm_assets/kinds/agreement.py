@@ -112,7 +112,7 @@ def _num_tokens(settings: SampledRows, per_split: Any) -> float:
 AGREEMENT_SCORES = scores_kinds(
     Pass(
         prefix="agreement_",
-        code_version="3",
+        code_version="4",
         description="""One row for each candidate of a sample: its log-probability under the {who}, in another way.
 
 `score_agreement` holds them against the first ones.""",

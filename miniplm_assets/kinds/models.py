@@ -186,7 +186,7 @@ def num_parameters_of(node: Node[Any], sizes: Sizes) -> int | None:
 def _kind(who: Who, learns_from: str) -> Kind[Any]:
     return Kind(
         name=f"{who}_model",
-        code_version="3",
+        code_version="4",
         section=who,
         technologies=frozenset({"pytorch", "huggingface"}),
         description=f"The {who}: copied from a hub or a folder at a fixed revision, or trained here on {learns_from}.",

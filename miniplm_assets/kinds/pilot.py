@@ -73,7 +73,7 @@ def _pilot_share(rows: pl.DataFrame, *, share: float, seed: int) -> pl.DataFrame
 PILOT_SCORES = scores_kinds(
     Pass(
         prefix="pilot_",
-        code_version="3",
+        code_version="4",
         description="One row for each candidate of the pilot: its log-probability under the {who}, in nats.",
         nodes=_score_nodes,
         choose=_choose,

@@ -68,7 +68,7 @@ def _choose(work: Work[BandRows]) -> Choose:
 RESCORED = scores_kinds(
     Pass(
         prefix="rescored_",
-        code_version="3",
+        code_version="4",
         description="""One row for each sequence: its log-probability under the {who}, scored again around a cutoff.
 
 The other sequences keep the scores of the first pass.""",

@@ -266,7 +266,7 @@ def _nodes(blueprint: Blueprint, who: Who) -> Iterator[Node[ScoredRows]]:
 SCORES = scores_kinds(
     Pass(
         prefix="",
-        code_version="4",
+        code_version="5",
         description="""One row for each sequence: the sum of its tokens' log-probabilities under the {who}, in nats.
 
 Candidates and validation sequences are scored; the splits that a model learnt from never are.""",

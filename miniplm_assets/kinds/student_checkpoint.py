@@ -108,7 +108,7 @@ def _problems(node: Node[Schooling], sizes: Sizes) -> Iterator[str]:
 
 STUDENT_CHECKPOINT = Kind(
     name="student_checkpoint",
-    code_version="3",
+    code_version="4",
     section="student",
     technologies=frozenset({"pytorch", "huggingface"}),
     description="""A student: weights in safetensors with its tokenizer and its training log beside them, for each seed.

@@ -139,7 +139,7 @@ def _cost(node: Node[Measuring], sizes: Sizes, share: float) -> Cost:
 
 STUDENT_EVALUATION = Kind(
     name="student_evaluation",
-    code_version="2",
+    code_version="3",
     section="student",
     technologies=frozenset({"pytorch", "parquet"}),
     description="Loss, perplexity and bits per byte of a student on the whole validation split, by domain.",
