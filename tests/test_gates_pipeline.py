@@ -108,6 +108,29 @@ def test_agreement_holds_the_sample_against_scores_in_another_dtype(gates):
     assert check.passed
 
 
+def test_what_float32_is_held_against_decides_the_limits(tmp_path):
+    half = {"teacher": "large", "reference": "small", "keep_fraction": 0.5}
+    agreements = {
+        "exact": {"backend": "vllm"},
+        "coarse": {"backend": "vllm", "dtype": "bfloat16"},
+        "named": {"backend": "vllm", "max_flip_share": 0.5},
+    }
+    selections = {name: {**half, "agreement": agreement} for name, agreement in agreements.items()}
+    content = tiny_experiment(tmp_path, tmp_path, selections=selections, students={})
+
+    def mean_and_flips(name):
+        pipeline = open_pipeline(write_experiment(tmp_path / "limits.yaml", content))
+        settings = pipeline.graph[f"{name}/score_agreement"].settings
+        limits = settings.agreement.limits(is_float32=settings.is_float32)
+        return limits["max_mean_difference_nats_per_token"], limits["max_flip_share"]
+
+    assert mean_and_flips("exact") == (1e-4, 0.002)
+    assert mean_and_flips("named") == (1e-4, 0.5)
+    assert mean_and_flips("coarse") == (0.02, 0.02)
+    content["references"]["small"]["scoring"]["dtype"] = "bfloat16"
+    assert mean_and_flips("exact") == (0.02, 0.02)
+
+
 def test_token_logprobs_add_up_to_the_scores(gates):
     kept = scores(gates[2], "large/teacher_scores")
     sums = kept.select(pl.col("token_logprobs_nats").cast(pl.List(pl.Float64)).list.sum())["token_logprobs_nats"]

@@ -84,7 +84,7 @@ def broken_limits(measures: Mapping[str, Any], limits: Mapping[str, float]) -> I
         ):
             found = measures[f"{measure}_{who}_difference_nats_per_token"]
             if found > limits[limit]:
-                yield f"{measure} difference of the {who}: {found:.4f} nats a token, {limit} is {limits[limit]}"
+                yield f"{measure} difference of the {who}: {found:.4g} nats a token, {limit} is {limits[limit]}"
     correlation = measures["rank_correlation"]
     if correlation is not None and correlation < limits["min_rank_correlation"]:
         yield f"rank correlation {correlation:.4f}, min_rank_correlation is {limits['min_rank_correlation']}"

@@ -1,6 +1,6 @@
 """What an experiment may say of scoring: how, where, and the gates before and after."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field, model_validator
 
@@ -81,6 +81,20 @@ class OtherScoring(Settings):
         return self
 
 
+COARSE_LIMITS: Final = {
+    "max_mean_difference_nats_per_token": 0.02,
+    "max_difference_nats_per_token": 0.2,
+    "min_rank_correlation": 0.98,
+    "max_flip_share": 0.02,
+}
+FLOAT32_LIMITS: Final = {
+    "max_mean_difference_nats_per_token": 1e-4,
+    "max_difference_nats_per_token": 1e-3,
+    "min_rank_correlation": 0.9999,
+    "max_flip_share": 0.002,
+}
+
+
 class Agreement(OtherScoring):
     """A gate before the refined corpus: a sample is scored a second time, in another way, and must agree.
 
@@ -89,24 +103,39 @@ class Agreement(OtherScoring):
 
     num_random: int = Field(512, ge=16, description="candidates of the whole corpus; the limits hold for these")
     num_around_cutoff: int = Field(512, ge=0, description="candidates next to the cutoff, where selections flip")
-    max_mean_difference_nats_per_token: float = Field(
-        0.02,
+    max_mean_difference_nats_per_token: float | None = Field(
+        None,
         gt=0,
-        description="bfloat16 rounds a logit to 1 in 256, which a sequence averages to some thousandths of a nat; more "
-        "is another computation: other weights, other tokens, another mask",
+        description="default: 0.02, since bfloat16 rounds a logit to 1 in 256, which a sequence averages to some "
+        "thousandths of a nat, and more is another computation: other weights, other tokens, another mask. Of float32 "
+        "and float32 1e-4, which each backend keeps to of float64",
     )
-    max_difference_nats_per_token: float = Field(
-        0.2, gt=0, description="of the worst sequence; a tenth of what tells kept from dropped text in the paper"
+    max_difference_nats_per_token: float | None = Field(
+        None,
+        gt=0,
+        description="of the worst sequence; default: 0.2, a tenth of what tells kept from dropped text in the paper. "
+        "Of float32 and float32 1e-3",
     )
-    min_rank_correlation: float = Field(
-        0.98, ge=-1, le=1, description="Spearman; references of 104M and 200M parameters differ more (0.84 to 0.88)"
+    min_rank_correlation: float | None = Field(
+        None,
+        ge=-1,
+        le=1,
+        description="Spearman; default: 0.98, since references of 104M and 200M parameters differ more (0.84 to 0.88). "
+        "Of float32 and float32 0.9999",
     )
-    max_flip_share: float = Field(
-        0.02,
+    max_flip_share: float | None = Field(
+        None,
         ge=0,
         le=1,
-        description="whose selection would change; another size of reference changes 10 to 20 in 100 (the paper)",
+        description="whose selection would change; default: 0.02, since another size of reference changes 10 to 20 in "
+        "100 (the paper). Of float32 and float32 0.002, one in the default sample",
     )
+
+    def limits(self, *, is_float32: bool) -> dict[str, float]:
+        """Return the limits: those that are named, else those of float32 against float32, or of anything coarser."""
+        defaults = FLOAT32_LIMITS if is_float32 else COARSE_LIMITS
+        named = {name: getattr(self, name) for name in defaults}
+        return {name: default if named[name] is None else named[name] for name, default in defaults.items()}
 
 
 class Rescoring(OtherScoring):

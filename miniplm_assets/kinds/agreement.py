@@ -129,15 +129,20 @@ class Agreeing(Settings):
 
     Attributes:
         agreement: the sample, and the limits.
+        is_float32: whether both ways score both models in float32: then the limits are those of float32.
         seed: of the random part of the sample.
     """
 
     agreement: Agreement
+    is_float32: bool
     seed: int
 
 
 def _nodes(blueprint: Blueprint) -> Iterator[Node[Agreeing]]:
-    for name, agreement in _agreements(blueprint.experiment):
+    experiment = blueprint.experiment
+    for name, agreement in _agreements(experiment):
+        first = [scored_by(experiment, experiment.selections[name], who)[1].scoring for who in WHO]
+        second = [scoring.by(agreement.backend, agreement.dtype) for scoring in first]
         yield Node(
             kind=SCORE_AGREEMENT,
             names=(name,),
@@ -145,7 +150,11 @@ def _nodes(blueprint: Blueprint) -> Iterator[Node[Agreeing]]:
                 **_selected(name),
                 **{f"{who}_scores": key_of(AGREEMENT_SCORES[who].name, name) for who in WHO},
             },
-            settings=Agreeing(agreement=agreement, seed=blueprint.experiment.seed),
+            settings=Agreeing(
+                agreement=agreement,
+                is_float32={scoring.dtype for scoring in (*first, *second)} == {"float32"},
+                seed=experiment.seed,
+            ),
         )
 
 
@@ -170,7 +179,7 @@ def _make(work: Work[Agreeing]) -> Result:
                 for name, value in random.items()
             ]
         }
-        broken = list(broken_limits(random, agreement.model_dump()))
+        broken = list(broken_limits(random, agreement.limits(is_float32=work.settings.is_float32)))
         draft.checks.append(
             CheckOutcome(
                 name=SCORES_AGREE.name,
@@ -185,7 +194,7 @@ def _make(work: Work[Agreeing]) -> Result:
 
 SCORE_AGREEMENT = Kind(
     name=NAME,
-    code_version="1",
+    code_version="2",
     section="selection",
     technologies=frozenset({"polars", "parquet"}),
     description="""A sample of the candidates scored in two ways, one row each; the refined corpus waits for its check.
