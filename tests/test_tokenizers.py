@@ -168,9 +168,42 @@ def test_what_is_no_tokenizer_is_refused(folder: Path, tmp_path: Path) -> None:
     (folder / "tokenizer_config.json").write_text("{}")
     with pytest.raises(ModelError, match="names no eos_token"):
         load_tokenizer(folder)
-    (folder / "tokenizer.json").write_text("{")
-    with pytest.raises(ModelError, match="not JSON"):
-        load_tokenizer(folder)
+
+
+def changed(folder: Path, **changes: object) -> None:
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "tokenizer.json").write_text("{"),
+        lambda folder: (folder / "tokenizer.json").write_bytes(b"\xff\xfe"),
+        lambda folder: (folder / "tokenizer.json").write_text("[]"),
+        lambda folder: (folder / "tokenizer.json").write_text("[" * 100_000),
+        lambda folder: changed(folder, pre_tokenizer={"type": "BrandNew"}),
+        lambda folder: changed(folder, version="9.0"),
+        lambda folder: changed(folder, added_tokens=[{"id": 0}]),
+        lambda folder: changed(folder, added_tokens=7),
+        lambda folder: changed(folder, model={"type": "BPE", "vocab": {"a": -1}, "merges": []}),
+        lambda folder: (folder / "tokenizer_config.json").write_text("["),
+        lambda folder: (folder / "tokenizer_config.json").write_text("[]"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_read_names_file_and_remedy(damage, folder: Path, tmp_path: Path) -> None:
+    damage(folder)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    with pytest.raises(ModelError, match=r"json cannot be read by the installed tokenizers .*fetch it again") as found:
+        fetch_tokenizer(FolderTokenizer(source="folder", path=str(folder)), copy)
+    assert str(folder) in str(found.value)
+
+
+def test_a_pointer_of_git_lfs_is_no_tokenizer(folder: Path, tmp_path: Path) -> None:
+    (folder / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(ModelError, match=r"tokenizer\.json is a pointer of git-lfs .*git lfs pull"):
+        fetch_tokenizer(FolderTokenizer(source="folder", path=str(folder)), tmp_path)
 
 
 def test_an_unreachable_hub_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

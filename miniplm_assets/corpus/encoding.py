@@ -68,6 +68,12 @@ class PackingTokenizer:
             self.token_num_bytes[token_id] = len(spelt)
             self.ends_sentence[token_id] = _ends_sentence(spelt.decode(errors="ignore"))
 
+    def pieces_in_sequences(self) -> dict[str, int]:
+        """Return the id of every piece that may stand in a sequence: all but the special ones that end no document."""
+        special = {token["id"] for token in self._spec["added_tokens"] if token["special"]} - {self.end_of_document_id}
+        vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
+        return {piece: token_id for piece, token_id in vocabulary.items() if token_id not in special}
+
     @cached_property
     def fast_merges(self) -> FastMerges | None:
         """The faster way to the same ids, if there is one; a second or so for a large vocabulary to be sure of it."""

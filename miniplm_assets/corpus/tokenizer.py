@@ -7,15 +7,19 @@ document, after which tokens a sentence may end, and where each token ends in th
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final
 
+import tokenizers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from miniplm_assets.core.doors import explained_as
 from miniplm_assets.core.errors import ModelError
 from miniplm_assets.corpus.encoding import PackingTokenizer
 from miniplm_assets.experiment.models import FolderTokenizer, HubTokenizer
 from miniplm_assets.storage.hub import download
+from miniplm_assets.storage.lfs import refuse_pointers
 
 TOKENIZER_FILE: Final = "tokenizer.json"
 CONFIG_FILE: Final = "tokenizer_config.json"
@@ -100,6 +104,7 @@ def fetch_tokenizer(source: HubTokenizer | FolderTokenizer, folder: Path) -> Non
             raise ModelError(
                 f"tokenizer folder {origin} does not exist; check tokenizers.*.path in the experiment file"
             )
+    refuse_pointers(tokenizer_files(origin), f"tokenizer {named}")
     for path in tokenizer_files(origin):
         shutil.copyfile(path, folder / path.name)
     load_tokenizer(folder, origin=named)
@@ -118,24 +123,31 @@ def load_tokenizer(folder: Path, *, origin: str | None = None) -> PackingTokeniz
         origin: what messages call it, where the folder is only a copy.
 
     Raises:
-        ModelError: if there is no tokenizer.json, or no end-of-document (eos) token.
+        ModelError: if there is no tokenizer.json, none that can be read, or no end-of-document (eos) token.
     """
     named = origin or str(folder)
-    try:
-        spec: dict[str, Any] = json.loads((folder / TOKENIZER_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not (folder / TOKENIZER_FILE).is_file():
         raise ModelError(
             f"tokenizer {named} has no {TOKENIZER_FILE}. Load it once with transformers.AutoTokenizer, "
             "save_pretrained() it to a folder, and name that folder."
-        ) from None
-    except json.JSONDecodeError as error:
-        raise ModelError(f"tokenizer {named}: {TOKENIZER_FILE} is not JSON ({error}); fetch it again") from None
-    end_of_document = _end_of_document(folder)
+        )
+    with _readable(named, CONFIG_FILE):
+        end_of_document = _end_of_document(folder)
     if end_of_document is None:
         raise ModelError(
             f"tokenizer {named} names no eos_token in {CONFIG_FILE}; packing needs one to end documents. Add it there."
         )
-    return PackingTokenizer(spec, end_of_document=end_of_document, named=named)
+    with _readable(named, TOKENIZER_FILE):
+        spec: dict[str, Any] = json.loads((folder / TOKENIZER_FILE).read_text(encoding="utf-8"))
+        return PackingTokenizer(spec, end_of_document=end_of_document, named=named)
+
+
+def _readable(named: str, file: str) -> AbstractContextManager[None]:
+    return explained_as(
+        ModelError,
+        f"tokenizer {named}: {file} cannot be read by the installed tokenizers {tokenizers.__version__}",
+        "fetch it again; or where a newer library wrote it, upgrade tokenizers",
+    )
 
 
 def _end_of_document(folder: Path) -> str | None:
