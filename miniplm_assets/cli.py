@@ -9,9 +9,11 @@ from pathlib import Path
 from miniplm_assets.core.errors import MiniplmError
 from miniplm_assets.kinds.registry import EXPERIMENT_VARIABLE, open_chosen
 from miniplm_assets.lineage.outcome import outcome
-from miniplm_assets.lineage.plan import ASSUMED_FLOPS_PER_SECOND, PlannedAsset, plan, require_possible
+from miniplm_assets.lineage.pipeline import Pipeline
+from miniplm_assets.lineage.plan import ACCELERATOR_FLOPS_PER_SECOND, PlannedAsset, plan, require_possible
 from miniplm_assets.lineage.prune import leftovers, referenced, remove_leftover, unreferenced_results
 from miniplm_assets.lineage.verify import verify_derived, verify_store
+from miniplm_assets.lm.device_speed import DeviceSpeed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,15 +47,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _open(experiment: Path | None) -> Pipeline:
+    return open_chosen(experiment).looked_at()
+
+
 def _outcome(options: argparse.Namespace) -> int:
-    print(outcome(open_chosen(options.experiment)))
+    print(outcome(_open(options.experiment)))
     return 0
 
 
 def _plan(options: argparse.Namespace) -> int:
-    pipeline = open_chosen(options.experiment)
-    planned = plan(pipeline)
-    require_possible(pipeline, planned)
+    speed = DeviceSpeed()
+    planned = plan(_open(options.experiment), speed.seconds)
+    require_possible(planned)
     print(f"{'asset':44} {'stored':>7} {'to do':>6} {'tokens':>9} {'FLOPs':>8} {'time':>9} {'disk':>9}")
     for one in planned:
         todo = "?" if one.num_missing is None else str(one.num_missing)
@@ -64,18 +70,27 @@ def _plan(options: argparse.Namespace) -> int:
         for reason in one.reasons:
             print(f"    {reason}")
     left = [one for one in planned if not one.is_complete]
-    flops = sum(one.flops or 0 for one in left)
-    seconds = sum(one.seconds or 0 for one in left)
-    print(
-        f"\n{len(planned) - len(left)} of {len(planned)} assets are stored; the rest takes {flops:.2g} FLOPs, "
-        f"{seconds / 3600:,.2f} hours of one device at least.\nTimes marked * follow from earlier results of the same "
-        f"asset, the others from {ASSUMED_FLOPS_PER_SECOND:.0e} FLOPs a second; - is not known yet."
-    )
+    print("\n" + _summary(planned, left))
+    if any(one.seconds is not None and not one.is_measured for one in left):
+        print(f"Times without * follow from what was measured just now: {speed.describe()}.")
     return 0
 
 
+def _summary(planned: Sequence[PlannedAsset], left: Sequence[PlannedAsset]) -> str:
+    stored = f"{len(planned) - len(left)} of {len(planned)} assets are stored"
+    if not left:
+        return f"{stored}; nothing is to do."
+    flops = sum(one.flops or 0 for one in left)
+    here, there = sum(one.seconds or 0 for one in left), flops / ACCELERATOR_FLOPS_PER_SECOND
+    return (
+        f"{stored}; the rest takes {flops:.2g} FLOPs: {_time(here)} here, or {_time(there)} of a device that does "
+        f"{ACCELERATOR_FLOPS_PER_SECOND:.0e} a second (an H100).\n"
+        "Times marked * follow from earlier results of the same shape; - is not known yet."
+    )
+
+
 def _verify(options: argparse.Namespace) -> int:
-    pipeline = open_chosen(options.experiment)
+    pipeline = _open(options.experiment)
     num_problems = 0
     for problem in chain(verify_store(pipeline.store, print), verify_derived(pipeline, print)):
         num_problems += 1
@@ -85,7 +100,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _prune(options: argparse.Namespace) -> int:
-    pipelines = [open_chosen(path) for path in options.experiments]
+    pipelines = [_open(path) for path in options.experiments]
     roots = {pipeline.store.root for pipeline in pipelines}
     if len(roots) > 1:
         raise MiniplmError(
@@ -126,7 +141,8 @@ def _count(number: float | None) -> str:
 
 
 def _duration(one: PlannedAsset) -> str:
-    if one.seconds is None:
-        return "-"
-    mark = "*" if one.is_measured else ""
-    return f"{one.seconds / 3600:,.1f}h{mark}" if one.seconds >= 3600 else f"{one.seconds:,.1f}s{mark}"
+    return "-" if one.seconds is None else _time(one.seconds) + ("*" if one.is_measured else "")
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 3600:,.1f}h" if seconds >= 3600 else f"{seconds:,.1f}s"

@@ -194,7 +194,11 @@ def _jsonl() -> bytes:
 
 def _parquets() -> Iterator[bytes]:
     table = pa.Table.from_pylist(_rows())
-    for options in ({}, {"compression": "zstd", "write_page_checksum": True}, {"compression": "none", "version": "1.0"}):
+    for options in (
+        {},
+        {"compression": "zstd", "write_page_checksum": True},
+        {"compression": "none", "version": "1.0"},
+    ):
         target = io.BytesIO()
         pq.write_table(table, target, **options)
         yield target.getvalue()
@@ -257,7 +261,10 @@ def doors() -> dict[str, Callable[[], Door]]:
         "parquet": lambda: Door("a.parquet", list(_parquets()), _enter_shard(ParquetSource, "a.parquet")),
         "tokenizer": lambda: Door("tokenizer.json", [_tokenizer()], _enter_tokenizer, _tokenizer_config),
         "manifest": lambda: Door(
-            f"lengths/{RECIPE.fingerprint}/manifest.json", [_manifest()], _enter_manifest, lambda root: [_stored(root)][1:]
+            f"lengths/{RECIPE.fingerprint}/manifest.json",
+            [_manifest()],
+            _enter_manifest,
+            lambda root: [_stored(root)][1:],
         ),
     }
 

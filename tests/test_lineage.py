@@ -327,7 +327,7 @@ def test_the_demo_corpus_is_written_once_for_an_interpreter(tmp_path, monkeypatc
     source = DemoSource(type="demo", num_shards=2, megabytes=0.05)
     node = Node(kind=LISTING, settings=Listing(source=source, warehouse=str(tmp_path)))
     store, lines = Store(tmp_path), []
-    assert snapshot_module.current_snapshot(node, store, lines.append) == (
+    assert snapshot_module.current_snapshot(node, store) == (
         None,
         "the demo corpus has not been written yet; nothing of it has been seen so far",
     )
@@ -341,7 +341,7 @@ def test_the_demo_corpus_is_written_once_for_an_interpreter(tmp_path, monkeypatc
     assert all(Path(shard.files[0].removeprefix("file://")).parent == result.folder for shard in first.shards)
     monkeypatch.setattr(snapshot_module, "write_demo_corpus", pytest.fail)
     assert snapshot_module.look(node, store, lines.append).recipe == first.recipe
-    seen, why_not = snapshot_module.current_snapshot(node, store, lines.append)
+    seen, why_not = snapshot_module.current_snapshot(node, store)
     assert (seen.recipe, why_not) == (first.recipe, None)
 
 

@@ -48,7 +48,7 @@ LENGTHS = Kind(
 LEARNT = Kind(
     name="learnt", code_version="1", section="student", technologies=frozenset(), description="", make=never,
     nodes=nodes_of(lambda: LEARNT, names=("one",), inputs={"lengths": "lengths"}, seeds=(7, 8)), pieces="seed",
-    cost=lambda node, sizes, share: Cost(num_tokens=round(100 * share)),
+    cost=lambda node, sizes, seeds: Cost(num_tokens=50 * len(seeds)),
 )  # fmt: skip
 SUMMARY = Kind(
     name="summary", code_version="1", section="reports", technologies=frozenset(), description="", make=never,
@@ -56,7 +56,7 @@ SUMMARY = Kind(
         lambda: SUMMARY, inputs={"learnt": "one/learnt", "lengths": "lengths", "listing": "raw_corpus"}, shards=("b*",)
     ),
     verify=lambda work: [(work.pipeline.store.require(work.recipe).folder / "note").read_text()],
-    cost=lambda node, sizes, share: Cost(num_bytes=round(10 * share)),
+    cost=lambda node, sizes, pieces: Cost(num_bytes=10 if pieces is None else 0),
 )  # fmt: skip
 
 
@@ -305,14 +305,14 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(work):
 def test_a_plan_counts_the_pieces_that_are_missing(work):
     make_lengths(work("lengths"))
     pipeline = work("lengths").pipeline
-    planned = {one.key: one for one in plan(pipeline, lambda _: None)}
+    planned = {one.key: one for one in plan(pipeline)}
     assert (planned["lengths"].num_stored, planned["lengths"].num_missing) == (2, 0)
     assert (planned["one/learnt"].num_stored, planned["one/learnt"].num_missing) == (0, 2)
     assert planned["one/learnt"].reasons == ("never computed",) and planned["one/learnt"].num_tokens == 100
     assert planned["summary"].num_bytes == 10
     learn(work("one/learnt"), {"7": 1.5, "8": 1.25})
     pipeline.store.remove(pipeline.store.require(work("one/learnt").piece_recipes["8"]))
-    planned = {one.key: one for one in plan(pipeline, lambda _: None)}
+    planned = {one.key: one for one in plan(pipeline)}
     assert (planned["one/learnt"].num_stored, planned["one/learnt"].num_missing) == (1, 1)
     assert planned["one/learnt"].num_tokens == 50  # half of the seeds
     # By the clock of the seed that is there: 2 seconds for its 100 tokens.

@@ -4,14 +4,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from miniplm_assets.core.flops import training_flops
 from miniplm_assets.core.recipe import key_of
 from miniplm_assets.core.splits import REFERENCE, TEACHER
 from miniplm_assets.experiment import Experiment, FolderModel, HubModel, Scored, TrainedModel, Training
 from miniplm_assets.experiment.scoring import Backend
 from miniplm_assets.experiment.settings import Settings
+from miniplm_assets.kinds.costs import training_cost
 from miniplm_assets.kinds.sequences import SEQUENCES, packed_by
-from miniplm_assets.kinds.tokenizer import TOKENIZER
 from miniplm_assets.kinds.training import TRAINING_COLUMNS, architecture_problems, train
 from miniplm_assets.lineage.folders import require_copied
 from miniplm_assets.lineage.kind import Blueprint, Cost, Kind, Node
@@ -25,7 +24,6 @@ from miniplm_assets.training.train import TRAINING_LOG
 
 Who = Literal["teacher", "reference"]
 
-BYTES_PER_PARAMETER = 4
 SPLITS: dict[Who, str] = {"teacher": TEACHER, "reference": REFERENCE}
 
 
@@ -134,53 +132,11 @@ def _make(work: Work[Any]) -> Result:
 
 def _problems(node: Node[Any], sizes: Sizes) -> Iterator[str]:
     if isinstance(node.settings, OwnModel):
-        tokenizer = sizes.input_node(node, TOKENIZER.name)
-        yield from architecture_problems(
-            node.settings.architecture, node.settings.max_sequence_tokens, tokenizer, sizes
-        )
+        yield from architecture_problems(node, sizes)
 
 
-def _cost(node: Node[Any], sizes: Sizes, _share: float) -> Cost:
-    num_parameters = num_parameters_of(node, sizes)
-    if not isinstance(node.settings, OwnModel):
-        return Cost()
-    return training_cost(node.settings.training, num_parameters)
-
-
-def training_cost(
-    training: Training,
-    num_parameters: int | None,
-    *,
-    flops: Callable[[int, int], int] = training_flops,
-    num_models: int = 1,
-) -> Cost:
-    """Return what training some models of one shape takes.
-
-    Args:
-        training: the budget of each.
-        num_parameters: of each; None where unknown.
-        flops: of training so many parameters on so many tokens.
-        num_models: how many.
-    """
-    num_tokens = training.token_budget * num_models
-    if num_parameters is None:
-        return Cost(num_tokens=num_tokens)
-    return Cost(
-        num_tokens=num_tokens,
-        flops=flops(num_parameters, num_tokens),
-        num_bytes=num_parameters * BYTES_PER_PARAMETER * num_models,
-    )
-
-
-def num_parameters_of(node: Node[Any], sizes: Sizes) -> int | None:
-    """Return the parameters of a teacher or reference; None where its files alone tell."""
-    match node.settings:
-        case OwnModel(architecture=architecture):
-            return sizes.num_parameters(architecture, sizes.input_node(node, TOKENIZER.name))
-        case CopiedModel(model=HubModel(num_parameters=num_parameters)):
-            return num_parameters
-        case _:
-            return None
+def _cost(node: Node[Any], sizes: Sizes, _pieces: Any) -> Cost:
+    return training_cost(node, sizes) if isinstance(node.settings, OwnModel) else Cost()
 
 
 def _kind(who: Who, learns_from: str) -> Kind[Any]:

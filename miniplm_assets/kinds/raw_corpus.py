@@ -48,7 +48,7 @@ def _make(work: Work[Listing]) -> Result:
         work.tally.notes["left_out"] = [{"name": one.name, "why": one.reason} for one in snapshot.left_out[:MAX_SHOWN]]
         work.tally.notes["num_left_out"] = len(snapshot.left_out)
     planned = plan_on(work.pipeline, snapshot)
-    require_possible(work.pipeline, planned)
+    require_possible(planned)
     work.tally.notes["plan"] = _plan_table(planned)
     return result
 

@@ -5,7 +5,7 @@ a sample a second time in another way (`agreement`); the band around a cutoff ag
 is a value that its own file holds.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,13 +13,13 @@ from typing import Any, ClassVar, Final, Generic, TypeVar
 
 import polars as pl
 
-from miniplm_assets.core.flops import scoring_flops
 from miniplm_assets.core.recipe import key_of
 from miniplm_assets.core.splits import CANDIDATE, VALIDATION
 from miniplm_assets.experiment import Experiment, Scored, Scoring, Selection
 from miniplm_assets.experiment.settings import Settings
+from miniplm_assets.kinds.costs import scoring_cost
 from miniplm_assets.kinds.engines import MODEL, open_engine
-from miniplm_assets.kinds.models import Who, model_key, num_parameters_of, scored_models
+from miniplm_assets.kinds.models import Who, model_key, scored_models
 from miniplm_assets.kinds.sequences import SEQUENCES, packed_by
 from miniplm_assets.lineage.kind import Blueprint, Cost, Engine, Kind, Node, Section
 from miniplm_assets.lineage.sizes import Sizes
@@ -204,17 +204,17 @@ def _add_means(draft: Draft) -> None:
         draft.facts[f"{split}_nll_nats_per_token"] = mean_nll(domains, excluded_domains=())
 
 
-def _cost(one: Pass[R], node: Node[R], sizes: Sizes, share: float) -> Cost:
-    per_split = sizes.tokens_per_split(node.inputs[SEQUENCES.name])
+def _cost(one: Pass[R], node: Node[R], sizes: Sizes, shards: Collection[str] | None) -> Cost:
+    per_split = sizes.tokens_per_split(node.inputs[SEQUENCES.name], shards)
     num_tokens = None if per_split is None else one.num_tokens(node.settings, per_split)
     if num_tokens is None:
         return Cost()
-    num_tokens = round(num_tokens * share)
-    num_parameters = num_parameters_of(sizes.input_node(node, MODEL), sizes)
-    return Cost(
-        num_tokens=num_tokens,
-        flops=None if num_parameters is None else scoring_flops(num_parameters, num_tokens),
-        num_bytes=num_tokens // (node.settings.max_sequence_tokens - 1) * BYTES_PER_SCORE,
+    return scoring_cost(
+        sizes.input_node(node, MODEL),
+        sizes,
+        num_tokens=round(num_tokens),
+        dtype=node.settings.scoring.dtype,
+        num_bytes=round(num_tokens) // (node.settings.max_sequence_tokens - 1) * BYTES_PER_SCORE,
     )
 
 

@@ -1,6 +1,6 @@
 """`<tokenizer>/sequences`: the documents of each corpus file, tokenised and packed."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from miniplm_assets.core.recipe import key_of
 from miniplm_assets.corpus.sequences import write_sequences
@@ -64,9 +64,9 @@ def _make(work: Work[Sequences]) -> Result:
     return work.make_pieces(write, finish)
 
 
-def _cost(node: Node[Sequences], sizes: Sizes, share: float) -> Cost:
-    tokens = sizes.tokens_per_split(node.key)
-    return Cost(num_bytes=None if tokens is None else round(sum(tokens.values()) * BYTES_PER_TOKEN * share))
+def _cost(node: Node[Sequences], sizes: Sizes, shards: Collection[str] | None) -> Cost:
+    tokens = sizes.tokens_per_split(node.key, shards)
+    return Cost(num_bytes=None if tokens is None else sum(tokens.values()) * BYTES_PER_TOKEN)
 
 
 SEQUENCES = Kind(

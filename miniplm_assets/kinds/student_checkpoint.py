@@ -1,6 +1,6 @@
 """`<student>/student_checkpoint`: a student trained on candidates or on a refined corpus, with each of its seeds."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, ClassVar
 
 from miniplm_assets.core.recipe import key_of
@@ -8,10 +8,9 @@ from miniplm_assets.core.splits import CANDIDATE
 from miniplm_assets.experiment import Experiment, Student, Training
 from miniplm_assets.experiment.objectives import CrossEntropy, Objective
 from miniplm_assets.experiment.settings import Settings
-from miniplm_assets.kinds.models import training_cost
+from miniplm_assets.kinds.costs import training_cost
 from miniplm_assets.kinds.selection import REFINED_CORPUS
 from miniplm_assets.kinds.sequences import SEQUENCES, packed_by
-from miniplm_assets.kinds.tokenizer import TOKENIZER
 from miniplm_assets.kinds.training import TRAINING_COLUMNS, architecture_problems, train
 from miniplm_assets.lineage.kind import Blueprint, Cost, Kind, Node
 from miniplm_assets.lineage.sizes import Sizes
@@ -87,23 +86,13 @@ def _make(work: Work[Schooling]) -> Result:
     return work.make_pieces(write)
 
 
-def num_student_parameters(node: Node[Schooling], sizes: Sizes) -> int | None:
-    """Return the parameters of a student."""
-    return sizes.num_parameters(node.settings.architecture, sizes.input_node(node, TOKENIZER.name))
-
-
-def _cost(node: Node[Schooling], sizes: Sizes, share: float) -> Cost:
+def _cost(node: Node[Schooling], sizes: Sizes, seeds: Collection[str] | None) -> Cost:
     return training_cost(
-        node.settings.training,
-        num_student_parameters(node, sizes),
+        node,
+        sizes,
         flops=objective_of(node.settings.objective).flops,
-        num_models=round(len(node.seeds) * share),
+        num_models=len(node.seeds if seeds is None else seeds),
     )
-
-
-def _problems(node: Node[Schooling], sizes: Sizes) -> Iterator[str]:
-    tokenizer = sizes.input_node(node, TOKENIZER.name)
-    return architecture_problems(node.settings.architecture, node.settings.max_sequence_tokens, tokenizer, sizes)
 
 
 STUDENT_CHECKPOINT = Kind(
@@ -122,7 +111,7 @@ corpus (MiniPLM), with the same seeds and the same number of tokens.""",
     table=TRAINING_LOG,
     columns=TRAINING_COLUMNS,
     cost=_cost,
-    problems=_problems,
+    problems=architecture_problems,
 )
 
 

@@ -1,24 +1,23 @@
 """`<student>/student_evaluation`: what a student costs on the validation split, by domain, for each of its seeds."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, Final
 
 import numpy as np
 import polars as pl
 
-from miniplm_assets.core.flops import scoring_flops
 from miniplm_assets.core.recipe import key_of
 from miniplm_assets.core.splits import VALIDATION
 from miniplm_assets.corpus.tokenizer import load_tokenizer
 from miniplm_assets.evaluation.held_out import ALL_DOMAINS, count_scored_bytes, held_out_table
 from miniplm_assets.experiment import Scoring
 from miniplm_assets.experiment.settings import Settings
+from miniplm_assets.kinds.costs import scoring_cost
 from miniplm_assets.kinds.sequences import SEQUENCES, packed_by
 from miniplm_assets.kinds.student_checkpoint import (
     STUDENT_CHECKPOINT,
     checkpoint_key,
-    num_student_parameters,
     seeds_of,
 )
 from miniplm_assets.kinds.tokenizer import TOKENIZER
@@ -127,14 +126,17 @@ def _validation_rows(tables: Sequence[Path]) -> list[pl.DataFrame]:
     return [frame for frame in frames if len(frame)]
 
 
-def _cost(node: Node[Measuring], sizes: Sizes, share: float) -> Cost:
+def _cost(node: Node[Measuring], sizes: Sizes, seeds: Collection[str] | None) -> Cost:
     per_split = sizes.tokens_per_split(node.inputs[SEQUENCES.name])
     if per_split is None:
         return Cost()
-    num_tokens = per_split[VALIDATION] * round(len(node.seeds) * share)
-    num_parameters = num_student_parameters(sizes.input_node(node, STUDENT_CHECKPOINT.name), sizes)
-    flops = None if num_parameters is None else scoring_flops(num_parameters, num_tokens)
-    return Cost(num_tokens=num_tokens, flops=flops)
+    num_models = len(node.seeds if seeds is None else seeds)
+    return scoring_cost(
+        sizes.input_node(node, STUDENT_CHECKPOINT.name),
+        sizes,
+        num_tokens=per_split[VALIDATION] * num_models,
+        dtype=EVALUATION.dtype,
+    )
 
 
 STUDENT_EVALUATION = Kind(

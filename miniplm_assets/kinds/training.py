@@ -27,21 +27,21 @@ TRAINING_COLUMNS: Final = {
 }
 
 
-def architecture_problems(
-    architecture: Mapping[str, Any], max_sequence_tokens: int, tokenizer: Node[Any], sizes: Sizes
-) -> Iterator[str]:
-    """Say why a model of an architecture cannot be built, if it cannot.
+def architecture_problems(node: Node[Any], sizes: Sizes) -> Iterator[str]:
+    """Say why the model of a node cannot be built, if it cannot.
 
     Args:
-        architecture: `model_type` and its settings.
-        max_sequence_tokens: that it must be able to read.
-        tokenizer: the node of its tokenizer.
+        node: its settings have an architecture and the length of the longest sequence.
         sizes: know the vocabulary.
     """
     from miniplm_assets.lm.architectures import require_buildable
 
     try:
-        require_buildable(architecture, vocab_size=sizes.vocab_size(tokenizer), max_sequence_tokens=max_sequence_tokens)
+        require_buildable(
+            node.settings.architecture,
+            vocab_size=sizes.vocab_size(node.inputs[TOKENIZER.name]),
+            max_sequence_tokens=node.settings.max_sequence_tokens,
+        )
     except ModelError as error:
         yield str(error)
 

@@ -13,10 +13,16 @@ from miniplm_assets.storage.store import Store
 
 
 class FolderFingerprints:
-    """Fingerprints of folders; a file is read again only when its size, times or inode changed."""
+    """Fingerprints of folders; a file is read again only when its size, times or inode changed.
 
-    def __init__(self, store: Store) -> None:
+    Args:
+        store: where it is noted what the files were known by.
+        takes_notes: whether that is written; else the next one reads again what this one has read.
+    """
+
+    def __init__(self, store: Store, *, takes_notes: bool = True) -> None:
         self._store = store
+        self._takes_notes = takes_notes
 
     def __call__(self, node: Node[Any]) -> str:
         """Return the fingerprint of the names and contents of the files that a node copies out of its folder.
@@ -45,7 +51,7 @@ class FolderFingerprints:
             digests[path.name] = digest if old_stamp == stamp else sha256_of(path)
             if max(status.st_mtime_ns, status.st_ctime_ns) <= now_ns - RACY_NS:
                 trusted[path.name] = [stamp, digests[path.name]]
-        if trusted != known:
+        if self._takes_notes and trusted != known:
             write_note(cache, trusted)
         return fingerprint_of(digests)
 

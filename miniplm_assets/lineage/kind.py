@@ -5,7 +5,7 @@ what its columns, checks and costs are. What is hashed is what is read: the sett
 (`Settings.identity`), and `make` is given the same settings and nothing else of the experiment file.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
 from miniplm_assets.core.recipe import key_of
 from miniplm_assets.experiment import Experiment
 from miniplm_assets.experiment.settings import Settings
+from miniplm_assets.lm.device_speed import ModelPass
 from miniplm_assets.storage.sql_project import SqlProject
 
 if TYPE_CHECKING:  # both work on nodes
@@ -49,14 +50,16 @@ class Cost:
     """What making an asset's missing results would take; None where unknown, or where there is no such cost.
 
     Attributes:
-        num_tokens: tokens that would go through a model.
+        num_tokens: tokens that would go through a model: trained on, or scored.
         flops: floating-point operations of that.
         num_bytes: on the disk.
+        passes: all that goes through models, held-out losses along the way too; none where unknown.
     """
 
     num_tokens: int | None = None
     flops: int | None = None
     num_bytes: int | None = None
+    passes: tuple[ModelPass, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +82,7 @@ class Kind(Generic[S]):
         table: which files of a result are its table, as a glob pattern; None where it has no table.
         is_view: whether the catalog shows its table from where it is stored; for large ones. Else it is copied in.
         copied_files: of a node with a folder, the files of that folder that are copied.
-        cost: what making a share of an asset would take, of its pieces where it has some.
+        cost: what making some pieces of an asset would take: those that are named, or all of it.
         problems: says what only a heavy library sees of settings that cannot be made, before anything is.
         verify: derives a stored result again by other means and says what differs.
     """
@@ -99,7 +102,7 @@ class Kind(Generic[S]):
     table: str | None = None
     is_view: bool = False
     copied_files: Callable[[Path], list[Path]] | None = None
-    cost: "Callable[[Node[S], Sizes, float], Cost] | None" = None
+    cost: "Callable[[Node[S], Sizes, Collection[str] | None], Cost] | None" = None
     problems: "Callable[[Node[S], Sizes], Iterator[str]] | None" = None
     verify: "Callable[[Work[S]], Iterator[str]] | None" = None
 

@@ -1,6 +1,6 @@
 """One experiment, opened: its graph and the store. What the assets and the commands work on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS, Fingerprints
 from miniplm_assets.lineage.folders import FolderFingerprints
@@ -11,16 +11,29 @@ from miniplm_assets.storage.store import Store
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The nodes of one experiment by key, and the warehouse that holds their results."""
+    """The nodes of one experiment by key, and the warehouse that holds their results.
+
+    Attributes:
+        graph: the nodes by key.
+        store: the warehouse.
+        takes_notes: whether the store keeps by what local folders were known, so that they are not read again.
+    """
 
     graph: Graph
     store: Store
+    takes_notes: bool = True
+
+    def looked_at(self) -> "Pipeline":
+        """Return the same for somebody who only looks: nothing is written."""
+        return replace(self, takes_notes=False)
 
     def fingerprints(self, snapshot: Snapshot | None) -> Fingerprints:
         """Return the recipes of all results on one state of the corpus; without one, of those that need none."""
         seen = () if snapshot is None else snapshot.shards
         return Fingerprints(
-            self.graph, {shard.name: shard.fingerprint for shard in seen}, FolderFingerprints(self.store)
+            self.graph,
+            {shard.name: shard.fingerprint for shard in seen},
+            FolderFingerprints(self.store, takes_notes=self.takes_notes),
         )
 
     def latest_fingerprints(self) -> Fingerprints:

@@ -2,26 +2,30 @@
 
 Every fingerprint follows from the experiment file and the corpus, so nothing is run for it. A corpus on this
 machine is taken as it is now, another one as it was seen last. Where it has never been seen, nothing of it can be
-stored, and the size comes from the experiment file (`corpus.expected_tokens`) or stays unknown.
+stored, and the size comes from the experiment file (`corpus.expected_tokens`) or stays unknown. A plan writes nothing.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final, TypeAlias
 
 from miniplm_assets.core.errors import ExperimentError
-from miniplm_assets.core.facts import model_tokens
 from miniplm_assets.core.recipe import Recipe
+from miniplm_assets.lineage.earlier import EarlierResults
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS, Fingerprints
 from miniplm_assets.lineage.kind import Cost, Node
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.sizes import Sizes
 from miniplm_assets.lineage.snapshot import Snapshot, current_snapshot
+from miniplm_assets.lm.device_speed import ModelPass
 from miniplm_assets.storage.manifest import Manifest
 from miniplm_assets.storage.store import Store
 
-# What one H100-class device sustains in bf16, about 40 % of its peak; the base of GPU-hours where nothing was measured.
-ASSUMED_FLOPS_PER_SECOND = 4e14
+# What one H100-class device sustains in bf16, about 40 % of its peak.
+ACCELERATOR_FLOPS_PER_SECOND: Final = 4e14
+
+# How many seconds tokens take to go through a model.
+Speed: TypeAlias = Callable[[ModelPass], float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +39,10 @@ class PlannedAsset:
         reasons: why, against the nearest stored result, a line each; of `raw_corpus`, also what the plan rests on.
         num_tokens: tokens that would go through a model; None where unknown or none do.
         flops: floating-point operations of that; None where unknown.
-        seconds: estimate, from earlier results of the same asset or from `ASSUMED_FLOPS_PER_SECOND`.
+        seconds: estimate, from earlier results of the same shape, or else by the speed of a device.
         is_measured: whether the seconds come from earlier results.
         num_bytes: disk that it would take; None where unknown.
+        problems: why it cannot be made, as far as its settings say.
     """
 
     key: str
@@ -49,6 +54,7 @@ class PlannedAsset:
     seconds: float | None = None
     is_measured: bool = False
     num_bytes: int | None = None
+    problems: tuple[str, ...] = ()
 
     @property
     def is_complete(self) -> bool:
@@ -56,44 +62,43 @@ class PlannedAsset:
         return self.num_missing == 0
 
 
-def plan(pipeline: Pipeline, report: Callable[[str], None] = print) -> list[PlannedAsset]:
-    """Return what materialising the whole experiment would do, asset by asset.
+def plan(pipeline: Pipeline, speed: Speed | None = None) -> list[PlannedAsset]:
+    """Return what materialising the whole experiment would do, asset by asset; nothing is written.
 
     Args:
         pipeline: the experiment.
-        report: takes a line of progress.
+        speed: says how long a model takes, where no earlier result tells; without it nobody knows.
 
     Raises:
-        ModelError: if a folder that the experiment names is not there.
+        ModelError: if a folder that the experiment names is not there, or not what its files say.
     """
-    snapshot, why_not_now = current_snapshot(pipeline.graph[RAW_CORPUS], pipeline.store, report)
-    planned = plan_on(pipeline, snapshot)
+    snapshot, why_not_now = current_snapshot(pipeline.graph[RAW_CORPUS], pipeline.store)
+    planned = plan_on(pipeline.looked_at(), snapshot, speed)
     if why_not_now is None:
         return planned
     return [replace(one, reasons=(why_not_now, *one.reasons)) if one.key == RAW_CORPUS else one for one in planned]
 
 
-def plan_on(pipeline: Pipeline, snapshot: Snapshot | None) -> list[PlannedAsset]:
+def plan_on(pipeline: Pipeline, snapshot: Snapshot | None, speed: Speed | None = None) -> list[PlannedAsset]:
     """Return what materialising the whole experiment would do on one state of the corpus; None: it is unknown."""
     fingerprints = None if snapshot is None else pipeline.fingerprints(snapshot)
-    sizes = Sizes(pipeline, fingerprints)
-    return [_planned(pipeline, fingerprints, sizes, node) for node in pipeline.graph.values()]
+    planning = _Planning(
+        fingerprints=fingerprints,
+        sizes=Sizes(pipeline, snapshot, fingerprints),
+        earlier=None if fingerprints is None else EarlierResults(pipeline, fingerprints),
+        store=pipeline.store,
+        speed=speed,
+    )
+    return [planning.planned(node) for node in pipeline.graph.values()]
 
 
-def require_possible(pipeline: Pipeline, planned: Iterable[PlannedAsset]) -> None:
+def require_possible(planned: Iterable[PlannedAsset]) -> None:
     """Make sure, before anything is paid for, that what is missing can be made as far as its settings say.
 
     Raises:
         ExperimentError: with everything that cannot, asset by asset.
     """
-    sizes = Sizes(pipeline, None)
-    nodes = (pipeline.graph[one.key] for one in planned if not one.is_complete)
-    problems = [
-        f"{node.key}: {problem}"
-        for node in nodes
-        if node.kind.problems is not None
-        for problem in node.kind.problems(node, sizes)
-    ]
+    problems = [f"{one.key}: {problem}" for one in planned for problem in one.problems]
     if problems:
         raise ExperimentError("\n".join(["the experiment cannot be made as it stands:", *problems]))
 
@@ -103,33 +108,71 @@ def missing_recipes(store: Store, fingerprints: Fingerprints, key: str) -> list[
     return [recipe for recipe in fingerprints.stored(key) if store.find(recipe) is None]
 
 
-def _planned(pipeline: Pipeline, fingerprints: Fingerprints | None, sizes: Sizes, node: Node[Any]) -> PlannedAsset:
-    earlier: list[Manifest] = []
-    missing, num_stored = None, 0
-    reasons: tuple[str, ...] = ()
-    if fingerprints is not None:
-        absent = missing_recipes(pipeline.store, fingerprints, node.key)
-        missing = len(absent)
-        num_stored = len(fingerprints.stored(node.key)) - missing
+@dataclass(frozen=True, kw_only=True)
+class _Planning:
+    """What a plan rests on; without fingerprints, the corpus is unknown."""
+
+    fingerprints: Fingerprints | None
+    sizes: Sizes
+    earlier: EarlierResults | None
+    store: Store
+    speed: Speed | None
+
+    def planned(self, node: Node[Any]) -> PlannedAsset:
+        """Return what would happen to one asset."""
+        if self.fingerprints is None or self.earlier is None:
+            cost = _cost(node, self.sizes, None)
+            return self._described(node, cost, num_stored=0, num_missing=None)
+        absent = missing_recipes(self.store, self.fingerprints, node.key)
+        num_stored = len(self.fingerprints.stored(node.key)) - len(absent)
         if not absent:
             return PlannedAsset(key=node.key, num_stored=num_stored, num_missing=0)
-        earlier = [result.manifest for result in pipeline.store.results(node.key)]
-        reasons = tuple(_reasons(absent, earlier))
-    share = 1.0 if missing is None else missing / (missing + num_stored)
-    cost = Cost() if node.kind.cost is None else node.kind.cost(node, sizes, share)
-    measured = _measured_seconds(earlier, cost.num_tokens, missing)
-    assumed = cost.flops / ASSUMED_FLOPS_PER_SECOND if cost.flops is not None else None
-    return PlannedAsset(
-        key=node.key,
-        num_stored=num_stored,
-        num_missing=missing,
-        reasons=reasons,
-        num_tokens=cost.num_tokens,
-        flops=cost.flops,
-        seconds=measured if measured is not None else assumed,
-        is_measured=measured is not None,
-        num_bytes=cost.num_bytes,
-    )
+        cost = _cost(node, self.sizes, self._missing_pieces(node, absent))
+        return self._described(
+            node,
+            cost,
+            num_stored=num_stored,
+            num_missing=len(absent),
+            reasons=tuple(_reasons(absent, self.earlier.of(node.key))),
+            measured=self.earlier.seconds(node, absent, cost),
+        )
+
+    def _missing_pieces(self, node: Node[Any], absent: list[Recipe]) -> list[str] | None:
+        if node.kind.pieces is None or self.fingerprints is None:
+            return None
+        missing = {recipe.fingerprint for recipe in absent}
+        pieces = self.fingerprints.pieces(node.key)
+        return [piece for piece, recipe in pieces.items() if recipe.fingerprint in missing]
+
+    def _described(
+        self,
+        node: Node[Any],
+        cost: Cost,
+        *,
+        num_stored: int,
+        num_missing: int | None,
+        reasons: tuple[str, ...] = (),
+        measured: float | None = None,
+    ) -> PlannedAsset:
+        seconds = measured
+        if seconds is None and self.speed is not None and cost.passes:
+            seconds = sum(map(self.speed, cost.passes))
+        return PlannedAsset(
+            key=node.key,
+            num_stored=num_stored,
+            num_missing=num_missing,
+            reasons=reasons,
+            num_tokens=cost.num_tokens,
+            flops=cost.flops,
+            seconds=seconds,
+            is_measured=measured is not None,
+            num_bytes=cost.num_bytes,
+            problems=() if node.kind.problems is None else tuple(node.kind.problems(node, self.sizes)),
+        )
+
+
+def _cost(node: Node[Any], sizes: Sizes, pieces: list[str] | None) -> Cost:
+    return Cost() if node.kind.cost is None else node.kind.cost(node, sizes, pieces)
 
 
 def _reasons(absent: list[Recipe], earlier: list[Manifest]) -> Iterator[str]:
@@ -166,15 +209,3 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "")
             # A setting at its default is not among the ingredients.
             was, now = (repr(one[name]) if name in one else "default" for one in (old, new))
             yield f"{place}: {was} -> {now}"
-
-
-def _measured_seconds(earlier: list[Manifest], num_tokens: int | None, num_missing: int | None) -> float | None:
-    """Scale what earlier results of the asset took: by tokens where a model runs, else by their number."""
-    timed = [manifest for manifest in earlier if "pieces" not in manifest.facts]  # those only list what others hold
-    if not timed or num_missing is None:
-        return None
-    seconds = sum(manifest.seconds for manifest in timed)
-    tokens = sum(model_tokens(manifest.facts) for manifest in timed)
-    if num_tokens is not None and tokens:
-        return num_tokens * seconds / tokens
-    return num_missing * seconds / len(timed)

@@ -83,25 +83,23 @@ def look(node: Node[Listing], store: Store, report: Callable[[str], None]) -> Sn
         CorpusError: if the corpus is not there, empty, or cannot be read.
     """
     source = node.settings.source
-    files: FileSource = _demo_files(source, store, report) if isinstance(source, DemoSource) else source
-    known = _known_stamps(node, store)
-    observed = observe_corpus(files, known=known, now_ns=time.time_ns(), warehouse=store.root)
-    shards = observed.shards
-    stamps = {shard.name: (shard.stamp, shard.fingerprint) for shard in shards if shard.stamp is not None}
-    if stamps != known:
+    if isinstance(source, DemoSource):
+        store.make(demo_recipe(source), lambda draft: write_demo_corpus(source, draft.path, report))
+    snapshot = _seen_now(node, store)
+    stamps = {shard.name: (shard.stamp, shard.fingerprint) for shard in snapshot.shards if shard.stamp is not None}
+    if stamps != _known_stamps(node, store):
         write_note(_beside(node, store, "stamps"), stamps)
-    return replace(_snapshot_of(node, shards), left_out=observed.left_out)
+    return snapshot
 
 
-def current_snapshot(
-    node: Node[Listing], store: Store, report: Callable[[str], None]
-) -> tuple[Snapshot | None, str | None]:
+def current_snapshot(node: Node[Listing], store: Store) -> tuple[Snapshot | None, str | None]:
     """Return the corpus as it is, where that can be seen without a network; else as it was seen last.
+
+    Nothing is written: what this look has read, the next one reads again.
 
     Args:
         node: the node of `raw_corpus`.
         store: the warehouse.
-        report: takes a line of progress.
 
     Returns:
         The snapshot, None where nobody has looked yet; and why it is not the present one, None where it is.
@@ -115,7 +113,7 @@ def current_snapshot(
         why = None
     if why is None:
         try:
-            return look(node, store, report), None
+            return _seen_now(node, store), None
         except CorpusError as error:
             why = str(error)
     try:
@@ -206,9 +204,15 @@ def demo_recipe(source: DemoSource) -> Recipe:
     )
 
 
-def _demo_files(source: DemoSource, store: Store, report: Callable[[str], None]) -> DemoFiles:
-    result = store.make(demo_recipe(source), lambda draft: write_demo_corpus(source, draft.path, report))
-    return DemoFiles(str(result.folder))
+def _seen_now(node: Node[Listing], store: Store) -> Snapshot:
+    """Return the corpus as it is; the files of the demo are there."""
+    source = node.settings.source
+    files: FileSource = source
+    if isinstance(source, DemoSource):
+        files = DemoFiles(str(store.require(demo_recipe(source)).folder))
+    known = _known_stamps(node, store)
+    observed = observe_corpus(files, known=known, now_ns=time.time_ns(), warehouse=store.root)
+    return replace(_snapshot_of(node, observed.shards), left_out=observed.left_out)
 
 
 def _known_stamps(node: Node[Listing], store: Store) -> dict[str, tuple[str, str]]:
