@@ -173,6 +173,7 @@ def test_prune_lists_first_and_deletes_what_nobody_refers_to_when_told(experimen
     store = pipeline.store
     wanted = documents_recipe(pipeline)
     kept = store_something(store, wanted)
+    store_something(store, pipeline.latest_fingerprints().recipe("documents"))
     old = store_something(store, Recipe(kind="documents", code_version="an older one"))
     work = store.root / ".work"
     gone = [work / f"sequences-{'a' * 32}", store.root / "bpe" / "sequences" / ("c" * 32)]
@@ -198,6 +199,26 @@ def test_prune_lists_first_and_deletes_what_nobody_refers_to_when_told(experimen
     for folder in (kept.folder, in_use, to_go_on):
         assert folder.exists()
     assert store.find(wanted) is not None
+
+
+def test_prune_straight_after_a_change_of_the_corpus_offers_nothing_that_has_no_successor(experiment, tmp_path, capsys):
+    """Every model learns from every file here, so that a new file makes each of them another one."""
+    pipeline = open_pipeline(experiment)
+    store = pipeline.store
+    before = pipeline.latest_fingerprints()
+    old = store_something(store, before.recipe("large/teacher_model"))
+    tokenizer = store_something(store, before.recipe("bpe/tokenizer"))
+    scores = store_something(store, before.pieces("large/teacher_scores")["a.jsonl"])
+    write_shard(tmp_path / "corpus" / "b.jsonl", ("heapq",))
+    see(pipeline)
+    assert main(["prune", str(experiment)]) == 0
+    printed = capsys.readouterr().out
+    for kept in (old, tokenizer, scores):
+        assert str(kept.folder) not in printed
+    store_something(store, pipeline.latest_fingerprints().recipe("large/teacher_model"))
+    assert main(["prune", str(experiment)]) == 0
+    printed = capsys.readouterr().out
+    assert str(old.folder) in printed and str(tokenizer.folder) not in printed
 
 
 def see(pipeline):

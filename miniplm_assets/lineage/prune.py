@@ -6,18 +6,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from miniplm_assets.core.recipe import FINGERPRINT_HEX_DIGITS
 from miniplm_assets.experiment import DemoSource
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS
+from miniplm_assets.lineage.kind import Node
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.snapshot import demo_recipe
 from miniplm_assets.storage.files import try_lock
-from miniplm_assets.storage.manifest import MANIFEST
+from miniplm_assets.storage.manifest import MANIFEST, Manifest
 from miniplm_assets.storage.store import LOCK, WORK, Result, Store
 
 _FINGERPRINT: Final = re.compile(rf"[0-9a-f]{{{FINGERPRINT_HEX_DIGITS}}}")
+# In place of a corpus file or a seed: the result of a whole asset.
+_WHOLE: Final = ""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,9 @@ class Leftover:
 
 def referenced(pipelines: Sequence[Pipeline]) -> set[tuple[str, str]]:
     """Return kind and fingerprint of all results of the experiments, each on the latest state of its corpus.
+
+    Where one of these is not made yet, the newest that there is of its asset, or of its piece, counts in its place:
+    what a changed corpus or setting replaces is the best that there is until then.
 
     Raises:
         MissingResultError: if the corpus of one has never been looked at, so that its results are unknown.
@@ -101,12 +107,34 @@ def _num_bytes(folder: Path) -> int:
 
 
 def _referenced(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
-    fingerprints = pipeline.latest_fingerprints()
-    recipes = [fingerprints.recipe(key) for key in pipeline.graph]
+    fingerprints, store = pipeline.latest_fingerprints(), pipeline.store
     for key, node in pipeline.graph.items():
+        wanted = {_WHOLE: fingerprints.recipe(key)}
         if node.kind.pieces:
-            recipes.extend(fingerprints.pieces(key).values())
+            wanted |= fingerprints.pieces(key)
+        yield from ((recipe.kind, recipe.fingerprint) for recipe in wanted.values())
+        missing = {piece for piece, recipe in wanted.items() if store.find(recipe) is None}
+        if missing:
+            yield from ((node.kind.name, newest) for newest in _newest(node, store, missing))
     source = pipeline.graph[RAW_CORPUS].settings.source
     if isinstance(source, DemoSource):
-        recipes.append(demo_recipe(source))
-    yield from ((recipe.kind, recipe.fingerprint) for recipe in recipes)
+        demo = demo_recipe(source)
+        yield demo.kind, demo.fingerprint
+
+
+def _newest(node: Node[Any], store: Store, pieces: set[str]) -> Iterator[str]:
+    """Yield the fingerprint of the newest result of each of some pieces of an asset."""
+    found: dict[str, Manifest] = {}
+    for manifest in (result.manifest for result in store.results(node.key)):
+        piece = _piece_of(node, manifest)
+        if piece in pieces and (piece not in found or manifest.created_at >= found[piece].created_at):
+            found[piece] = manifest
+    yield from (manifest.fingerprint for manifest in found.values())
+
+
+def _piece_of(node: Node[Any], manifest: Manifest) -> str:
+    """Return which corpus file, or which seed, a result of an asset is of."""
+    ingredients = manifest.ingredients
+    if node.kind.pieces == "seed":
+        return str(ingredients["settings"].get("seed", _WHOLE))
+    return ingredients.get("shard") or _WHOLE
