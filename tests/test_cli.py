@@ -85,7 +85,7 @@ def test_a_plan_without_its_corpus_says_what_it_rests_on(experiment, tmp_path):
     (tmp_path / "corpus").rename(tmp_path / "gone")
     listing, documents = plan(pipeline)[:2]
     assert listing.is_complete
-    assert listing.reasons[0].startswith("no corpus file found in ")
+    assert listing.reasons[0].startswith("corpus.source.path ")
     assert listing.reasons[0].endswith("this is for the corpus as it was seen last")
     assert documents.num_missing == 1 and documents.reasons == ("never computed",)
 

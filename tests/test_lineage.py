@@ -195,7 +195,7 @@ def copied(kind, folder):
     if kind == "tokenizer":
         settings = FolderTokenizer(source="folder", path=str(folder))
         return Node(kind=TOKENIZER, names=("bpe",), settings=settings, folder=folder)
-    settings = CopiedModel(model=FolderModel(source="folder", path=str(folder)), max_sequence_tokens=9)
+    settings = CopiedModel(model=FolderModel(source="folder", path=str(folder)), max_sequence_tokens=9, backend="torch")
     return Node(kind=MODELS[kind.removesuffix("_model")], names=("large",), settings=settings, folder=folder)
 
 

@@ -207,9 +207,8 @@ def demo_recipe(source: DemoSource) -> Recipe:
 def _seen_now(node: Node[Listing], store: Store) -> Snapshot:
     """Return the corpus as it is; the files of the demo are there."""
     source = node.settings.source
-    files: FileSource = source
-    if isinstance(source, DemoSource):
-        files = DemoFiles(str(store.require(demo_recipe(source)).folder))
+    files: FileSource
+    files = DemoFiles(str(store.require(demo_recipe(source)).folder)) if isinstance(source, DemoSource) else source
     known = _known_stamps(node, store)
     observed = observe_corpus(files, known=known, now_ns=time.time_ns(), warehouse=store.root)
     return replace(_snapshot_of(node, observed.shards), left_out=observed.left_out)
