@@ -14,12 +14,14 @@ END = 0
 STOP = 1  # a token that ends a sentence
 ENDS_SENTENCE = np.array([False, True, False, False])
 WIDTHS = {
+    "num_sequences": np.int64,
     "num_tokens": np.int64,
     "token_ids": np.int32,
     "num_spans": np.int64,
     "document_ids": np.int64,
     "char_starts": np.int64,
     "char_ends": np.int64,
+    "finished_document_ids": np.int64,
 }
 
 
@@ -40,16 +42,26 @@ def encoded(texts: list[Text]) -> EncodedTexts:
 
 
 def pack(batches: list[list[Text]], *, max_tokens: int, trims: bool) -> list[tuple[list[int], list[tuple[int, ...]]]]:
-    packer = Packer(max_tokens=max_tokens, end_of_document_id=END, ends_sentence=ENDS_SENTENCE if trims else None)
+    """Pack one stream; its documents are numbered from 100."""
+    packer: Packer[str] = Packer(
+        max_tokens=max_tokens, end_of_document_id=END, ends_sentence=ENDS_SENTENCE if trims else None
+    )
     first = 100
     sequences = []
+    finished: list[int] = []
     for batch in batches:
-        ids = np.arange(first, first + len(batch))
+        packed = push(packer, list(range(first, first + len(batch))), batch)
         first += len(batch)
-        sequences += as_lists(packer.push(ids, encoded(batch)))
-    sequences += as_lists(packer.finish())
-    assert packer.open_document_ids == set()
-    return sequences
+        sequences += as_lists(packed)
+        finished += packed.finished_document_ids.tolist()
+    packed = packer.finish(packer.open_streams)
+    assert packer.open_streams == []
+    assert sorted([*finished, *packed.finished_document_ids.tolist()]) == list(range(100, first))
+    return sequences + as_lists(packed)
+
+
+def push(packer: Packer[str], document_ids: list[int], texts: list[Text]) -> PackedSequences:
+    return packer.push(["only"], [len(texts)], np.array(document_ids), encoded(texts))
 
 
 def as_lists(packed: PackedSequences) -> list[tuple[list[int], list[tuple[int, ...]]]]:
@@ -60,6 +72,7 @@ def as_lists(packed: PackedSequences) -> list[tuple[list[int], list[tuple[int, .
         sequences.append((tokens[:num_tokens], spans[:num_spans]))
         tokens, spans = tokens[num_tokens:], spans[num_spans:]
     assert not tokens and not spans
+    assert int(packed.num_sequences.sum()) == len(sequences)
     return sequences
 
 
@@ -124,6 +137,45 @@ def test_packing_equals_the_plain_implementation(
         assert spans[-1][1] == text.char_ends[-1]
 
 
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), a_text()), max_size=24),
+    st.integers(8, 24),
+    st.booleans(),
+    st.integers(1, 9),
+)
+def test_each_stream_is_packed_as_if_it_were_alone(
+    documents: list[tuple[str, Text]], max_tokens: int, trims: bool, num_at_once: int
+) -> None:
+    packer: Packer[str] = Packer(
+        max_tokens=max_tokens, end_of_document_id=END, ends_sentence=ENDS_SENTENCE if trims else None
+    )
+    found: dict[str, list[tuple[list[int], list[tuple[int, ...]]]]] = {stream: [] for stream in "abc"}
+
+    def take(streams: list[str], packed: PackedSequences) -> None:
+        sequences = as_lists(packed)
+        for stream, num_sequences in zip(streams, packed.num_sequences.tolist(), strict=True):
+            found[stream] += sequences[:num_sequences]
+            sequences = sequences[num_sequences:]
+
+    # A document's number says which of its stream it is, as in a stream that is packed alone.
+    numbers = dict.fromkeys("abc", 100)
+    for first in range(0, len(documents), num_at_once):
+        batch = sorted(documents[first : first + num_at_once], key=lambda document: document[0])
+        ids = []
+        for stream, _ in batch:
+            ids.append(numbers[stream])
+            numbers[stream] += 1
+        streams = sorted({stream for stream, _ in batch})
+        num_documents = [sum(one == stream for one, _ in batch) for stream in streams]
+        take(streams, packer.push(streams, num_documents, np.array(ids), encoded([text for _, text in batch])))
+    last_ones = sorted(packer.open_streams)
+    take(last_ones, packer.finish(last_ones))
+
+    for stream in "abc":
+        texts = [text for one, text in documents if one == stream]
+        assert found[stream] == packed_plainly(texts, max_tokens=max_tokens, trims=trims)
+
+
 def letters(tokens: list[int]) -> Text:
     return Text(tokens, list(range(1, len(tokens) + 1)), [True] * len(tokens))
 
@@ -183,22 +235,25 @@ def test_half_is_counted_from_where_the_sequence_starts() -> None:
     assert [len(tokens) for tokens, _ in pack([[text]], max_tokens=8, trims=True)] == [8, 8, 8, 5]
 
 
-def test_only_what_is_not_given_out_yet_is_open() -> None:
-    packer = Packer(max_tokens=8, end_of_document_id=END, ends_sentence=None)
-    assert packer.open_document_ids == set()
-    assert len(packer.push(np.array([100]), encoded([letters([2] * 3)])).num_tokens) == 0
-    assert packer.open_document_ids == {100}
-    [given_out] = as_lists(packer.push(np.array([101]), encoded([letters([3] * 9)])))
-    assert given_out == ([2, 2, 2, END, 3, 3, 3, 3], [(100, 0, 3), (101, 0, 4)])
-    assert packer.open_document_ids == {101}
-    assert as_lists(packer.finish()) == [([3] * 5 + [END], [(101, 4, 9)])]
-    assert packer.open_document_ids == set()
+def test_a_document_is_finished_with_its_last_token() -> None:
+    packer: Packer[str] = Packer(max_tokens=8, end_of_document_id=END, ends_sentence=None)
+    assert packer.open_streams == []
+    packed = push(packer, [100], [letters([2] * 3)])
+    assert (len(packed.num_tokens), packed.finished_document_ids.tolist()) == (0, [])
+    assert packer.open_streams == ["only"]
+    packed = push(packer, [101], [letters([3] * 9)])
+    assert as_lists(packed) == [([2, 2, 2, END, 3, 3, 3, 3], [(100, 0, 3), (101, 0, 4)])]
+    assert packed.finished_document_ids.tolist() == [100]
+    packed = packer.finish(["only"])
+    assert as_lists(packed) == [([3] * 5 + [END], [(101, 4, 9)])]
+    assert packed.finished_document_ids.tolist() == [101]
+    assert packer.open_streams == []
 
 
 @pytest.mark.parametrize("ends_sentence", [None, ENDS_SENTENCE])
 def test_columns_have_the_widths_that_are_stored(ends_sentence: NDArray[np.bool_] | None) -> None:
-    packer = Packer(max_tokens=8, end_of_document_id=END, ends_sentence=ends_sentence)
-    for packed in (packer.push(np.array([100]), encoded([letters([2] * 20)])), packer.finish(), packer.finish()):
+    packer: Packer[str] = Packer(max_tokens=8, end_of_document_id=END, ends_sentence=ends_sentence)
+    for packed in (push(packer, [100], [letters([2] * 20)]), packer.finish(["only"]), packer.finish([])):
         assert {name: getattr(packed, name).dtype for name in WIDTHS} == WIDTHS
         assert packed.document_ids.tolist() == [100] * len(packed.num_tokens)
 

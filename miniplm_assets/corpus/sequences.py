@@ -1,8 +1,8 @@
 """From documents to token sequences: tokenised, packed by domain and split, numbered."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,16 +27,10 @@ from miniplm_assets.storage.tables import SEQUENCES as SEQUENCES_FILE
 _CHUNK_BYTES: Final = 4 << 20
 
 
-class _Stream:
-    """The documents of one domain and split: their packer, and the texts that it has not given out whole."""
-
-    def __init__(self, packer: Packer) -> None:
-        self.packer = packer
-        self.texts: dict[int, str] = {}
-
-    def forget_finished(self) -> None:
-        unfinished = self.packer.open_document_ids
-        self.texts = {document_id: self.texts[document_id] for document_id in unfinished}
+# Less than a sequence of each: some megabytes.
+_STREAMS_AT_ONCE: Final = 1_024
+# Domain and split.
+_Stream = tuple[str, str]
 
 
 def write_sequences(
@@ -70,45 +64,46 @@ def write_sequences(
     tokenizer = load_tokenizer(tokenizer_folder)
     max_tokens = sequences.sequence_length + 1
     ids = RowNumbers(shard_fingerprint, shard=shard)
-    streams: dict[tuple[str, str], _Stream] = {}
+    packer: Packer[_Stream] = Packer(
+        max_tokens=max_tokens,
+        end_of_document_id=tokenizer.end_of_document_id,
+        ends_sentence=tokenizer.ends_sentence if sequences.trim_to_sentence_end else None,
+    )
+    texts: dict[int, str] = {}  # those that have not been given out whole
     tokens_per_split = dict.fromkeys(SPLITS, 0)
     num_documents = num_sequences = num_bytes = 0
     progress = Progress(report)
     with RowGroupWriter(folder / SEQUENCES_FILE, SEQUENCES) as writer:
 
-        def write(key: tuple[str, str], packed: PackedSequences) -> None:
+        def write(streams: Sequence[_Stream], packed: PackedSequences) -> None:
             nonlocal num_sequences
             if len(packed.num_tokens):
-                writer.write(_columns(packed, key, streams[key].texts, ids.take(len(packed.num_tokens)), shard))
+                columns = _columns(packed, streams, texts, ids.take(len(packed.num_tokens)), shard)
+                writer.write(columns, num_rows_of_parts=packed.num_sequences.tolist())
                 num_sequences += len(packed.num_tokens)
-                tokens_per_split[key[1]] += int(packed.num_tokens.sum())
+                for split in SPLITS:
+                    tokens_per_split[split] += int(packed.num_tokens[columns["split"] == split].sum())
+            for document_id in packed.finished_document_ids.tolist():
+                del texts[document_id]
 
         for rows, encoded in _encoded(_chunks(documents), tokenizer):
             _require_tokens(encoded.num_tokens, rows, shard)
-            first = 0
-            for key, members in groupby(rows, key=lambda row: (row["domain"], row["split"])):
-                added = {row["document_id"]: row["text"] for row in members}
-                stream = streams.get(key)
-                if stream is None:
-                    stream = streams[key] = _Stream(
-                        Packer(
-                            max_tokens=max_tokens,
-                            end_of_document_id=tokenizer.end_of_document_id,
-                            ends_sentence=tokenizer.ends_sentence if sequences.trim_to_sentence_end else None,
-                        )
-                    )
-                stream.texts |= added
-                texts = encoded.texts(first, first + len(added))
-                write(key, stream.packer.push(np.array(list(added), dtype=np.int64), texts))
-                stream.forget_finished()
-                first += len(added)
+            num_per_stream = Counter((row["domain"], row["split"]) for row in rows)
+            document_ids = [row["document_id"] for row in rows]
+            texts |= zip(document_ids, (row["text"] for row in rows), strict=True)
+            packed = packer.push(
+                list(num_per_stream), list(num_per_stream.values()), np.array(document_ids, dtype=np.int64), encoded
+            )
+            write(list(num_per_stream), packed)
             num_documents += len(rows)
             num_bytes += sum(row["num_bytes"] for row in rows)
             progress.say(
                 f"{shard}: {num_documents:,} documents, {num_bytes / 1e6:,.0f} MB, {num_sequences:,} sequences"
             )
-        for key in sorted(streams):
-            write(key, streams[key].packer.finish())
+        open_streams = sorted(packer.open_streams)
+        for first in range(0, len(open_streams), _STREAMS_AT_ONCE):
+            last_ones = open_streams[first : first + _STREAMS_AT_ONCE]
+            write(last_ones, packer.finish(last_ones))
     num_tokens = sum(tokens_per_split.values())
     return {
         "num_documents": num_documents,
@@ -165,19 +160,18 @@ def _require_tokens(num_tokens: NDArray[np.int64], rows: list[dict[str, Any]], s
 
 
 def _columns(
-    packed: PackedSequences, key: tuple[str, str], texts: dict[int, str], ids: NDArray[np.int64], shard: str
+    packed: PackedSequences, streams: Sequence[_Stream], texts: dict[int, str], ids: NDArray[np.int64], shard: str
 ) -> dict[str, Any]:
-    """Return the columns of sequences.parquet for finished sequences of one stream."""
-    domain, split = key
-    num_sequences = len(packed.num_tokens)
+    """Return the columns of sequences.parquet for finished sequences of some streams."""
     spans = zip(packed.document_ids.tolist(), packed.char_starts.tolist(), packed.char_ends.tolist(), strict=True)
     pieces = pa.array([texts[document_id][start:end] for document_id, start, end in spans], type=pa.string())
     span_starts = _offsets(packed.num_spans)
+    domains, splits = zip(*streams, strict=True)
     return {
         "sequence_id": ids,
-        "shard": [shard] * num_sequences,
-        "domain": [domain] * num_sequences,
-        "split": [split] * num_sequences,
+        "shard": [shard] * len(ids),
+        "domain": np.repeat(np.array(domains, dtype=object), packed.num_sequences),
+        "split": np.repeat(np.array(splits, dtype=object), packed.num_sequences),
         "num_tokens": packed.num_tokens.astype(np.int32),
         "num_bytes": np.add.reduceat(pc.binary_length(pieces).to_numpy().astype(np.int64), span_starts[:-1]),
         "token_ids": pa.ListArray.from_arrays(_offsets(packed.num_tokens), packed.token_ids),

@@ -1,6 +1,6 @@
 """The Parquet files of the corpus: their columns, and a writer that holds one row group at a time."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -66,17 +66,33 @@ class RowGroupWriter:
         dictionary = [name for name in schema.names if name in _DICTIONARY_COLUMNS]
         self._writer = pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=dictionary)
         self._waiting: list[pa.Table] = []
+        self._num_waiting_rows = self._num_waiting_bytes = 0
 
-    def write(self, columns: Mapping[str, Any]) -> None:
-        """Add rows: a list or array for each column."""
-        self._waiting.append(pa.table(dict(columns), schema=self._schema))
-        num_rows = sum(table.num_rows for table in self._waiting)
-        if num_rows >= ROW_GROUP_ROWS or sum(table.nbytes for table in self._waiting) >= ROW_GROUP_BYTES:
+    def write(self, columns: Mapping[str, Any], *, num_rows_of_parts: Sequence[int] | None = None) -> None:
+        """Add rows: a list or array for each column.
+
+        Args:
+            columns: by name.
+            num_rows_of_parts: a row group ends with one of these parts of the rows; absent: with the last row.
+        """
+        table = pa.table(dict(columns), schema=self._schema)
+        start = 0
+        for num_rows in [table.num_rows] if num_rows_of_parts is None else num_rows_of_parts:
+            if num_rows:
+                self._add(table.slice(start, num_rows))
+            start += num_rows
+
+    def _add(self, table: pa.Table) -> None:
+        self._waiting.append(table)
+        self._num_waiting_rows += table.num_rows
+        self._num_waiting_bytes += table.nbytes
+        if self._num_waiting_rows >= ROW_GROUP_ROWS or self._num_waiting_bytes >= ROW_GROUP_BYTES:
             self._flush()
 
     def _flush(self) -> None:
         table = pa.concat_tables(self._waiting)
         self._waiting = []
+        self._num_waiting_rows = self._num_waiting_bytes = 0
         if table.num_rows:
             self._writer.write_table(table, row_group_size=table.num_rows)
 
