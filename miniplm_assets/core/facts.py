@@ -11,12 +11,16 @@ def sum_facts(facts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """
     total: dict[str, Any] = {}
     for shard in facts:
-        for name, value in shard.items():
-            if isinstance(value, Mapping):
-                total[name] = sum_facts([total.get(name, {}), value])
-            elif isinstance(value, int | float) and not isinstance(value, bool):
-                total[name] = total.get(name, 0) + value
+        _add(total, shard)
     return total
+
+
+def _add(total: dict[str, Any], shard: Mapping[str, Any]) -> None:
+    for name, value in shard.items():
+        if isinstance(value, Mapping):
+            _add(total.setdefault(name, {}), value)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            total[name] = total.get(name, 0) + value
 
 
 def model_tokens(facts: Mapping[str, Any]) -> int:

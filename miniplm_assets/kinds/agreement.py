@@ -1,7 +1,6 @@
 """`<selection>/score_agreement`: a sample scored in two ways, before a refined corpus is written; and its scores."""
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import polars as pl
@@ -81,7 +80,7 @@ def _selected(name: str) -> dict[str, str]:
 def _choose(work: Work[SampledRows]) -> Choose:
     settings = work.settings
     sample = _sample(work, settings.num_random, settings.num_around_cutoff, settings.seed)
-    return partial(rows_of, sample["sequence_id"])
+    return rows_of(sample["sequence_id"])
 
 
 def _sample(work: Work[Any], num_random: int, num_around_cutoff: int, seed: int) -> pl.DataFrame:

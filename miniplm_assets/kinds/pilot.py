@@ -118,12 +118,12 @@ def _make(work: Work[Judging]) -> Result:
         teacher, reference = (
             pl.concat(pl.read_parquet(path, glob=False) for path in work.input_tables(f"{who}_scores")) for who in WHO
         )
-        candidates = pl.concat(
-            pl.scan_parquet(path, glob=False)
-            .filter(pl.col("sequence_id").is_in(teacher["sequence_id"].implode()))
+        candidates = (
+            pl.scan_parquet(work.input_tables(SEQUENCES.name), glob=False)
             .select("sequence_id", "domain", "num_tokens")
-            for path in work.input_tables(SEQUENCES.name)
-        ).collect()
+            .join(teacher.lazy().select("sequence_id"), on="sequence_id", how="semi", maintain_order="left")
+            .collect()
+        )
         if len(candidates) < MIN_SEQUENCES:
             raise ScoringError(
                 f"pilot.share {pilot.share:g} is {len(candidates):,} candidates of this corpus, and fewer than "

@@ -1,7 +1,6 @@
 """`<selection>/rescored_teacher_scores`, ...: the band around another selection's cutoff, scored again."""
 
 from collections.abc import Iterator
-from functools import partial
 
 import polars as pl
 
@@ -55,14 +54,14 @@ def _nodes(blueprint: Blueprint, who: Who) -> Iterator[Node[BandRows]]:
 
 def _choose(work: Work[BandRows]) -> Choose:
     cutoff, within = cutoff_of(work)["cutoff_difference"], work.settings.within_nats
-    band = pl.concat(
-        pl.scan_parquet(path, glob=False)
+    band = (
+        pl.scan_parquet(work.input_tables(DIFFERENCES), glob=False)
         .filter((pl.col("rank_difference") - cutoff).abs() <= within)
         .select("sequence_id")
-        for path in work.input_tables(DIFFERENCES)
-    ).collect()["sequence_id"]
+        .collect()["sequence_id"]
+    )
     work.report(f"{work.node.key}: {len(band):,} candidates within {within:g} nats of the cutoff {cutoff:.4f}")
-    return partial(rows_of, band)
+    return rows_of(band)
 
 
 RESCORED = scores_kinds(

@@ -135,9 +135,19 @@ def scored_by(experiment: Experiment, selection: Selection, who: Who) -> tuple[s
     return name, scored_models(experiment, who)[name]
 
 
-def rows_of(chosen: pl.Series, rows: pl.DataFrame) -> pl.DataFrame:
-    """Keep the rows of some sequence ids."""
-    return rows.filter(pl.col("sequence_id").is_in(chosen.implode()))
+def rows_of(chosen: pl.Series) -> Choose:
+    """Return what keeps the rows of some sequence ids, of a corpus file at a time."""
+    in_order = chosen.sort()
+
+    def choose(rows: pl.DataFrame) -> pl.DataFrame:
+        if rows.is_empty():
+            return rows
+        # The ids of a file stand together: those of all the others need no look.
+        first = in_order.search_sorted(rows["sequence_id"][0], side="left")
+        stop = in_order.search_sorted(rows["sequence_id"][-1], side="right")
+        return rows.filter(pl.col("sequence_id").is_in(in_order[first:stop].implode()))
+
+    return choose
 
 
 @dataclass(frozen=True)

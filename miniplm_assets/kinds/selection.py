@@ -164,12 +164,9 @@ def _expected(refined: Work[SelectionParameters]) -> set[int]:
     pipeline = refined.pipeline
     differences = Work(pipeline, refined.input_node(DIFFERENCES), refined.run)
     cutoff = Work(pipeline, refined.input_node(CUTOFF), refined.run)
-    sequences = pl.concat(
-        pl.scan_parquet(path, glob=False).select("sequence_id", "split", "num_tokens")
-        for path in differences.input_tables(SEQUENCES.name)
-    )
+    sequences = pl.scan_parquet(differences.input_tables(SEQUENCES.name), glob=False)
     return kept_sequences(
-        sequences.filter(pl.col("split") == CANDIDATE).collect(),
+        sequences.filter(pl.col("split") == CANDIDATE).select("sequence_id", "split", "num_tokens").collect(),
         teacher_scores=_read(differences.input_tables("teacher_scores")),
         reference_scores=_read(differences.input_tables("reference_scores")),
         rank_by=differences.settings.rank_by,

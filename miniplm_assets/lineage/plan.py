@@ -180,10 +180,13 @@ def _reasons(absent: list[Recipe], earlier: list[Manifest]) -> Iterator[str]:
     if not earlier:
         yield "never computed"
         return
+    by_shard: dict[str | None, list[Manifest]] = {}
+    for manifest in earlier:
+        by_shard.setdefault(manifest.ingredients.get("shard"), []).append(manifest)
     told: dict[str, int] = {}
     for recipe in absent:
-        same_shard = [manifest for manifest in earlier if manifest.ingredients.get("shard") == recipe.shard]
-        if not same_shard:
+        same_shard = by_shard.get(recipe.shard)
+        if same_shard is None:
             told[f"new file {recipe.shard}"] = 1
             continue
         nearest = min((list(differences(manifest.ingredients, recipe.ingredients)) for manifest in same_shard), key=len)

@@ -6,9 +6,10 @@ The tables are cut by the ids that they hold, never by the names of their files.
 """
 
 import hashlib
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -68,11 +69,31 @@ class IdIndex:
     """Which Parquet files hold which ids, read from their footers once."""
 
     def __init__(self, inputs: Mapping[str, Sequence[Path]], tables: Iterable[str]) -> None:
-        self._spans = {table: [(path, *_id_span(path)) for path in inputs[table]] for table in tables}
+        self._spans = {table: _Spans.of(inputs[table]) for table in tables}
 
     def files(self, table: str, ids: ShardRange) -> list[Path]:
         """Return the files of a table that may hold ids of a range."""
-        return [path for path, low, high in self._spans[table] if low <= ids.last_id and high >= ids.first_id]
+        return self._spans[table].overlapping(ids.first_id, ids.last_id)
+
+
+@dataclass(frozen=True)
+class _Spans:
+    """Files by their smallest id, so that those of a range are found without a look at all the others."""
+
+    paths: list[Path]
+    lows: list[int]
+    highs: list[int]
+    highest_so_far: list[int]
+
+    @classmethod
+    def of(cls, paths: Iterable[Path]) -> "_Spans":
+        spans = sorted((*_id_span(path), path) for path in paths)
+        highs = [high for _, high, _ in spans]
+        return cls([path for *_, path in spans], [low for low, *_ in spans], highs, list(accumulate(highs, max)))
+
+    def overlapping(self, first_id: int, last_id: int) -> list[Path]:
+        start, stop = bisect_left(self.highest_so_far, first_id), bisect_right(self.lows, last_id)
+        return [self.paths[place] for place in range(start, stop) if self.highs[place] >= first_id]
 
 
 def _id_span(path: Path) -> tuple[int, int]:
