@@ -8,6 +8,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from miniplm_assets.core.flops import scoring_flops, training_flops
+from miniplm_assets.experiment import Scoring
+from miniplm_assets.lm.scores import TokenRule
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +39,7 @@ ENOUGH_SECONDS: Final = 1.0
 LARGEST_LOGITS_BYTES: Final = 1 << 28
 # A thread of a CPU scores 2,048 tokens at once; two rounds show how it goes.
 SCORED_TOKENS_PER_THREAD: Final = 4_096
+TOKENS_PER_BATCH: Final = Scoring().tokens_per_batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,22 +196,15 @@ def _time_scoring(architecture: dict[str, Any], one: ModelPass, num_sequences: i
     """Return the seconds a token of scoring, as it is done here."""
     import torch
 
-    from miniplm_assets.lm.torch_scorer import score_with_model
+    from miniplm_assets.lm.torch_scorer import TorchScorer
 
-    model, device = _build(architecture, one, one.dtype), _device()
+    model, device = _build(architecture, one, one.dtype).eval(), _device()
     num_tokens = SCORED_TOKENS_PER_THREAD * torch.get_num_threads()
     num_sequences = min(num_sequences, -(-num_tokens // one.max_sequence_tokens))
     random = np.random.default_rng(0)
     sequences = list(random.integers(one.vocab_size, size=(num_sequences, one.max_sequence_tokens), dtype=np.int32))
-
-    def score() -> None:
-        score_with_model(
-            model,
-            sequences,
-            end_of_document_id=0,
-            score_after_end_of_document=True,
-            tokens_per_batch=16_384,
-            report=lambda _: None,
-        )
-
-    return _least_seconds(score, device) / (num_sequences * one.max_sequence_tokens)
+    rule = TokenRule(end_of_document_id=0, score_after_end_of_document=True)
+    # To begin and to end takes long beside so few tokens, and is not timed.
+    with closing(TorchScorer(model, rule=rule, tokens_per_batch=TOKENS_PER_BATCH, report=lambda _: None)) as scorer:
+        seconds = _least_seconds(lambda: scorer.score(sequences, np.arange(num_sequences)), device)
+    return seconds / (num_sequences * one.max_sequence_tokens)
