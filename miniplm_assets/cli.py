@@ -10,7 +10,13 @@ from miniplm_assets.core.errors import MiniplmError
 from miniplm_assets.kinds.registry import EXPERIMENT_VARIABLE, open_chosen
 from miniplm_assets.lineage.outcome import outcome
 from miniplm_assets.lineage.pipeline import Pipeline
-from miniplm_assets.lineage.plan import ACCELERATOR_FLOPS_PER_SECOND, PlannedAsset, plan, require_possible
+from miniplm_assets.lineage.plan import (
+    ACCELERATOR_FLOPS_PER_SECOND,
+    PlannedAsset,
+    plan,
+    remade_by_a_new_file,
+    require_possible,
+)
 from miniplm_assets.lineage.prune import leftovers, referenced, remove_leftover, unreferenced_results
 from miniplm_assets.lineage.verify import verify_derived, verify_store
 from miniplm_assets.lm.device_speed import DeviceSpeed
@@ -57,8 +63,8 @@ def _outcome(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    speed = DeviceSpeed()
-    planned = plan(_open(options.experiment), speed.seconds)
+    speed, pipeline = DeviceSpeed(), _open(options.experiment)
+    planned = plan(pipeline, speed.seconds)
     require_possible(planned)
     print(f"{'asset':44} {'stored':>7} {'to do':>6} {'tokens':>9} {'FLOPs':>8} {'time':>9} {'disk':>9}")
     for one in planned:
@@ -73,6 +79,13 @@ def _plan(options: argparse.Namespace) -> int:
     print("\n" + _summary(planned, left))
     if any(one.seconds is not None and not one.is_measured for one in left):
         print(f"Times without * follow from what was measured just now: {speed.describe()}.")
+    remade = remade_by_a_new_file(pipeline.graph)
+    if remade:
+        num_remade = len({key for keys in remade.values() for key in keys})
+        print(
+            f"A new corpus file will be dear: {', '.join(remade)} learn from every file, so that all of {num_remade} "
+            "assets that hold a result for each file are made anew; name some files (shards) to learn from."
+        )
     return 0
 
 

@@ -12,12 +12,14 @@ import pytest
 from safetensors.numpy import save_file
 
 from miniplm_assets.cli import main
-from miniplm_assets.core.recipe import Recipe
+from miniplm_assets.core.recipe import Recipe, fingerprint_of
 from miniplm_assets.corpus.tokenizer import train_tokenizer
-from miniplm_assets.kinds.registry import PROJECT, WAREHOUSE_VARIABLE, open_pipeline
-from miniplm_assets.lineage.fingerprints import RAW_CORPUS
+from miniplm_assets.kinds.registry import DEMO, PROJECT, WAREHOUSE_VARIABLE, open_pipeline
+from miniplm_assets.lineage.fingerprints import RAW_CORPUS, Fingerprints
+from miniplm_assets.lineage.folders import FolderFingerprints
 from miniplm_assets.lineage.plan import plan
 from miniplm_assets.lineage.snapshot import look, make_latest, write_listing
+from miniplm_assets.lm.device_speed import DeviceSpeed
 from tests.corpora import tiny_experiment, write_experiment, write_shard
 
 PAPER = PROJECT / "experiments" / "paper.yaml"
@@ -166,6 +168,42 @@ def test_a_plan_knows_tokens_flops_and_time_of_scoring_before_the_first_run(expe
     assert student.seconds == 20.0  # trained, and measured three times on the whole validation split, so small is it
     validation_tokens = planned["no_kd/student_evaluation"].num_tokens
     assert {(one.is_training, one.num_tokens) for one in passes} >= {(True, 6_000), (False, 3 * validation_tokens)}
+
+
+def test_a_plan_says_in_a_line_what_makes_a_new_file_dear(experiment, monkeypatch, capsys):
+    monkeypatch.setattr(DeviceSpeed, "seconds", lambda *_: 1.0)
+    monkeypatch.setattr(DeviceSpeed, "describe", lambda _: "a device")
+    assert main(["plan", str(experiment)]) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "dear" in line]
+    # Sequences and both scores; the documents depend on no model.
+    assert "bpe/tokenizer, large/teacher_model, small/reference_model" in line and "all of 3 assets" in line
+    assert main(["plan", str(DEMO)]) == 0
+    assert "dear" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("path", "files", "added"),
+    [
+        (DEMO, [f"shard-{number:04d}.jsonl" for number in range(4)], "shard-0004.jsonl"),
+        (PAPER, [f"{number:02d}.jsonl.zst" for number in range(30)], "30.jsonl.zst"),
+    ],
+    ids=["demo", "paper"],
+)
+def test_a_new_file_of_the_shipped_experiments_costs_itself(path, files, added, tmp_path):
+    """No model is another one, no stored result of another file is, and those of all files learn from all of them."""
+    pipeline = open_pipeline(path, warehouse=str(tmp_path))
+
+    def fingerprints(names):
+        return Fingerprints(pipeline.graph, {name: fingerprint_of(name) for name in names}, FolderFingerprints(None))
+
+    before, after = fingerprints(files), fingerprints([*files, added])
+    for key, node in pipeline.graph.items():
+        if node.kind.name.endswith(("tokenizer", "teacher_model", "reference_model")):
+            assert after.recipe(key).fingerprint == before.recipe(key).fingerprint, key
+            assert not node.inputs or before.matching_shards(node) == files
+        elif node.kind.pieces == "shard" and "agreement" not in node.kind.name:
+            changed = {name for name, recipe in after.pieces(key).items() if before.pieces(key).get(name) != recipe}
+            assert changed == {added}, key
 
 
 def test_prune_lists_first_and_deletes_what_nobody_refers_to_when_told(experiment, capsys):

@@ -13,7 +13,8 @@ from miniplm_assets.core.errors import ExperimentError
 from miniplm_assets.core.recipe import Recipe
 from miniplm_assets.lineage.earlier import EarlierResults
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS, Fingerprints
-from miniplm_assets.lineage.kind import Cost, Node
+from miniplm_assets.lineage.graph import Graph
+from miniplm_assets.lineage.kind import EVERY_SHARD, Cost, Node
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.sizes import Sizes
 from miniplm_assets.lineage.snapshot import Snapshot, current_snapshot
@@ -24,6 +25,8 @@ from miniplm_assets.storage.store import Store
 # What one H100-class device sustains in bf16, about 40 % of its peak.
 ACCELERATOR_FLOPS_PER_SECOND: Final = 4e14
 
+# What is trained here before the corpus is scored.
+LEARNING_SECTIONS: Final = ("tokenizer", "teacher", "reference")
 # How many seconds tokens take to go through a model.
 Speed: TypeAlias = Callable[[ModelPass], float]
 
@@ -101,6 +104,30 @@ def require_possible(planned: Iterable[PlannedAsset]) -> None:
     problems = [f"{one.key}: {problem}" for one in planned for problem in one.problems]
     if problems:
         raise ExperimentError("\n".join(["the experiment cannot be made as it stands:", *problems]))
+
+
+def remade_by_a_new_file(graph: Graph) -> dict[str, list[str]]:
+    """Return the models and tokenizers that a new corpus file makes other ones, each with what it then makes anew.
+
+    They are trained here on every file, while what needs them is stored file by file.
+
+    Returns:
+        Keys of assets with a result for each corpus file, by the key of what they need.
+    """
+    remade: dict[str, list[str]] = {}
+    for node in graph.values():
+        learns_from_all = node.shards == EVERY_SHARD and any(
+            graph[key].kind.pieces == "shard" for key in node.inputs.values()
+        )
+        if node.kind.section in LEARNING_SECTIONS and node.kind.pieces is None and learns_from_all:
+            remade[node.key] = [
+                other.key for other in graph.values() if other.kind.pieces == "shard" and _needs(graph, other, node.key)
+            ]
+    return remade
+
+
+def _needs(graph: Graph, node: Node[Any], key: str) -> bool:
+    return any(needed == key or _needs(graph, graph[needed], key) for needed in node.inputs.values())
 
 
 def missing_recipes(store: Store, fingerprints: Fingerprints, key: str) -> list[Recipe]:
