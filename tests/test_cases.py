@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from miniplm_assets.cli import main
 from miniplm_assets.core.errors import CorpusError, ExperimentError
@@ -226,3 +227,24 @@ def test_plan_says_what_cannot_be_built(case: Case, capsys: pytest.CaptureFixtur
     architecture_case(case, num_hidden_layer=1)
     assert main(["plan", str(case.folder / "experiment.yaml")]) == 2
     assert "did you mean 'num_hidden_layers'?" in capsys.readouterr().err
+
+
+def test_a_document_without_tokens_is_a_rejected_row(case: Case) -> None:
+    """As a tokenizer that drops control characters does with a document of nothing else."""
+    spec = Tokenizer(models.BPE())
+    spec.normalizer = normalizers.Replace("\x00", "")
+    spec.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    spec.train_from_iterator([], trainers.BpeTrainer(initial_alphabet=alphabet, special_tokens=["</s>"]))
+    (case.folder / "tok").mkdir()
+    spec.save(str(case.folder / "tok" / "tokenizer.json"))
+    (case.folder / "tok" / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
+    case.corpus("a.jsonl", *texts(30), {"text": "\x00\x00"})
+    case.write(tokenizers={"bpe": {"source": "folder", "path": "tok"}})
+    case.make("raw_corpus", "documents", "bpe/tokenizer", "bpe/sequences", "warehouse_catalog")
+    assert case.checks["every_document_is_packed"][0]
+    assert case.checks["no_document_is_rejected"] == (False, "1 documents are in no sequence (no_tokens 1)")
+    with duckdb.connect(case.folder / "wh" / "warehouse.duckdb", read_only=True) as connection:
+        assert connection.execute("select file, line, reason from rejected_documents").fetchall() == [
+            ("a.jsonl", 31, "no_tokens")
+        ]

@@ -1,5 +1,6 @@
 """From documents to sequences on real tokenizers: every token and every character stands in exactly one sequence."""
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -149,10 +150,22 @@ def test_an_empty_shard_gives_an_empty_file(tmp_path: Path, tokenizer_folder: Pa
     assert rows == [] and facts["num_sequences"] == 0
 
 
-def test_a_document_without_tokens_is_named(tmp_path: Path, tokenizer_folder: Path) -> None:
+def test_a_document_that_the_tokenizer_cannot_encode_is_a_rejected_row(tmp_path: Path, tokenizer_folder: Path) -> None:
     tokenizer = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
     tokenizer.normalizer = normalizers.Replace("\x00", "")
     tokenizer.save(str(tokenizer_folder / "tokenizer.json"))
-    write_documents(tmp_path / "documents.parquet", ["words", "\x00\x00", "more words"])
-    with pytest.raises(CorpusError, match=r"shard s\.jsonl: document 1001 \('\\x00\\x00'\) has no tokens"):
+    # A piece of ordinary words ends documents: a word with it would end one in its middle.
+    (tokenizer_folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "z"}))
+    texts = ["words", "\x00\x00", "a zoo", "more words"]
+    write_documents(tmp_path / "documents.parquet", texts)
+    facts, rows = pack(tmp_path / "documents.parquet", tokenizer_folder, tmp_path)
+    assert [text for row in rows for text in row["texts"]] == ["words", "more words"]
+    assert (facts["num_documents"], facts["num_rejected"]) == (2, 2)
+    rejected = pq.read_table(tmp_path / "rejected.parquet").to_pylist()
+    assert [(row["file"], row["line"], row["reason"], row["excerpt"]) for row in rejected] == [
+        ("s.jsonl", 2, "no_tokens", "\x00\x00"),
+        ("s.jsonl", 3, "end_of_document_inside", "a zoo"),
+    ]
+    write_documents(tmp_path / "documents.parquet", texts[1:3])
+    with pytest.raises(CorpusError, match=r"none of its 2 documents \(no_tokens 1, end_of_document_inside 1\)"):
         pack(tmp_path / "documents.parquet", tokenizer_folder, tmp_path)

@@ -63,6 +63,16 @@ class EncodedTexts:
             ends_character=self.ends_character[tokens],
         )
 
+    def keeping(self, kept: NDArray[np.bool_]) -> "EncodedTexts":
+        """Return those texts that are kept, of a mask of shape (texts,)."""
+        tokens = np.repeat(kept, self.num_tokens)
+        return EncodedTexts(
+            num_tokens=self.num_tokens[kept],
+            token_ids=self.token_ids[tokens],
+            char_ends=self.char_ends[tokens],
+            ends_character=self.ends_character[tokens],
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class PackedSequences:

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from miniplm_assets.core.errors import CorpusError
 from miniplm_assets.core.packing import EncodedTexts, PackedSequences, Packer
 from miniplm_assets.core.splits import SPLITS
+from miniplm_assets.corpus.cleaning import excerpt_of
 from miniplm_assets.corpus.encoding import PackingTokenizer
 from miniplm_assets.corpus.progress import Progress, Report
-from miniplm_assets.corpus.tables import SEQUENCES, SPAN, RowGroupWriter, RowNumbers
+from miniplm_assets.corpus.tables import REJECTED, SEQUENCES, SPAN, RowGroupWriter, RowNumbers
 from miniplm_assets.corpus.tokenizer import load_tokenizer
 from miniplm_assets.experiment.schema import Sequences
+from miniplm_assets.storage.tables import REJECTED as REJECTED_FILE
 from miniplm_assets.storage.tables import SEQUENCES as SEQUENCES_FILE
 
 # Text that is encoded at once: enough to keep all cores busy, at some 100 bytes of memory a token. The order of the
@@ -51,14 +53,15 @@ def write_sequences(
         tokenizer_folder: what `load_tokenizer` reads.
         sequences: length, and whether to trim.
         shard_fingerprint: fingerprint of this result, where the ids begin.
-        folder: gets sequences.parquet, ordered by sequence_id.
+        folder: gets sequences.parquet, ordered by sequence_id, and rejected.parquet.
         report: called with a sentence every few seconds.
 
     Returns:
-        num_documents, num_sequences, num_tokens, num_bytes, tokens_per_split.
+        num_documents (that are packed), num_rejected, rejected_per_reason, num_sequences, num_tokens, num_bytes,
+        tokens_per_split.
 
     Raises:
-        CorpusError: if a document has no tokens.
+        CorpusError: if this tokenizer can encode none of the documents.
         ModelError: if the tokenizer cannot be used.
     """
     tokenizer = load_tokenizer(tokenizer_folder)
@@ -73,7 +76,11 @@ def write_sequences(
     tokens_per_split = dict.fromkeys(SPLITS, 0)
     num_documents = num_sequences = num_bytes = 0
     progress = Progress(report)
-    with RowGroupWriter(folder / SEQUENCES_FILE, SEQUENCES) as writer:
+    per_reason: Counter[str] = Counter()
+    with (
+        RowGroupWriter(folder / SEQUENCES_FILE, SEQUENCES) as writer,
+        RowGroupWriter(folder / REJECTED_FILE, REJECTED) as rejected_writer,
+    ):
 
         def write(streams: Sequence[_Stream], packed: PackedSequences) -> None:
             nonlocal num_sequences
@@ -86,8 +93,9 @@ def write_sequences(
             for document_id in packed.finished_document_ids.tolist():
                 del texts[document_id]
 
-        for rows, encoded in _encoded(_chunks(documents), tokenizer):
-            _require_tokens(encoded.num_tokens, rows, shard)
+        for rows, encoded, rejected in _encoded(_chunks(documents), tokenizer):
+            rejected_writer.write(_rejected_columns(rejected, shard))
+            per_reason.update(reason for _, reason in rejected)
             num_per_stream = Counter((row["domain"], row["split"]) for row in rows)
             document_ids = [row["document_id"] for row in rows]
             texts |= zip(document_ids, (row["text"] for row in rows), strict=True)
@@ -104,9 +112,17 @@ def write_sequences(
         for first in range(0, len(open_streams), _STREAMS_AT_ONCE):
             last_ones = open_streams[first : first + _STREAMS_AT_ONCE]
             write(last_ones, packer.finish(last_ones))
+    if per_reason and not num_documents:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in per_reason.most_common())
+        raise CorpusError(
+            f"shard {shard}: the tokenizer can encode none of its {per_reason.total():,} documents ({reasons}). Use "
+            "another tokenizer, or another end-of-document token (eos_token)."
+        )
     num_tokens = sum(tokens_per_split.values())
     return {
         "num_documents": num_documents,
+        "num_rejected": per_reason.total(),
+        "rejected_per_reason": dict(sorted(per_reason.items())),
         "num_sequences": num_sequences,
         "num_tokens": num_tokens,
         "num_bytes": num_bytes,
@@ -114,17 +130,26 @@ def write_sequences(
     }
 
 
-def _encoded(
-    chunks: Iterator[list[dict[str, Any]]], tokenizer: PackingTokenizer
-) -> Iterator[tuple[list[dict[str, Any]], EncodedTexts]]:
-    """Go through the chunks, each by stream and in file order within; the next one is encoded meanwhile."""
+_Row = dict[str, Any]
+_Rejected = list[tuple[_Row, str]]
 
-    def encode(chunk: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], EncodedTexts]:
+
+def _encoded(
+    chunks: Iterator[list[_Row]], tokenizer: PackingTokenizer
+) -> Iterator[tuple[list[_Row], EncodedTexts, _Rejected]]:
+    """Go through the chunks, each by stream and in file order within; the next one is encoded meanwhile.
+
+    Yields:
+        The rows that can be packed, their tokens, and the other rows with the reason.
+    """
+
+    def encode(chunk: list[_Row]) -> tuple[list[_Row], EncodedTexts, _Rejected]:
         rows = sorted(chunk, key=lambda row: (row["domain"], row["split"]))
-        return rows, tokenizer.encode([row["text"] for row in rows])
+        encoded = tokenizer.encode([row["text"] for row in rows])
+        return _without_rejected(rows, encoded, tokenizer.end_of_document_id)
 
     with ThreadPoolExecutor(1, "encode-ahead") as ahead:
-        waiting: Future[tuple[list[dict[str, Any]], EncodedTexts]] | None = None
+        waiting: Future[tuple[list[_Row], EncodedTexts, _Rejected]] | None = None
         for chunk in chunks:
             following = ahead.submit(encode, chunk)
             if waiting is not None:
@@ -134,13 +159,41 @@ def _encoded(
             yield waiting.result()
 
 
+def _without_rejected(
+    rows: list[_Row], encoded: EncodedTexts, end_of_document_id: int
+) -> tuple[list[_Row], EncodedTexts, _Rejected]:
+    """Part what no sequence could hold: a text without a token, or with the one that ends documents within it."""
+    is_empty = encoded.num_tokens == 0
+    owners = np.repeat(np.arange(len(rows)), encoded.num_tokens)[encoded.token_ids == end_of_document_id]
+    kept = ~is_empty
+    kept[owners] = False
+    if kept.all():
+        return rows, encoded, []
+    rejected = [
+        (rows[place], "no_tokens" if is_empty[place] else "end_of_document_inside")
+        for place in np.flatnonzero(~kept).tolist()
+    ]
+    return [row for row, is_kept in zip(rows, kept, strict=True) if is_kept], encoded.keeping(kept), rejected
+
+
+def _rejected_columns(rejected: _Rejected, shard: str) -> dict[str, Any]:
+    """Return the columns of rejected.parquet."""
+    return {
+        "shard": [shard] * len(rejected),
+        "file": [shard] * len(rejected),
+        "line": [row["line"] for row, _ in rejected],
+        "reason": [reason for _, reason in rejected],
+        "excerpt": [excerpt_of(row["text"]) for row, _ in rejected],
+    }
+
+
 def _chunks(documents: Path) -> Iterator[list[dict[str, Any]]]:
     """Go through the documents, some megabytes of text at a time."""
     with pq.ParquetFile(documents) as file:
         chunk: list[dict[str, Any]] = []
         chunk_bytes = 0
         for group in range(file.num_row_groups):
-            table = file.read_row_group(group, columns=["document_id", "domain", "split", "text", "num_bytes"])
+            table = file.read_row_group(group, columns=["document_id", "line", "domain", "split", "text", "num_bytes"])
             for row in table.to_pylist():
                 chunk.append(row)
                 chunk_bytes += row["num_bytes"]
@@ -149,14 +202,6 @@ def _chunks(documents: Path) -> Iterator[list[dict[str, Any]]]:
                     chunk, chunk_bytes = [], 0
         if chunk:
             yield chunk
-
-
-def _require_tokens(num_tokens: NDArray[np.int64], rows: list[dict[str, Any]], shard: str) -> None:
-    for place in np.flatnonzero(num_tokens == 0).tolist():
-        raise CorpusError(
-            f"shard {shard}: document {rows[place]['document_id']} ({rows[place]['text'][:60]!r}) has no tokens in "
-            "this tokenizer, so that it could not stand in any sequence. Take it out, or use another tokenizer."
-        )
 
 
 def _columns(

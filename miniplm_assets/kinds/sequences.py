@@ -18,7 +18,13 @@ from miniplm_assets.storage.store import Draft, Result
 BYTES_PER_TOKEN = 4
 
 EVERY_DOCUMENT_IS_PACKED = Check(
-    "every_document_is_packed", "A failure means that documents of the corpus are in no sequence."
+    "every_document_is_packed",
+    "A failure means that documents of the corpus are in no sequence, and not among the rejected ones either.",
+)
+NO_DOCUMENT_IS_REJECTED = Check(
+    "no_document_is_rejected",
+    "A failure means that this tokenizer cannot encode some documents; rejected.parquet has them.",
+    is_blocking=False,
 )
 
 
@@ -50,14 +56,23 @@ def _make(work: Work[Sequences]) -> Result:
 
     def finish(draft: Draft) -> None:
         num_read = sum(result.facts["num_documents"] for result in documents.values())
-        num_packed = draft.facts["num_documents"]
+        num_packed, num_rejected = draft.facts["num_documents"], draft.facts["num_rejected"]
         max_tokens = draft.facts["num_sequences"] * (work.settings.sequence_length + 1)
         draft.facts["fill_share"] = draft.facts["num_tokens"] / max_tokens if max_tokens else 0.0
         draft.checks.append(
             CheckOutcome(
                 name=EVERY_DOCUMENT_IS_PACKED.name,
-                passed=num_packed == num_read,
+                passed=num_packed + num_rejected == num_read,
                 facts={"num_documents_read": num_read, "num_documents_packed": num_packed},
+            )
+        )
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in draft.facts["rejected_per_reason"].items())
+        draft.checks.append(
+            CheckOutcome(
+                name=NO_DOCUMENT_IS_REJECTED.name,
+                passed=not num_rejected,
+                description=f"{num_rejected:,} documents are in no sequence ({reasons})" if num_rejected else "",
+                facts={"num_rejected": num_rejected},
             )
         )
 
@@ -71,19 +86,20 @@ def _cost(node: Node[Sequences], sizes: Sizes, shards: Collection[str] | None) -
 
 SEQUENCES = Kind(
     name="sequences",
-    code_version="1",
+    code_version="2",
     section="tokenizer",
     technologies=frozenset({"parquet"}),
     description="""One row for each sequence: the tokens that a model is given at once; what is scored and selected.
 
 Documents of one domain and split are joined with the end-of-document token and cut at the last sentence end that fits;
-what is cut off begins the next sequence, so that nothing is lost.""",
+what is cut off begins the next sequence, so that nothing is lost. Documents that the tokenizer cannot encode lie in
+`rejected.parquet` beside them, each with its reason.""",
     nodes=_nodes,
     make=_make,
     pieces="shard",
     table=tables.SEQUENCES,
     is_view=True,
-    checks=(EVERY_DOCUMENT_IS_PACKED,),
+    checks=(EVERY_DOCUMENT_IS_PACKED, NO_DOCUMENT_IS_REJECTED),
     cost=_cost,
     columns={
         "sequence_id": "unique over the corpus and over tokenizers; stable while the file is unchanged",

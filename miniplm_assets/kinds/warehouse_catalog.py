@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.documents import DOCUMENTS
+from miniplm_assets.kinds.sequences import SEQUENCES
 from miniplm_assets.lineage.kind import Blueprint, Kind, Node
 from miniplm_assets.lineage.outcome import CATALOG
 from miniplm_assets.lineage.work import Work
@@ -76,9 +77,15 @@ def _tables(work: Work[Place]) -> Iterator[CatalogTable]:
         )
     yield CatalogTable(
         name="rejected_documents",
-        description="One row for each row of the corpus that is no document, with the reason.",
+        description="One row for each row of the corpus that is no document, or that a tokenizer cannot encode.",
         columns=REJECTED_COLUMNS,
-        files={(): [result.file(REJECTED) for result in work.input_pieces(DOCUMENTS.name).values()]},
+        files={
+            (): [
+                result.file(REJECTED)
+                for node in (*by_kind[DOCUMENTS.name], *by_kind[SEQUENCES.name])
+                for result in work.input_pieces(node.key).values()
+            ]
+        },
     )
 
 
