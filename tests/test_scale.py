@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from miniplm_assets.assets.build import _shown
 from miniplm_assets.core.facts import sum_facts
 from miniplm_assets.core.recipe import Recipe
 from miniplm_assets.corpus.sequences import write_sequences
@@ -175,3 +176,16 @@ def test_rows_of_chosen_ids_are_found_file_by_file() -> None:
     kept = [choose(pl.DataFrame({"sequence_id": ids}))["sequence_id"].to_list() for ids in ([0, 3, 4, 5], [6, 7], [8])]
     assert kept == [[3, 4], [7], []]
     assert choose(pl.DataFrame(schema={"sequence_id": pl.Int64})).is_empty()
+
+
+def test_a_page_shows_no_more_than_can_be_read() -> None:
+    rows = [{"domain": f"d{place}", "num_tokens": place} for place in range(1_000)]
+    table = _shown(rows).md_str.splitlines()
+    assert table[2] == "| d0 | 0 |"
+    assert table[201] == "| d199 | 199 |"
+    assert table[202:] == ["", "800 more rows are in manifest.json in the folder."]
+    assert _shown(rows[:200]).md_str.splitlines()[-1] == "| d199 | 199 |"
+
+    by_domain = {f"d{place}": {"num_tokens": place} for place in range(20_000)}
+    assert "20,000 entries" in _shown(by_domain).text
+    assert _shown({"a": 1}).data == {"a": 1}

@@ -1,6 +1,7 @@
 """From a node of the graph to a Dagster asset, and from its result to what its page shows."""
 
 import base64
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -22,6 +23,10 @@ MAX_RETRIES = 2
 SECONDS_BEFORE_RETRY = 10
 # Selects all assets of a kind: tag:kind=student_checkpoint.
 KIND_TAG = "kind"
+# As much as a page shows well; every event of a run carries it. The manifest has all, whatever the corpus has of
+# files and domains.
+MAX_SHOWN_ROWS = 200
+MAX_SHOWN_CHARACTERS = 50_000
 
 
 def build_assets(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
@@ -161,6 +166,10 @@ def _shown(value: Any) -> Any:
     match value:
         case [{}, *_]:
             return dg.MetadataValue.md(_markdown_table(value))
+        case dict() | list() if len(json.dumps(value)) > MAX_SHOWN_CHARACTERS:
+            return dg.MetadataValue.text(
+                f"{len(value):,} entries, too long to be shown: see manifest.json in the folder"
+            )
         case dict() | list():
             return dg.MetadataValue.json(value)
         case str() if "\n" in value or "**" in value:
@@ -174,7 +183,9 @@ def _shown(value: Any) -> Any:
 def _markdown_table(rows: Sequence[Mapping[Any, Any]]) -> str:
     names = list(rows[0]) if rows else []
     lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
-    lines += ["| " + " | ".join(_cell(row.get(name)) for name in names) + " |" for row in rows]
+    lines += ["| " + " | ".join(_cell(row.get(name)) for name in names) + " |" for row in rows[:MAX_SHOWN_ROWS]]
+    if len(rows) > MAX_SHOWN_ROWS:
+        lines += ["", f"{len(rows) - MAX_SHOWN_ROWS:,} more rows are in manifest.json in the folder."]
     return "\n".join(lines)
 
 
