@@ -167,5 +167,5 @@ def test_a_document_that_the_tokenizer_cannot_encode_is_a_rejected_row(tmp_path:
         ("s.jsonl", 3, "end_of_document_inside", "a zoo"),
     ]
     write_documents(tmp_path / "documents.parquet", texts[1:3])
-    with pytest.raises(CorpusError, match=r"none of its 2 documents \(no_tokens 1, end_of_document_inside 1\)"):
+    with pytest.raises(CorpusError, match=r"none of its 2 documents \(end_of_document_inside 1, no_tokens 1\)"):
         pack(tmp_path / "documents.parquet", tokenizer_folder, tmp_path)

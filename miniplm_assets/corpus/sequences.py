@@ -113,7 +113,7 @@ def write_sequences(
             last_ones = open_streams[first : first + _STREAMS_AT_ONCE]
             write(last_ones, packer.finish(last_ones))
     if per_reason and not num_documents:
-        reasons = ", ".join(f"{reason} {count:,}" for reason, count in per_reason.most_common())
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(per_reason.items()))
         raise CorpusError(
             f"shard {shard}: the tokenizer can encode none of its {per_reason.total():,} documents ({reasons}). Use "
             "another tokenizer, or another end-of-document token (eos_token)."

@@ -1,0 +1,112 @@
+"""Errors as people read them, in the terminal and in the UI: the sentence, first and once, without a trace.
+
+What our own errors say is what there is to do; where in the code they arose helps nobody but us, so that the trace is
+told at DEBUG. Errors that are not ours are mistakes of the program, and keep theirs.
+"""
+
+import errno
+import logging
+import traceback
+from collections.abc import Iterable
+from typing import Any, Final
+
+import dagster as dg
+from dagster._core.errors import DagsterUserCodeProcessError
+from dagster._utils.error import SerializableErrorInfo
+
+from miniplm_assets.core.doors import cause_of
+from miniplm_assets.core.errors import MiniplmError, TransientError
+
+# For what may pass. Bad input, a full disk and mistakes of the code are not tried again.
+MAX_RETRIES: Final = 2
+SECONDS_BEFORE_RETRY: Final = 10
+# What a network file system says of a server or a connection that is gone; of a local disk, nothing here passes.
+PASSING: Final = frozenset(
+    {
+        errno.ECONNABORTED,
+        errno.ECONNREFUSED,
+        errno.ECONNRESET,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ENETDOWN,
+        errno.ENETRESET,
+        errno.ENETUNREACH,
+        errno.EREMOTEIO,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+    }
+)
+
+
+class Told(DagsterUserCodeProcessError):
+    """Mixed into an error of Dagster: it is shown as its sentence alone, as if another process had told of it."""
+
+    def tell(self, message: str) -> None:
+        """Say what is shown."""
+        self.user_code_process_error_infos = [SerializableErrorInfo(message, stack=[], cls_name=type(self).__name__)]
+
+
+class ToldFailure(dg.Failure, Told):
+    """A step that failed over something that a person can mend."""
+
+    def __init__(self, message: str) -> None:
+        dg.Failure.__init__(self, description=message, allow_retries=False)
+        self.tell(message)
+
+
+class ToldRetry(dg.RetryRequested, Told):
+    """A step that is tried again after some time."""
+
+    def __init__(self, message: str, *, seconds_to_wait: float) -> None:
+        dg.RetryRequested.__init__(self, max_retries=MAX_RETRIES, seconds_to_wait=seconds_to_wait)
+        self.tell(f"{message}\nIt is tried again in {seconds_to_wait:,.0f} s, {MAX_RETRIES} times at most.")
+
+
+def explained(error: MiniplmError | OSError, log: Any, *, num_tries: int) -> ToldFailure | ToldRetry:
+    """Return an error as Dagster is to raise it, and tell its trace at DEBUG.
+
+    Args:
+        error: ours, or of a disk or a network.
+        log: of the step.
+        num_tries: how often it has been tried again.
+    """
+    log.debug("".join(traceback.format_exception(error)))
+    words = str(error) if isinstance(error, MiniplmError) else cause_of(error)
+    message = "\n".join([words, *getattr(error, "__notes__", ())])
+    if may_pass(error):
+        return ToldRetry(message, seconds_to_wait=SECONDS_BEFORE_RETRY * 2**num_tries)
+    return ToldFailure(message)
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether another try may succeed: a network or a server failed, not what was asked of it."""
+    if isinstance(error, MiniplmError):
+        return isinstance(error, TransientError)
+    is_lost = isinstance(error, ConnectionError | TimeoutError) and not isinstance(error, BrokenPipeError)
+    return is_lost or (isinstance(error, OSError) and error.errno in PASSING)
+
+
+@dg.logger(dg.colored_console_logger.config_schema, description="Progress, and each error once.")
+def console_logger(context: dg.InitLoggerContext) -> logging.Logger:
+    """Log to the terminal as Dagster does; a run that failed does not repeat the error of its step."""
+    create = dg.colored_console_logger.logger_fn
+    logger: logging.Logger = create(context)
+    logger.addFilter(_without_repetition)
+    return logger
+
+
+def _without_repetition(record: logging.LogRecord) -> bool:
+    event = getattr(record, "dagster_meta", {}).get("dagster_event")
+    if event is not None and event.event_type == dg.DagsterEventType.RUN_FAILURE:
+        record.msg = _first_lines(str(record.msg).splitlines())
+    return True
+
+
+def _first_lines(lines: Iterable[str]) -> str:
+    """Return what stands before the first empty line."""
+    first = []
+    for line in lines:
+        if not line:
+            break
+        first.append(line)
+    return "\n".join(first)
