@@ -20,7 +20,7 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,6 +68,10 @@ class QuietRun:
 
     def pin(self, snapshot: Snapshot) -> None:
         """Do nothing: nobody else works on this warehouse."""
+
+    def device(self) -> AbstractContextManager[None]:
+        """Lock nothing: no model is loaded."""
+        return nullcontext()
 
     def connect_ray(self) -> None:
         """Do nothing: nothing is scored."""

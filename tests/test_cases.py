@@ -2,6 +2,7 @@
 
 import json
 import queue
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,9 @@ class Case:
 
     def pin(self, _snapshot: Snapshot) -> None:
         """Each asset asks for the latest."""
+
+    def device(self):
+        return nullcontext()
 
     def connect_ray(self) -> None:
         raise AssertionError("no case scores on Ray")

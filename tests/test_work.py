@@ -3,6 +3,7 @@
 import errno
 import queue
 import threading
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,6 +79,9 @@ class TestRun:
 
     def pin(self, snapshot):
         self.pinned = snapshot
+
+    def device(self):
+        return nullcontext()
 
     def connect_ray(self):
         raise AssertionError("nothing runs on Ray here")

@@ -3,14 +3,13 @@
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import dagster as dg
 
 from miniplm_assets.assets.dagster_run import RAY_RESOURCE, DagsterRun
-from miniplm_assets.assets.device_lock import device_lock
-from miniplm_assets.core.errors import MiniplmError, TransientError
+from miniplm_assets.assets.failures import explained
+from miniplm_assets.core.errors import MiniplmError
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS
 from miniplm_assets.lineage.kind import Kind, Node
 from miniplm_assets.lineage.pipeline import Pipeline
@@ -18,11 +17,11 @@ from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.manifest import CheckOutcome
 from miniplm_assets.storage.store import Result
 
-# For what may pass: a network or a file system that fails. Bad input and mistakes of the code are not tried again.
-MAX_RETRIES = 2
-SECONDS_BEFORE_RETRY = 10
 # Selects all assets of a kind: tag:kind=student_checkpoint.
 KIND_TAG = "kind"
+# Of the steps that are ready, Dagster starts the one with the highest. Without it, by name: a student that no pilot
+# gates would be trained before the pilot has spoken.
+PRIORITY_TAG = "dagster/priority"
 # As much as a page shows well; every event of a run carries it. The manifest has all, whatever the corpus has of
 # files and domains.
 MAX_SHOWN_ROWS = 200
@@ -42,7 +41,6 @@ def asset_key(key: str) -> dg.AssetKey:
 def build_asset(pipeline: Pipeline, node: Node[Any]) -> dg.AssetsDefinition:
     """Return the Dagster asset of one node."""
     kind, key = node.kind, asset_key(node.key)
-    engine = kind.engine(node.settings)
 
     @dg.asset(
         key=key,
@@ -54,7 +52,8 @@ def build_asset(pipeline: Pipeline, node: Node[Any]) -> dg.AssetsDefinition:
         description=kind.description,
         code_version=kind.code_version,
         automation_condition=None if node.key == RAW_CORPUS else _when_content_changed(),
-        required_resource_keys={RAY_RESOURCE} if engine == "ray" else None,
+        required_resource_keys={RAY_RESOURCE} if kind.needs_ray(node.settings) else None,
+        op_tags={PRIORITY_TAG: str(-node.rank)},
         metadata={
             "settings": dg.MetadataValue.json(node.settings.model_dump(mode="json", exclude_none=True)),
             "dagster/column_lineage": _column_lineage(node),
@@ -67,18 +66,9 @@ def build_asset(pipeline: Pipeline, node: Node[Any]) -> dg.AssetsDefinition:
     def materialize(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster reads the annotation, and takes only the bare one
         work = Work(pipeline, node, DagsterRun(pipeline, context))
         try:
-            # Of two runs the second waits here, and then finds what the first has made.
-            with (
-                device_lock(f"run {context.run.run_id} of {node.key}", work.report)
-                if engine == "device" and not work.is_stored
-                else nullcontext()
-            ):
-                result = kind.make(work)
-        except (OSError, TransientError) as error:
-            seconds = SECONDS_BEFORE_RETRY * 2**context.retry_number
-            raise dg.RetryRequested(max_retries=MAX_RETRIES, seconds_to_wait=seconds) from error
-        except MiniplmError as error:
-            raise dg.Failure(description=str(error), allow_retries=False) from error
+            result = kind.make(work)
+        except (OSError, MiniplmError) as error:
+            raise explained(error, context.log, num_tries=context.retry_number) from None
         return dg.MaterializeResult(
             asset_key=key,
             data_version=dg.DataVersion(result.manifest.fingerprint),

@@ -3,11 +3,13 @@
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
 from typing import Final
 
 import dagster as dg
 
+from miniplm_assets.assets.device_lock import device_lock
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.snapshot import Snapshot, latest_snapshot, load_snapshot
@@ -57,6 +59,15 @@ class DagsterRun:
     def pin(self, snapshot: Snapshot) -> None:
         """Let all later assets of this run work on this state of the corpus."""
         self._context.instance.add_run_tags(self._context.run.run_id, {SNAPSHOT_TAG: snapshot.recipe.fingerprint})
+
+    def device(self) -> AbstractContextManager[None]:
+        """Have the accelerators of this machine for a model alone; nothing where there are none."""
+        import torch
+
+        if not torch.accelerator.is_available():
+            return nullcontext()
+        context = self._context
+        return device_lock(f"run {context.run.run_id} ({context.asset_key.to_user_string()})", self.report)
 
     def connect_ray(self) -> None:
         """Connect to the Ray cluster, or start Ray here; the resource disconnects when the asset is made."""

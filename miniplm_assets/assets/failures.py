@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import dagster as dg
 from dagster._core.errors import DagsterUserCodeProcessError
-from dagster._utils.error import SerializableErrorInfo
+from dagster_shared.error import SerializableErrorInfo
 
 from miniplm_assets.core.doors import cause_of
 from miniplm_assets.core.errors import MiniplmError, TransientError
@@ -38,15 +38,19 @@ PASSING: Final = frozenset(
 )
 
 
-class Told(DagsterUserCodeProcessError):
+class WithoutTraceError(DagsterUserCodeProcessError):
     """Mixed into an error of Dagster: it is shown as its sentence alone, as if another process had told of it."""
+
+    def __init__(self, *arguments: object) -> None:
+        """Say nothing yet; it is called by the error that this is mixed into."""
+        super().__init__(*arguments, user_code_process_error_infos=[])
 
     def tell(self, message: str) -> None:
         """Say what is shown."""
         self.user_code_process_error_infos = [SerializableErrorInfo(message, stack=[], cls_name=type(self).__name__)]
 
 
-class ToldFailure(dg.Failure, Told):
+class StepFailedError(dg.Failure, WithoutTraceError):
     """A step that failed over something that a person can mend."""
 
     def __init__(self, message: str) -> None:
@@ -54,7 +58,7 @@ class ToldFailure(dg.Failure, Told):
         self.tell(message)
 
 
-class ToldRetry(dg.RetryRequested, Told):
+class StepRetriedError(dg.RetryRequested, WithoutTraceError):
     """A step that is tried again after some time."""
 
     def __init__(self, message: str, *, seconds_to_wait: float) -> None:
@@ -62,7 +66,7 @@ class ToldRetry(dg.RetryRequested, Told):
         self.tell(f"{message}\nIt is tried again in {seconds_to_wait:,.0f} s, {MAX_RETRIES} times at most.")
 
 
-def explained(error: MiniplmError | OSError, log: Any, *, num_tries: int) -> ToldFailure | ToldRetry:
+def explained(error: MiniplmError | OSError, log: Any, *, num_tries: int) -> StepFailedError | StepRetriedError:
     """Return an error as Dagster is to raise it, and tell its trace at DEBUG.
 
     Args:
@@ -74,8 +78,8 @@ def explained(error: MiniplmError | OSError, log: Any, *, num_tries: int) -> Tol
     words = str(error) if isinstance(error, MiniplmError) else cause_of(error)
     message = "\n".join([words, *getattr(error, "__notes__", ())])
     if may_pass(error):
-        return ToldRetry(message, seconds_to_wait=SECONDS_BEFORE_RETRY * 2**num_tries)
-    return ToldFailure(message)
+        return StepRetriedError(message, seconds_to_wait=SECONDS_BEFORE_RETRY * 2**num_tries)
+    return StepFailedError(message)
 
 
 def may_pass(error: BaseException) -> bool:
@@ -86,7 +90,7 @@ def may_pass(error: BaseException) -> bool:
     return is_lost or (isinstance(error, OSError) and error.errno in PASSING)
 
 
-@dg.logger(dg.colored_console_logger.config_schema, description="Progress, and each error once.")
+@dg.logger(dg.colored_console_logger.config_schema, description="Progress, and each error once.")  # type: ignore[untyped-decorator]
 def console_logger(context: dg.InitLoggerContext) -> logging.Logger:
     """Log to the terminal as Dagster does; a run that failed does not repeat the error of its step."""
     create = dg.colored_console_logger.logger_fn

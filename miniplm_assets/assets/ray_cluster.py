@@ -17,7 +17,7 @@ def ray_resources(graph: Graph) -> dict[str, Any]:
     Raises:
         ExperimentError: if Ray is not installed; with the command.
     """
-    asking = [node.key for node in graph.values() if node.kind.engine(node.settings) == "ray"]
+    asking = [node.key for node in graph.values() if node.kind.needs_ray(node.settings)]
     if not asking:
         return {}
     if importlib.util.find_spec("dagster_ray") is None:

@@ -1,7 +1,7 @@
 """Where sequences are scored: by one model in this process, or by many on a Ray cluster."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from typing import Any
 
 from miniplm_assets.corpus.tokenizer import load_tokenizer
@@ -12,6 +12,12 @@ from miniplm_assets.lm.ray_workers import RayWorkers, ScorerSettings
 from miniplm_assets.lm.scorer import Scorer, open_scorer
 
 MODEL = "model"
+
+
+def devices_for(work: Work[Any], scoring: Scoring) -> AbstractContextManager[None]:
+    """Have the accelerators of this machine, if it is them that score: not a CPU, and not a cluster."""
+    is_elsewhere = scoring.engine == "ray" or scoring.device == "cpu"
+    return nullcontext() if is_elsewhere else work.run.device()
 
 
 def open_engine(work: Work[Any], scoring: Scoring, max_sequence_tokens: int) -> AbstractContextManager[Scorer]:

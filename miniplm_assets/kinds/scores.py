@@ -18,10 +18,10 @@ from miniplm_assets.core.splits import CANDIDATE, VALIDATION
 from miniplm_assets.experiment import Experiment, Scored, Scoring, Selection
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.costs import scoring_cost
-from miniplm_assets.kinds.engines import MODEL, open_engine
+from miniplm_assets.kinds.engines import MODEL, devices_for, open_engine
 from miniplm_assets.kinds.models import Who, model_key, scored_models
 from miniplm_assets.kinds.sequences import SEQUENCES, packed_by
-from miniplm_assets.lineage.kind import Blueprint, Cost, Engine, Kind, Node, Section
+from miniplm_assets.lineage.kind import Blueprint, Cost, Kind, Node, Section
 from miniplm_assets.lineage.sizes import Sizes
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.lm.device_time import DeviceTime
@@ -175,9 +175,15 @@ class _ShardInTheMaking:
 
 def _make(one: Pass[R], work: Work[R]) -> Result:
     """Score sequences of each corpus file under one model."""
-    scoring = work.settings.scoring
     if work.is_stored:  # nobody connects to a cluster, or loads a model, to find that everything is stored
         return work.make_pieces(_already_stored, _add_means)
+    with devices_for(work, work.settings.scoring):
+        # Of two runs the second has waited here, and then finds what the first has made.
+        return work.make_pieces(_already_stored, _add_means) if work.is_stored else _score(one, work)
+
+
+def _score(one: Pass[R], work: Work[R]) -> Result:
+    scoring = work.settings.scoring
     sequences = work.input_pieces(SEQUENCES.name)
     earlier = work.input_pieces(EARLIER) if one.is_merged else {}
     choose = None if one.choose is None else one.choose(work)
@@ -228,10 +234,6 @@ def _cost(one: Pass[R], node: Node[R], sizes: Sizes, shards: Collection[str] | N
     )
 
 
-def _engine(settings: ScoredRows) -> Engine:
-    return "ray" if settings.scoring.engine == "ray" else "device"
-
-
 def _kind(one: Pass[R], who: Who) -> Kind[R]:
     return Kind(
         name=f"{one.prefix}{who}_scores",
@@ -242,7 +244,7 @@ def _kind(one: Pass[R], who: Who) -> Kind[R]:
         nodes=lambda blueprint: one.nodes(blueprint, who),
         make=partial(_make, one),
         pieces="shard",
-        engine=_engine,
+        needs_ray=lambda settings: settings.scoring.engine == "ray",
         table=SCORES_TABLE,
         is_view=one.is_view,
         cost=partial(_cost, one),

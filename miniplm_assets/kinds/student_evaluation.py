@@ -94,13 +94,16 @@ def _measure(work: Work[Measuring], model_folder: Path) -> pl.DataFrame:
     )
     token_num_bytes = tokenizer.token_num_bytes.astype(np.int64)
     measured = []
-    with open_scorer(
-        model_folder,
-        scoring=EVALUATION,
-        end_of_document_id=tokenizer.end_of_document_id,
-        max_sequence_tokens=work.settings.max_sequence_tokens,
-        report=work.report,
-    ) as scorer:
+    with (
+        work.run.device(),
+        open_scorer(
+            model_folder,
+            scoring=EVALUATION,
+            end_of_document_id=tokenizer.end_of_document_id,
+            max_sequence_tokens=work.settings.max_sequence_tokens,
+            report=work.report,
+        ) as scorer,
+    ):
         for rows in _validation_rows(work.input_tables(SEQUENCES.name)):
             token_ids = [tokens.to_numpy().astype(np.int32, copy=False) for tokens in rows["token_ids"]]
             scores = scorer.score(token_ids, rows["sequence_id"].to_numpy())
@@ -148,7 +151,6 @@ STUDENT_EVALUATION = Kind(
     nodes=_nodes,
     make=_make,
     pieces="seed",
-    engine=lambda _settings: "device",
     table=HELD_OUT,
     cost=_cost,
     columns={

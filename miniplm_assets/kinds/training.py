@@ -88,4 +88,5 @@ def train(
         data_fingerprint=draft.recipe.fingerprint,
         objective=objective or CrossEntropy(),
     )
-    draft.facts = train_language_model(job, work=draft.work, target=draft.path, report=work.report)
+    with work.run.device():
+        draft.facts = train_language_model(job, work=draft.work, target=draft.path, report=work.report)

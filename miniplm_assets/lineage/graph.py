@@ -25,9 +25,9 @@ def build_graph(kinds: Iterable[Kind[Any]], experiment: Experiment, sql: SqlProj
         sql: dbt_like_sql.
     """
     nodes: list[Node[Any]] = []
-    for kind in kinds:
+    for rank, kind in enumerate(kinds):
         blueprint = Blueprint(experiment, sql, tuple(nodes))
-        nodes.extend(replace(node, owners=_owners(experiment, node)) for node in kind.nodes(blueprint))
+        nodes.extend(replace(node, owners=_owners(experiment, node), rank=rank) for node in kind.nodes(blueprint))
     by_key = {node.key: node for node in nodes}
     # The sorter keeps the order in which nodes were added where their needs leave a choice.
     order = TopologicalSorter({key: node.needs for key, node in by_key.items()}).static_order()

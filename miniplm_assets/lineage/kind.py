@@ -23,7 +23,6 @@ if TYPE_CHECKING:  # both work on nodes
 
 S = TypeVar("S", bound=Settings)
 Section = Literal["corpus", "tokenizer", "teacher", "reference", "selection", "student", "reports"]
-Engine = Literal["none", "device", "ray"]
 
 EVERY_SHARD: Final = ("*",)
 # A table that is all Parquet files of a result.
@@ -78,7 +77,7 @@ class Kind(Generic[S]):
         columns: descriptions of the columns of its table.
         column_sources: for a column, the (role of an input, column) pairs that it is computed from.
         checks: its asset checks.
-        engine: what runs a model for it: nothing, the device of this machine, or a Ray cluster.
+        needs_ray: whether a Ray cluster runs a model for it.
         table: which files of a result are its table, as a glob pattern; None where it has no table.
         is_view: whether the catalog shows its table from where it is stored; for large ones. Else it is copied in.
         copied_files: of a node with a folder, the files of that folder that are copied.
@@ -98,7 +97,7 @@ class Kind(Generic[S]):
     columns: Mapping[str, str] = field(default_factory=dict)
     column_sources: Mapping[str, Iterable[tuple[str, str]]] = field(default_factory=dict)
     checks: tuple[Check, ...] = ()
-    engine: Callable[[S], Engine] = lambda _settings: "none"
+    needs_ray: Callable[[S], bool] = lambda _settings: False
     table: str | None = None
     is_view: bool = False
     copied_files: Callable[[Path], list[Path]] | None = None
@@ -140,6 +139,7 @@ class Node(Generic[S]):
         folder: a local folder whose content goes into it.
         gates: keys of assets whose checks must pass first, and which are no part of its result.
         owners: who answers for it.
+        rank: place of its kind in the registry: of what is ready, the lowest is made first.
     """
 
     kind: Kind[S]
@@ -151,6 +151,7 @@ class Node(Generic[S]):
     folder: Path | None = None
     gates: tuple[str, ...] = ()
     owners: tuple[str, ...] = ()
+    rank: int = 0
 
     @property
     def key(self) -> str:

@@ -2,6 +2,7 @@
 
 import queue
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from miniplm_assets.core.errors import MiniplmError
@@ -60,6 +61,9 @@ class _Looking:
 
     def pin(self, snapshot: Snapshot) -> None:
         raise AssertionError(f"a run that makes nothing pinned {snapshot.recipe.fingerprint}")
+
+    def device(self) -> AbstractContextManager[None]:
+        raise AssertionError("a run that makes nothing loads no model")
 
     def connect_ray(self) -> None:
         raise AssertionError("a run that makes nothing scores nothing")

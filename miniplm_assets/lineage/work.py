@@ -6,7 +6,7 @@ the stored results of its inputs.
 
 import queue
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import groupby, islice
@@ -40,6 +40,9 @@ class Run(Protocol):
 
     def pin(self, snapshot: Snapshot) -> None:
         """Let everything later in the run work on this state of the corpus."""
+
+    def device(self) -> AbstractContextManager[None]:
+        """Have the accelerators of this machine for a model alone; nothing where there are none."""
 
     def connect_ray(self) -> None:
         """Connect to the Ray cluster, or start Ray on this machine."""
