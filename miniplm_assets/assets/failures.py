@@ -1,7 +1,7 @@
 """Errors as people read them, in the terminal and in the UI: the sentence, first and once, without a trace.
 
 What our own errors say is what there is to do; where in the code they arose helps nobody but us, so that the trace is
-told at DEBUG. Errors that are not ours are mistakes of the program, and keep theirs.
+told at DEBUG and kept with the failed step. Errors that are not ours are mistakes of the program, and keep theirs.
 """
 
 import errno
@@ -43,7 +43,7 @@ class WithoutTraceError(DagsterUserCodeProcessError):
 
     def __init__(self, *arguments: object) -> None:
         """Say nothing yet; it is called by the error that this is mixed into."""
-        super().__init__(*arguments, user_code_process_error_infos=[])
+        super().__init__(*arguments, user_code_process_error_infos=[])  # type: ignore[no-untyped-call]
 
     def tell(self, message: str) -> None:
         """Say what is shown."""
@@ -53,8 +53,9 @@ class WithoutTraceError(DagsterUserCodeProcessError):
 class StepFailedError(dg.Failure, WithoutTraceError):
     """A step that failed over something that a person can mend."""
 
-    def __init__(self, message: str) -> None:
-        dg.Failure.__init__(self, description=message, allow_retries=False)
+    def __init__(self, message: str, *, trace: str) -> None:
+        metadata = {"trace": dg.MetadataValue.md(f"```\n{trace}\n```")}
+        dg.Failure.__init__(self, description=message, metadata=metadata, allow_retries=False)
         self.tell(message)
 
 
@@ -74,12 +75,13 @@ def explained(error: MiniplmError | OSError, log: Any, *, num_tries: int) -> Ste
         log: of the step.
         num_tries: how often it has been tried again.
     """
-    log.debug("".join(traceback.format_exception(error)))
+    trace = "".join(traceback.format_exception(error))
+    log.debug(trace)
     words = str(error) if isinstance(error, MiniplmError) else cause_of(error)
     message = "\n".join([words, *getattr(error, "__notes__", ())])
     if may_pass(error):
         return StepRetriedError(message, seconds_to_wait=SECONDS_BEFORE_RETRY * 2**num_tries)
-    return StepFailedError(message)
+    return StepFailedError(message, trace=trace)
 
 
 def may_pass(error: BaseException) -> bool:
