@@ -192,6 +192,7 @@ ROWS = [
     Row("references.small.model.shards", ("*",), ["a.*"], REFERENCE),
     Row("teachers.large.scoring.backend", "torch", "vllm", TEACHER_SCORES),
     Row("teachers.large.scoring.dtype", "float32", "bfloat16", TEACHER_SCORES),
+    Row("teachers.large.scoring.begin_of_sequence", "model", "none", TEACHER_SCORES),
     Row("references.small.scoring.dtype", "float32", "bfloat16", REFERENCE_SCORES),
     Row(
         "teachers.large.scoring.score_after_end_of_document references.small.scoring.score_after_end_of_document",

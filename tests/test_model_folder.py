@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from miniplm_assets.core.errors import ModelError
 from miniplm_assets.experiment import FolderModel, Scoring
 from miniplm_assets.lm.model_folder import check_model, load_model
-from miniplm_assets.lm.model_sources import fetch_model
+from miniplm_assets.lm.model_sources import fetch_model, name_model
 from tests.scoring_oracle import tiny_model
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + 64 * "0" + "\nsize 123456\n"
@@ -32,8 +32,9 @@ def model(whole, tmp_path):
 def copied(folder, tmp_path, *, backend="torch"):
     copy = tmp_path / "copy"
     copy.mkdir()
-    named = fetch_model(FolderModel(source="folder", path=str(folder)), copy)
-    check_model(copy, named=named, backend=backend)
+    source = FolderModel(source="folder", path=str(folder))
+    fetch_model(source, copy)
+    check_model(copy, named=name_model(source), backend=backend)
     return copy
 
 

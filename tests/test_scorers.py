@@ -99,13 +99,14 @@ def test_a_head_with_a_bias(tmp_path):
     np.testing.assert_allclose(scores.logprob_nats, expected, atol=NATS_PER_TOKEN * num_scored.min(), rtol=0)
 
 
-def test_bfloat16_is_near(tmp_path):
+@pytest.mark.parametrize(("dtype", "nats_per_token"), [("bfloat16", 0.05), ("float16", 0.006)])
+def test_half_the_bytes_are_near(tmp_path, dtype, nats_per_token):
     model = tiny_model("qwen2", tmp_path, initializer_range=0.05)
     sequences = scrambled_sequences(model.config.vocab_size, longest=129, num=12)
     expected, num_scored = brute_force(model, sequences, score_after_end_of_document=True)
-    with opened(tmp_path, dtype="bfloat16", score_after_end_of_document=True) as scorer:
+    with opened(tmp_path, dtype=dtype, score_after_end_of_document=True) as scorer:
         scores = scorer.score(sequences, ids_of(sequences))
-    assert np.all(np.abs(scores.logprob_nats - expected) / num_scored < 0.05)
+    assert np.all(np.abs(scores.logprob_nats - expected) / num_scored < nats_per_token)
 
 
 def test_parts_hold_the_same_bytes_in_whatever_order_they_are_scored(tmp_path):

@@ -66,6 +66,18 @@ def test_vllm_gives_the_scores_of_the_brute_force(kind, tmp_path, monkeypatch):
             np.testing.assert_array_equal(scores.num_scored_tokens, [*num_scored, 0])
             error = np.abs(scores.logprob_nats - [*expected, 0.0])
             assert np.all(error <= NATS_PER_TOKEN * np.maximum(scores.num_scored_tokens, 1))
+        # Behind a first token: what it says of the sequence's own first is not counted.
+        rule = TokenRule(end_of_document_id=END_OF_DOCUMENT, score_after_end_of_document=True, begin_of_sequence_id=1)
+        with monkeypatch.context() as changed:
+            changed.setattr(scorer, "_rule", rule)
+            begun = [np.array([1, *token_ids[:128]], np.int32) for token_ids in sequences]
+            found = scorer.score([token_ids[1:] for token_ids in begun], sequence_ids)
+        whole, _ = brute_force(model, begun, score_after_end_of_document=True)
+        first, _ = brute_force(model, [token_ids[:2] for token_ids in begun], score_after_end_of_document=True)
+        assert found.num_scored_tokens.tolist() == [len(token_ids) - 2 for token_ids in begun]
+        assert np.all(
+            np.abs(found.logprob_nats - (whole - first)) <= NATS_PER_TOKEN * np.maximum(found.num_scored_tokens, 1)
+        )
         # Parts that come together share the engine's steps; each thread gets what is its own.
         parts = [list(part) for part in (sequences[:5], sequences[5:], sequences[8:3:-1])]
         with ThreadPoolExecutor(3) as threads:
@@ -147,7 +159,7 @@ def test_large_parts_that_meet_in_the_middle_do_not_wait_for_each_other(tmp_path
 
 
 def test_the_tokens_of_a_step_follow_from_the_memory():
-    paper = {"vocab_size": 151_936, "max_sequence_tokens": 1_025, "tokens_per_batch": 16_384}
+    paper = {"vocab_size": 151_936, "max_read_tokens": 1_025, "tokens_per_batch": 16_384}
     # A tenth of 80 GB, at 151,936 x 6 bytes a token: 8e9 / 911,616.
     assert max_batched_tokens(**paper, bytes_per_weight=2, memory_bytes=80_000_000_000, is_cpu=False) == 8_775
     # A CPU takes one sequence at once, where its memory holds it.

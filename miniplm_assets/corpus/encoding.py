@@ -70,9 +70,10 @@ class PackingTokenizer:
 
     def pieces_in_sequences(self) -> dict[str, int]:
         """Return the id of every piece that may stand in a sequence: all but the special ones that end no document."""
-        special = {token["id"] for token in self._spec["added_tokens"] if token["special"]} - {self.end_of_document_id}
+        end_of_document = self._tokenizer.id_to_token(self.end_of_document_id)
+        special = {token["content"] for token in self._spec["added_tokens"] if token["special"]} - {end_of_document}
         vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
-        return {piece: token_id for piece, token_id in vocabulary.items() if token_id not in special}
+        return {piece: token_id for piece, token_id in vocabulary.items() if piece not in special}
 
     @cached_property
     def fast_merges(self) -> FastMerges | None:

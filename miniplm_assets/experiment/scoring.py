@@ -7,7 +7,8 @@ from pydantic import Field, model_validator
 from miniplm_assets.experiment.settings import Settings
 
 Backend = Literal["torch", "vllm"]
-Dtype = Literal["float32", "bfloat16"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+BYTES_PER_VALUE: Final[dict[str, int]] = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 class Scoring(Settings):
@@ -18,7 +19,12 @@ class Scoring(Settings):
     )
 
     backend: Backend = "torch"
-    dtype: Dtype = "float32"
+    dtype: Dtype = Field("float32", description="of the weights and activations; the published scores are of float16")
+    begin_of_sequence: Literal["model", "none"] = Field(
+        "model",
+        description="model: read the token that the model's own tokenizer puts in front of every text, as it learnt "
+        "them, where it puts one; a model that is trained here learns without. none: read nothing in front",
+    )
     score_after_end_of_document: bool = Field(False, description="as published, the token after one has no loss")
     keep_token_logprobs: bool = Field(
         False, description="keep the log-probability of every scored token too, in float16: 2 bytes a token of disk"

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from miniplm_assets.corpus.tokenizer import load_tokenizer
 from miniplm_assets.experiment import Scoring
+from miniplm_assets.kinds.models import OwnModel, require_fit
 from miniplm_assets.kinds.tokenizer import TOKENIZER
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.lm.ray_workers import RayWorkers, ScorerSettings
@@ -28,10 +30,13 @@ def open_engine(work: Work[Any], scoring: Scoring, max_sequence_tokens: int) -> 
         scoring: engine, backend, dtype and the like.
         max_sequence_tokens: of the longest sequence.
     """
+    model_folder = work.input(MODEL).verified_folder()
+    tokenizer_folder = work.input(TOKENIZER.name).verified_folder()
     settings = ScorerSettings(
-        model_folder=work.input(MODEL).verified_folder(),
+        model_folder=model_folder,
         scoring=scoring,
-        end_of_document_id=load_tokenizer(work.input(TOKENIZER.name).verified_folder()).end_of_document_id,
+        end_of_document_id=load_tokenizer(tokenizer_folder).end_of_document_id,
+        begin_of_sequence_id=_begin_of_sequence_id(work, scoring, model_folder, tokenizer_folder),
         max_sequence_tokens=max_sequence_tokens,
     )
     if scoring.engine == "ray":
@@ -40,9 +45,31 @@ def open_engine(work: Work[Any], scoring: Scoring, max_sequence_tokens: int) -> 
         settings.model_folder,
         scoring=scoring,
         end_of_document_id=settings.end_of_document_id,
+        begin_of_sequence_id=settings.begin_of_sequence_id,
         max_sequence_tokens=max_sequence_tokens,
         report=work.report,
     )
+
+
+def _begin_of_sequence_id(work: Work[Any], scoring: Scoring, model_folder: Path, tokenizer_folder: Path) -> int | None:
+    """Return the token to read in front of every sequence, once it is sure that model and tokenizer belong together."""
+    model = work.input_node(MODEL).settings
+    if isinstance(model, OwnModel):  # it has learnt from the sequences as they are
+        return None
+    first = require_fit(
+        model.model,
+        scoring,
+        model_folder=model_folder,
+        tokenizer_folder=tokenizer_folder,
+        tokenizer=work.node.inputs[TOKENIZER.name],
+    )
+    if first is None:
+        return None
+    work.report(
+        f"{work.node.key}: {first.piece!r} (id {first.token_id}) is read in front of every sequence, as the model's "
+        "own tokenizer puts it there (scoring.begin_of_sequence: none reads nothing)"
+    )
+    return first.token_id
 
 
 @contextmanager

@@ -6,18 +6,28 @@ from typing import Any, ClassVar, Literal
 
 from miniplm_assets.core.recipe import key_of
 from miniplm_assets.core.splits import REFERENCE, TEACHER
-from miniplm_assets.experiment import Experiment, FolderModel, HubModel, Scored, TrainedModel, Training
-from miniplm_assets.experiment.scoring import Backend
+from miniplm_assets.corpus.model_tokenizer import FirstToken, begin_of_sequence, require_same_pieces
+from miniplm_assets.experiment import (
+    Experiment,
+    FolderModel,
+    HubModel,
+    Scored,
+    Scoring,
+    TrainedModel,
+    TrainedTokenizer,
+    Training,
+)
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.costs import training_cost
 from miniplm_assets.kinds.sequences import SEQUENCES, packed_by
+from miniplm_assets.kinds.tokenizer import tokenizer_key
 from miniplm_assets.kinds.training import TRAINING_COLUMNS, architecture_problems, train
 from miniplm_assets.lineage.folders import require_copied
 from miniplm_assets.lineage.kind import Blueprint, Cost, Kind, Node
 from miniplm_assets.lineage.sizes import Sizes
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.lm.model_folder import check_model
-from miniplm_assets.lm.model_sources import fetch_model, model_files
+from miniplm_assets.lm.model_sources import fetch_model, model_files, name_model
 from miniplm_assets.lm.scorer import check_model_length
 from miniplm_assets.storage.store import Draft, Result
 from miniplm_assets.training.train import TRAINING_LOG
@@ -52,14 +62,14 @@ class CopiedModel(Settings):
 
     Attributes:
         model: where it is.
-        backend: that will score with it; a copy depends on neither this nor the next.
+        scoring: that it must be fit for; a copy depends on neither this nor the next.
         max_sequence_tokens: that it must be able to read.
     """
 
-    runtime_only: ClassVar[frozenset[str]] = frozenset({"backend", "max_sequence_tokens"})
+    runtime_only: ClassVar[frozenset[str]] = frozenset({"scoring", "max_sequence_tokens"})
 
     model: HubModel | FolderModel
-    backend: Backend
+    scoring: Scoring
     max_sequence_tokens: int
 
     def identity(self) -> dict[str, Any]:
@@ -96,13 +106,42 @@ def _nodes_of(who: Who) -> Callable[[Blueprint], Iterable[Node[Any]]]:
                 yield Node(
                     kind=MODELS[who],
                     names=(name,),
-                    settings=CopiedModel(
-                        model=model, backend=scored.scoring.backend, max_sequence_tokens=max_sequence_tokens
-                    ),
+                    settings=CopiedModel(model=model, scoring=scored.scoring, max_sequence_tokens=max_sequence_tokens),
+                    gates=_held_against(experiment, scored.tokenizer),
                     folder=Path(model.path) if isinstance(model, FolderModel) else None,
                 )
 
     return nodes
+
+
+def _held_against(experiment: Experiment, tokenizer: str) -> tuple[str, ...]:
+    """Return the tokenizer that a copied model is held against as soon as it is there: it is no part of the copy.
+
+    Not one that is trained here, which is there long after; the scores, where both meet, look again at any.
+    """
+    return () if isinstance(experiment.tokenizers[tokenizer], TrainedTokenizer) else (tokenizer_key(tokenizer),)
+
+
+def require_fit(
+    source: HubModel | FolderModel, scoring: Scoring, *, model_folder: Path, tokenizer_folder: Path, tokenizer: str
+) -> FirstToken | None:
+    """Make sure that a copied model and a tokenizer belong together; return the token to read in front of sequences.
+
+    Args:
+        source: where the model is from.
+        scoring: how it scores.
+        model_folder: the copy.
+        tokenizer_folder: of the tokenizer that the sequences are made with.
+        tokenizer: what messages call that one.
+
+    Raises:
+        ModelError: if pieces have other ids, or the two disagree on what stands in front of a text.
+    """
+    named = name_model(source)
+    require_same_pieces(model_folder, tokenizer_folder, model=named, tokenizer=tokenizer)
+    if scoring.begin_of_sequence == "none":
+        return None
+    return begin_of_sequence(model_folder, tokenizer_folder, model=named, tokenizer=tokenizer)
 
 
 def _make(work: Work[Any]) -> Result:
@@ -122,12 +161,24 @@ def _make(work: Work[Any]) -> Result:
                 max_sequence_tokens=settings.max_sequence_tokens,
             )
         else:
-            named = fetch_model(settings.model, draft.path)
+            fetch_model(settings.model, draft.path)
             require_copied(work.node, draft.recipe, draft.path)
-            check_model(draft.path, named=named, backend=settings.backend)
+            named = name_model(settings.model)
+            check_model(draft.path, named=named, backend=settings.scoring.backend)
             check_model_length(draft.path, settings.max_sequence_tokens, named)
 
-    return work.make(write)
+    result = work.make(write)
+    if isinstance(settings, CopiedModel):
+        for tokenizer in work.node.gates:
+            stored = work.pipeline.store.require(work.fingerprints.recipe(tokenizer))
+            require_fit(
+                settings.model,
+                settings.scoring,
+                model_folder=result.folder,
+                tokenizer_folder=stored.folder,
+                tokenizer=tokenizer,
+            )
+    return result
 
 
 def _problems(node: Node[Any], sizes: Sizes) -> Iterator[str]:

@@ -13,15 +13,17 @@ from miniplm_assets.storage.manifest import MANIFEST
 MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja")
 
 
-def fetch_model(source: HubModel | FolderModel, folder: Path) -> str:
+def name_model(source: HubModel | FolderModel) -> str:
+    """Return what messages call a model that others trained."""
+    return f"model {source.id} at {source.revision}" if isinstance(source, HubModel) else f"model {source.path}"
+
+
+def fetch_model(source: HubModel | FolderModel, folder: Path) -> None:
     """Copy a model's files into a folder.
 
     Args:
         source: a hub id with its commit, or a folder.
         folder: where the files go; exists and is empty.
-
-    Returns:
-        What messages call the model.
 
     Raises:
         ModelError: if the model is not there, has no config.json or no weights in safetensors, or a file is a pointer.
@@ -30,18 +32,14 @@ def fetch_model(source: HubModel | FolderModel, folder: Path) -> str:
     if isinstance(source, HubModel):
         download("model", repository=source.id, revision=source.revision, patterns=MODEL_FILES, folder=folder)
         (folder / MANIFEST).unlink(missing_ok=True)
-        origin = f"{source.id} at {source.revision}"
     else:
-        origin = source.path
         _copy(Path(source.path), folder)
+    named = name_model(source)
     if not (folder / "config.json").is_file():
-        raise ModelError(f"model {origin}: no config.json; expected a folder as save_pretrained writes it")
+        raise ModelError(f"{named}: no config.json; expected a folder as save_pretrained writes it")
     if not any(folder.glob("*.safetensors")):
-        raise ModelError(
-            f"model {origin}: no *.safetensors; load it once with transformers and save it with save_pretrained"
-        )
-    refuse_pointers(model_files(folder), f"model {origin}")
-    return f"model {origin}"
+        raise ModelError(f"{named}: no *.safetensors; load it once with transformers and save it with save_pretrained")
+    refuse_pointers(model_files(folder), named)
 
 
 def model_files(folder: Path) -> list[Path]:

@@ -40,6 +40,7 @@ class ScorerSettings:
     model_folder: Path
     scoring: Scoring
     end_of_document_id: int
+    begin_of_sequence_id: int | None = None
     max_sequence_tokens: int
 
 
@@ -64,6 +65,7 @@ class ScorerActor:
                 settings.model_folder,
                 scoring=settings.scoring,
                 end_of_document_id=settings.end_of_document_id,
+                begin_of_sequence_id=settings.begin_of_sequence_id,
                 max_sequence_tokens=settings.max_sequence_tokens,
                 report=self._lines.append,
             )

@@ -51,6 +51,7 @@ def open_scorer(
     *,
     scoring: Scoring,
     end_of_document_id: int,
+    begin_of_sequence_id: int | None = None,
     max_sequence_tokens: int,
     report: Callable[[str], None],
 ) -> AbstractContextManager[Scorer]:
@@ -60,28 +61,31 @@ def open_scorer(
         model_folder: a causal language model as `save_pretrained` writes it, in safetensors.
         scoring: backend, dtype, device and batch size.
         end_of_document_id: the token after which a new document begins.
+        begin_of_sequence_id: the token that the model reads in front of every sequence, if any.
         max_sequence_tokens: length of the longest sequence that will come: sequence_length + 1.
         report: takes a line of progress.
 
     Raises:
         ModelError: if the model cannot be loaded or is too short, or the backend is not installed or does not start.
     """
-    return _opened(model_folder, scoring, end_of_document_id, max_sequence_tokens, report)
+    rule = TokenRule(
+        end_of_document_id=end_of_document_id,
+        score_after_end_of_document=scoring.score_after_end_of_document,
+        begin_of_sequence_id=begin_of_sequence_id,
+    )
+    return _opened(model_folder, scoring, rule, max_sequence_tokens, report)
 
 
 @contextmanager
 def _opened(
     model_folder: Path,
     scoring: Scoring,
-    end_of_document_id: int,
+    rule: TokenRule,
     max_sequence_tokens: int,
     report: Callable[[str], None],
 ) -> Iterator[Scorer]:
     config = read_config(model_folder).get_text_config()
-    _refuse_short_model(str(model_folder), config, max_sequence_tokens)
-    rule = TokenRule(
-        end_of_document_id=end_of_document_id, score_after_end_of_document=scoring.score_after_end_of_document
-    )
+    _refuse_short_model(str(model_folder), config, max_sequence_tokens, rule.num_first_tokens)
     scorer: Scorer
     if scoring.backend == "vllm":
         _require_vllm()
@@ -129,13 +133,15 @@ def position_limit(config: Any) -> int | None:
     return next((limit for limit in limits if isinstance(limit, int)), None)
 
 
-def _refuse_short_model(named: str, config: Any, max_sequence_tokens: int) -> None:
+def _refuse_short_model(named: str, config: Any, max_sequence_tokens: int, num_first_tokens: int = 0) -> None:
     limit = position_limit(config)
     # The last token of a sequence is predicted, never read, so that it needs no position.
-    if limit is not None and max_sequence_tokens - 1 > limit:
+    if limit is not None and max_sequence_tokens - 1 + num_first_tokens > limit:
+        first = " and the model reads a token in front of each" if num_first_tokens else ""
         raise ModelError(
             f"{named}: the model reads at most {limit:,} tokens, but sequences.sequence_length is "
-            f"{max_sequence_tokens - 1:,}; set sequence_length to {limit:,} or less, or take another model"
+            f"{max_sequence_tokens - 1:,}{first}; set sequence_length to {limit - num_first_tokens:,} or less, or take "
+            "another model"
         )
 
 

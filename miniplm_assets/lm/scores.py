@@ -5,7 +5,9 @@ For a sequence t_0 .. t_n
     logprob_nats = sum over i >= 1 of m_i * log p(t_i | t_0 .. t_(i-1)),    num_scored_tokens = sum of m_i
 
 where m_i = 0 if t_(i-1) is the end-of-document token, so that the first token of a following document
-carries no loss, as published; else 1. The log-softmax is taken in float32, the sum in float64.
+carries no loss, as published; else 1. The log-softmax is taken in float32, the sum in float64. A model that
+learnt every text behind a first token reads that one too, before t_0; what it says of t_0 is not counted, so
+that the sums of any two models cover the same tokens.
 """
 
 from collections.abc import Iterable, Sequence
@@ -41,16 +43,39 @@ class Scores:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenRule:
-    """Which tokens of a sequence are scored: the m_i above."""
+    """Which tokens of a sequence are read and scored: the m_i above.
+
+    Attributes:
+        end_of_document_id: the token after which a new document begins.
+        score_after_end_of_document: whether what follows it is scored.
+        begin_of_sequence_id: the token that the model reads in front of every sequence, if any.
+    """
 
     end_of_document_id: int
     score_after_end_of_document: bool
+    begin_of_sequence_id: int | None = None
 
-    def scored(self, token_ids: NDArray[np.signedinteger[Any]]) -> NDArray[np.bool_]:
-        """Return m_1 .. m_n: bool of shape (num_tokens - 1,)."""
+    @property
+    def num_first_tokens(self) -> int:
+        """How many tokens the model reads in front of a sequence."""
+        return 0 if self.begin_of_sequence_id is None else 1
+
+    def read(self, sequences: Sequence[NDArray[np.int32]]) -> Sequence[NDArray[np.int32]]:
+        """Return what the model reads of sequences: each behind the first token, where there is one."""
+        if self.begin_of_sequence_id is None:
+            return sequences
+        first = np.array([self.begin_of_sequence_id], dtype=np.int32)
+        return [np.concatenate([first, token_ids]) for token_ids in sequences]
+
+    def scored(self, read: NDArray[np.signedinteger[Any]]) -> NDArray[np.bool_]:
+        """Return which tokens of one that is read are scored, but for its first: bool of shape (num_tokens - 1,)."""
         if self.score_after_end_of_document:
-            return np.ones(max(len(token_ids) - 1, 0), dtype=np.bool_)
-        return np.asarray(token_ids[:-1] != self.end_of_document_id, dtype=np.bool_)
+            scored = np.ones(max(len(read) - 1, 0), dtype=np.bool_)
+        else:
+            scored = np.asarray(read[:-1] != self.end_of_document_id, dtype=np.bool_)
+        if self.begin_of_sequence_id is not None:
+            scored[:1] = False
+        return scored
 
 
 def check_sequences(

@@ -90,6 +90,7 @@ class TorchScorer:
         check_sequences(
             sequences, sequence_ids, vocab_size=self._vocab_size, max_sequence_tokens=self._max_sequence_tokens
         )
+        sequences = self._rule.read(sequences)
         lengths = np.array([len(token_ids) for token_ids in sequences], dtype=np.intp)
         waiting = longest_first(lengths)
         waiting = waiting[lengths[waiting] > 1]  # a lone token is predicted by nothing

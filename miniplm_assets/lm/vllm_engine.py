@@ -19,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from miniplm_assets.experiment.scoring import BYTES_PER_VALUE
 from miniplm_assets.lm.engine_process import Sender, serve
 
 # Of the device's memory, for the prompt's logits and log-probabilities, which vLLM's own profile does not count.
@@ -33,7 +34,7 @@ MAX_SEQUENCES_IN_FLIGHT: Final = 256
 def max_batched_tokens(
     *,
     tokens_per_batch: int,
-    max_sequence_tokens: int,
+    max_read_tokens: int,
     vocab_size: int,
     bytes_per_weight: int,
     memory_bytes: int,
@@ -46,14 +47,14 @@ def max_batched_tokens(
 
     Args:
         tokens_per_batch: what the user asks for at most.
-        max_sequence_tokens: the longest sequence.
+        max_read_tokens: the longest sequence, with the token in front of it where there is one.
         vocab_size: entries of the vocabulary.
         bytes_per_weight: of the model's dtype.
         memory_bytes: of the device.
         is_cpu: more than one sequence at once makes a CPU slower, so that one is the limit there.
     """
     fitting = int(memory_bytes * LOGPROBS_MEMORY_SHARE) // (vocab_size * (bytes_per_weight + 4))
-    wanted = min(tokens_per_batch, max_sequence_tokens) if is_cpu else tokens_per_batch
+    wanted = min(tokens_per_batch, max_read_tokens) if is_cpu else tokens_per_batch
     return max(MIN_BATCHED_TOKENS, min(wanted, fitting))
 
 
@@ -69,9 +70,9 @@ def _open_engine(settings: dict[str, Any]) -> Any:
         )
     num_batched_tokens = max_batched_tokens(
         tokens_per_batch=settings["tokens_per_batch"],
-        max_sequence_tokens=settings["max_sequence_tokens"],
+        max_read_tokens=settings["max_read_tokens"],
         vocab_size=settings["vocab_size"],
-        bytes_per_weight={"float32": 4, "bfloat16": 2}[settings["dtype"]],
+        bytes_per_weight=BYTES_PER_VALUE[settings["dtype"]],
         memory_bytes=current_platform.get_device_total_memory(),
         is_cpu=current_platform.is_cpu(),
     )
@@ -83,7 +84,7 @@ def _open_engine(settings: dict[str, Any]) -> Any:
         trust_remote_code=False,
         enable_prefix_caching=False,
         enable_chunked_prefill=True,
-        max_model_len=settings["max_sequence_tokens"],
+        max_model_len=settings["max_read_tokens"],
         max_num_batched_tokens=num_batched_tokens,
         max_num_seqs=min(num_batched_tokens, MAX_SEQUENCES_IN_FLIGHT),
         gpu_memory_utilization=ENGINE_MEMORY_SHARE,

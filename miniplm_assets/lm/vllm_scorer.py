@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from miniplm_assets.core.errors import ModelError, ScoringError
 from miniplm_assets.experiment import Scoring
+from miniplm_assets.experiment.scoring import BYTES_PER_VALUE
 from miniplm_assets.lm.engine_process import EngineFailure, EngineProcess
 from miniplm_assets.lm.scores import Scores, TokenRule, check_sequences, owners_of, sum_by_sequence
 
@@ -57,6 +58,7 @@ class VllmScorer:
         self._rule = rule
         self._vocab_size = int(config.vocab_size)
         self._max_sequence_tokens = max_sequence_tokens
+        max_read_tokens = max_sequence_tokens + rule.num_first_tokens
         self._lock = threading.Lock()
         self._numbers = itertools.count()
         # What was asked of the engine and not answered yet, by number.
@@ -70,7 +72,7 @@ class VllmScorer:
             "device": scoring.device,
             "tokens_per_batch": scoring.tokens_per_batch,
             "tensor_parallel_size": scoring.tensor_parallel_size,
-            "max_sequence_tokens": max_sequence_tokens,
+            "max_read_tokens": max_read_tokens,
             "vocab_size": self._vocab_size,
             "is_eager": is_eager,
         }
@@ -79,9 +81,7 @@ class VllmScorer:
         self._engine = EngineProcess(
             "miniplm_assets.lm.vllm_engine",
             settings,
-            environment=_environment(
-                config, scoring, max_sequence_tokens, max_positions=max_positions, is_eager=is_eager
-            ),
+            environment=_environment(config, scoring, max_read_tokens, max_positions=max_positions, is_eager=is_eager),
         )
         try:
             self._engine.receive(silence_seconds=START_SECONDS)
@@ -102,6 +102,7 @@ class VllmScorer:
         check_sequences(
             sequences, sequence_ids, vocab_size=self._vocab_size, max_sequence_tokens=self._max_sequence_tokens
         )
+        sequences = self._rule.read(sequences)
         # A lone token is predicted by nothing, and would be an empty prompt.
         members = [place for place, token_ids in enumerate(sequences) if len(token_ids) > 1]
         if not members:
@@ -160,7 +161,7 @@ class VllmScorer:
 
 
 def _environment(
-    config: Any, scoring: Scoring, max_sequence_tokens: int, *, max_positions: int | None, is_eager: bool
+    config: Any, scoring: Scoring, max_read_tokens: int, *, max_positions: int | None, is_eager: bool
 ) -> dict[str, str]:
     """Return the engine's environment: this process's own, and behind it our choices where it makes none."""
     defaults = {
@@ -169,12 +170,12 @@ def _environment(
         "HF_HUB_OFFLINE": "1",  # the model is a folder; nothing else is needed
         "TOKENIZERS_PARALLELISM": "false",
         "VLLM_CPU_OMP_THREADS_BIND": _cores(scoring.tensor_parallel_size),
-        "VLLM_CPU_KVCACHE_SPACE": str(_cache_gib(config, scoring.dtype, max_sequence_tokens)),
+        "VLLM_CPU_KVCACHE_SPACE": str(_cache_gib(config, scoring.dtype, max_read_tokens)),
     }
     if is_eager:
         # vLLM would still compile the function that ranks tokens: 20 seconds for the first sequence.
         defaults["TORCH_COMPILE_DISABLE"] = "1"
-    if max_positions is not None and max_sequence_tokens > max_positions:
+    if max_positions is not None and max_read_tokens > max_positions:
         # vLLM counts the generated token as a position; no such position is ever computed.
         defaults["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
     return {**defaults, **os.environ}
@@ -187,12 +188,12 @@ def _cores(num_workers: int) -> str:
     return "|".join(",".join(str(core) for core in share) for share in dealt)
 
 
-def _cache_gib(config: Any, dtype: str, max_sequence_tokens: int) -> int:
+def _cache_gib(config: Any, dtype: str, max_read_tokens: int) -> int:
     """Return GiB for the keys and values of a few sequences."""
     num_heads = getattr(config, "num_attention_heads", 1)
     head_size = getattr(config, "head_dim", None) or config.hidden_size // num_heads
     num_kv_heads = getattr(config, "num_key_value_heads", None) or num_heads
     values_per_token = 2 * config.num_hidden_layers * num_kv_heads * head_size
-    bytes_per_value = {"float32": 4, "bfloat16": 2}[dtype]
-    num_bytes: int = values_per_token * bytes_per_value * CPU_CACHED_SEQUENCES * max_sequence_tokens
+    bytes_per_value = BYTES_PER_VALUE[dtype]
+    num_bytes: int = values_per_token * bytes_per_value * CPU_CACHED_SEQUENCES * max_read_tokens
     return max(1, -(-num_bytes // 2**30))
