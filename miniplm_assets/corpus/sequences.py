@@ -31,6 +31,9 @@ _CHUNK_BYTES: Final = 4 << 20
 
 # Less than a sequence of each: some megabytes.
 _STREAMS_AT_ONCE: Final = 1_024
+# Of as many, those of each are written by themselves, as they were when streams were packed one by one: the pages of
+# the file end where they did. Of more, that would take longer than all the rest; the rows are the same.
+_MAX_STREAMS_APART: Final = 256
 # Domain and split.
 _Stream = tuple[str, str]
 
@@ -86,7 +89,8 @@ def write_sequences(
             nonlocal num_sequences
             if len(packed.num_tokens):
                 columns = _columns(packed, streams, texts, ids.take(len(packed.num_tokens)), shard)
-                writer.write(columns, num_rows_of_parts=packed.num_sequences.tolist())
+                are_few = len(streams) <= _MAX_STREAMS_APART
+                writer.write(columns, num_rows_of_parts=packed.num_sequences.tolist() if are_few else None)
                 num_sequences += len(packed.num_tokens)
                 for split in SPLITS:
                     tokens_per_split[split] += int(packed.num_tokens[columns["split"] == split].sum())
