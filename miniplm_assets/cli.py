@@ -20,6 +20,7 @@ from miniplm_assets.lineage.plan import (
 from miniplm_assets.lineage.prune import leftovers, referenced, remove_leftover, unreferenced_results
 from miniplm_assets.lineage.verify import verify_derived, verify_store
 from miniplm_assets.lm.device_speed import DeviceSpeed
+from miniplm_assets.storage.leases import unused
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -133,9 +134,10 @@ def _prune(options: argparse.Namespace) -> int:
         f"{len(unfinished)} leftovers, {sum(leftover.num_bytes for leftover in unfinished) / 1e6:,.2f} MB"
     )
     if options.delete:
-        for result in results:
-            store.remove(result)
-        in_use = [leftover.folder for leftover in unfinished if not remove_leftover(store, leftover)]
+        with unused(store.root):
+            for result in results:
+                store.remove(result)
+            in_use = [leftover.folder for leftover in unfinished if not remove_leftover(store, leftover)]
         print("deleted" + "".join(f"\nin use by now, and left: {folder}" for folder in in_use))
     elif results or unfinished:
         print("nothing was deleted; repeat with --delete")

@@ -231,6 +231,10 @@ def test_prune_lists_first_and_deletes_what_nobody_refers_to_when_told(experimen
         assert "1 results that no given experiment refers to" in printed and "2 leftovers, 0.02 MB" in printed
         assert "repeat with --delete" in printed
 
+        with leases.in_use(store.root, pytest.fail):
+            assert main(["prune", str(experiment), "--delete"]) == 2
+            assert "a run is using the warehouse" in capsys.readouterr().err
+            assert old.folder.exists()
         assert main(["prune", str(experiment), "--delete"]) == 0
     for folder in (old.folder, *gone):
         assert not folder.exists()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from miniplm_assets.core.errors import DamagedResultError, MissingResultError, S
 from miniplm_assets.core.recipe import Recipe, canonical_json, fingerprint_of
 from miniplm_assets.storage import store as store_module
 from miniplm_assets.storage.files import beside, read_note, write_note
+from miniplm_assets.storage.leases import in_use, unused
 from miniplm_assets.storage.store import Draft, Store
 
 RECIPE = Recipe(
@@ -395,3 +397,22 @@ def test_a_damaged_note_is_none(tmp_path, content):
     path.write_bytes(content)
     assert read_note(path) is None
     assert read_note(tmp_path / "none.json") is None
+
+
+def test_a_warehouse_is_used_by_many_or_deleted_from_by_one(tmp_path):
+    waiting = threading.Event()
+    refused = pytest.raises(StoreError, match="a run is using the warehouse")
+    with in_use(tmp_path, pytest.fail), in_use(tmp_path, pytest.fail), refused, unused(tmp_path):
+        pass
+    with ThreadPoolExecutor(1) as threads:
+
+        def use():
+            with in_use(tmp_path, lambda _: waiting.set()):
+                return deleted
+
+        deleted = False
+        with unused(tmp_path):
+            user = threads.submit(use)
+            assert waiting.wait(10)
+            deleted = True
+        assert user.result(10)

@@ -14,6 +14,7 @@ from miniplm_assets.lineage.fingerprints import RAW_CORPUS
 from miniplm_assets.lineage.kind import Kind, Node
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.work import Work
+from miniplm_assets.storage.leases import in_use
 from miniplm_assets.storage.manifest import CheckOutcome
 from miniplm_assets.storage.store import Result
 
@@ -66,7 +67,8 @@ def build_asset(pipeline: Pipeline, node: Node[Any]) -> dg.AssetsDefinition:
     def materialize(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster reads the annotation, and takes only the bare one
         work = Work(pipeline, node, DagsterRun(pipeline, context))
         try:
-            result = kind.make(work)
+            with in_use(pipeline.store.root, work.report):
+                result = kind.make(work)
         except (OSError, MiniplmError) as error:
             raise explained(error, context.log, num_tries=context.retry_number) from None
         return dg.MaterializeResult(
