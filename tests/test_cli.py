@@ -20,6 +20,7 @@ from miniplm_assets.lineage.folders import FolderFingerprints
 from miniplm_assets.lineage.plan import plan
 from miniplm_assets.lineage.snapshot import look, make_latest, write_listing
 from miniplm_assets.lm.device_speed import DeviceSpeed
+from miniplm_assets.storage import leases
 from tests.corpora import tiny_experiment, write_experiment, write_shard
 
 PAPER = PROJECT / "experiments" / "paper.yaml"
