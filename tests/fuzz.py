@@ -33,7 +33,7 @@ from miniplm_assets.core.recipe import Recipe
 from miniplm_assets.corpus.documents import write_documents
 from miniplm_assets.corpus.shards import FileSource, observe_corpus
 from miniplm_assets.corpus.tokenizer import load_tokenizer, train_tokenizer
-from miniplm_assets.experiment import DocumentFields, JsonlSource, ParquetSource
+from miniplm_assets.experiment import DocumentFields, JsonlSource, ParquetSource, Scoring
 from miniplm_assets.kinds.registry import DEMO, PROJECT, open_pipeline
 from miniplm_assets.storage.store import Result, Store
 
@@ -220,6 +220,35 @@ def _tokenizer_config(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|endoftext|>"}))
 
 
+def _model(folder: Path) -> None:
+    from miniplm_assets.lm.architectures import build_model
+
+    shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    model = build_model(
+        {"model_type": "qwen2", "num_key_value_heads": 1, "tie_word_embeddings": True, **shape},
+        vocab_size=16,
+        end_of_document_id=0,
+        max_sequence_tokens=8,
+        seed=1,
+    )
+    model.save_pretrained(folder)
+
+
+def _model_file(name: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        _model(Path(folder))
+        return (Path(folder) / name).read_bytes()
+
+
+def _enter_model(folder: Path) -> None:
+    from miniplm_assets.lm.model_folder import check_model, load_model
+    from miniplm_assets.lm.scorer import check_model_length
+
+    check_model(folder, named="the model", backend="torch")
+    check_model_length(folder, 8, "the model")
+    load_model(folder, Scoring(device="cpu"), lambda _line: None)
+
+
 RECIPE = Recipe(kind="lengths", code_version="1", settings={"a": 1}, inputs={"b": "c"})
 
 
@@ -265,6 +294,8 @@ def doors() -> dict[str, Callable[[], Door]]:
         ),
         "parquet": lambda: Door("a.parquet", list(_parquets()), _enter_shard(ParquetSource, "a.parquet")),
         "tokenizer": lambda: Door("tokenizer.json", [_tokenizer()], _enter_tokenizer, _tokenizer_config),
+        "safetensors": lambda: Door("model.safetensors", [_model_file("model.safetensors")], _enter_model, _model),
+        "model_config": lambda: Door("config.json", [_model_file("config.json")], _enter_model, _model),
         "manifest": lambda: Door(
             f"lengths/{RECIPE.fingerprint}/manifest.json",
             [_manifest()],

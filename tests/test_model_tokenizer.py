@@ -177,7 +177,9 @@ def experiment(tmp_path):
     tiny_model("llama", tmp_path / "model", vocab_size=304, max_position_embeddings=65)
     for folder in ("model", "tokenizer"):
         change(make_tokenizer(tmp_path / folder), put_first("<bos>"))
-    content = tiny_experiment(tmp_path / "corpus", tmp_path / "warehouse", references={}, selections={}, students={})
+    content = tiny_experiment(
+        tmp_path / "corpus", tmp_path / "warehouse", references={}, selections={}, students={}, evaluation={}
+    )
     content["tokenizers"] = {"bpe": {"source": "folder", "path": str(tmp_path / "tokenizer")}}
     content["teachers"]["large"]["model"] = {"source": "folder", "path": str(tmp_path / "model")}
     return content

@@ -332,7 +332,7 @@ def test_an_empty_corpus_is_refused(tmp_path):
 
 
 def test_a_corpus_of_one_document_is_too_small_to_be_split(tmp_path):
-    message = failure(corpus_of(tmp_path, a__jsonl=b'{"text": "The only document.", "meta": {"source": "x"}}\n'))
+    message = failure(corpus_of(tmp_path, a__jsonl=b'{"text": "The only document.", "meta": {"source": "noise"}}\n'))
     assert "reference" in message or "tokenizer" in message
 
 
