@@ -30,6 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from miniplm_assets.core.stop import Stop
 from miniplm_assets.corpus.sequences import write_sequences
 from miniplm_assets.corpus.tables import DOCUMENTS
 from miniplm_assets.corpus.tokenizer import train_tokenizer
@@ -57,6 +58,7 @@ class QuietRun:
     """A run that tells nobody anything."""
 
     pipeline: Pipeline
+    stop: Stop = field(default_factory=Stop)
     errands: "queue.SimpleQueue[Callable[[], object]]" = field(default_factory=queue.SimpleQueue)
 
     def report(self, line: str) -> None:

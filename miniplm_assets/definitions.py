@@ -8,6 +8,7 @@ import dagster as dg
 from miniplm_assets.assets.build import build_assets
 from miniplm_assets.assets.failures import console_logger
 from miniplm_assets.assets.ray_cluster import ray_resources
+from miniplm_assets.assets.stopping import in_process_executor
 from miniplm_assets.automation import corpus_sensor, nightly_schedule
 from miniplm_assets.kinds.registry import open_chosen
 
@@ -19,7 +20,7 @@ defs = dg.Definitions(
     schedules=[nightly_schedule()],
     resources=ray_resources(pipeline.graph),
     # In one process an asset costs 0.1 s, in its own 1.2 to 2.5 s: too much for a graph that is mostly stored.
-    executor=dg.in_process_executor,
+    executor=in_process_executor,
     # Progress is told at INFO; what Dagster says of its own steps is in the UI.
     loggers={"console": console_logger.configured({"log_level": "INFO"})},
 )

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from miniplm_assets.cli import main
 from miniplm_assets.core.errors import CorpusError, ExperimentError
+from miniplm_assets.core.stop import Stop
 from miniplm_assets.kinds.registry import open_pipeline
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.snapshot import Snapshot, latest_snapshot
@@ -40,6 +41,7 @@ class Case:
 
     folder: Path
     lines: list[str] = field(default_factory=list)
+    stop: Stop = field(default_factory=Stop)
     errands: "queue.SimpleQueue[Any]" = field(default_factory=queue.SimpleQueue)
     checks: dict[str, tuple[bool, str]] = field(default_factory=dict)
 

@@ -17,10 +17,13 @@ import polars as pl
 import pytest
 
 from miniplm_assets.core.errors import TrainingError
+from miniplm_assets.core.stop import Stop, Stopped
 from miniplm_assets.experiment import Training
+from miniplm_assets.lm import torch_scorer
 from miniplm_assets.lm.scores import TokenRule
 from miniplm_assets.training import TrainingJob, train_language_model
 from miniplm_assets.training.held_out import SAMPLE_SEED
+from miniplm_assets.training.journal import Journal
 from miniplm_assets.training.objectives.objective import NO_LOSS
 from miniplm_assets.training.plan import NUM_LOG_ROWS, evenly_spaced, plan_training
 from miniplm_assets.training.token_file import choose_held_out, write_token_file
@@ -94,10 +97,10 @@ def write_tokenizer(folder: Path) -> None:
     (folder / "manifest.json").write_text("{}")
 
 
-def train(job: TrainingJob, folder: Path, *, report=lambda _: None) -> dict:
+def train(job: TrainingJob, folder: Path, *, report=lambda _: None, stop: Stop | None = None) -> dict:
     (folder / "work").mkdir(parents=True, exist_ok=True)
     (folder / "target").mkdir(exist_ok=True)
-    return train_language_model(job, work=folder / "work", target=folder / "target", report=report)
+    return train_language_model(job, work=folder / "work", target=folder / "target", report=report, stop=stop)
 
 
 def read_log(folder: Path) -> pl.DataFrame:
@@ -434,6 +437,56 @@ def test_a_resumed_run_ends_with_the_same_bytes(job: TrainingJob, tmp_path: Path
     assert {key: resumed[key] for key in resumed.keys() - ignored} == {
         key: whole[key] for key in whole.keys() - ignored
     }
+
+
+@pytest.mark.parametrize("while_measuring", [False, True])
+def test_a_stopped_run_ends_with_the_same_bytes(
+    job: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, while_measuring: bool
+) -> None:
+    job = replace(job, training=job.training.model_copy(update={"token_budget": 600}))
+    whole = train(job, tmp_path / "whole")
+    first, second, _ = sorted(evenly_spaced(whole["num_steps"], 3))
+    stop, at_step, steps = Stop(), second if while_measuring else first + 1, []
+    score, record = torch_scorer.score_with_model, Journal.record
+
+    def score_and_ask(*arguments, **others):
+        stop.is_asked |= while_measuring and steps[-1] == at_step
+        return score(*arguments, **others)
+
+    def record_and_ask(journal, step, **losses):
+        record(journal, step, **losses)
+        steps.append(step)
+        stop.is_asked |= not while_measuring and step == at_step
+
+    with monkeypatch.context() as patched:
+        patched.setattr("miniplm_assets.training.held_out.score_with_model", score_and_ask)
+        patched.setattr(Journal, "record", record_and_ask)
+        with pytest.raises(Stopped):
+            train(job, tmp_path / "cut", stop=stop)
+    assert [path.name for path in (tmp_path / "cut" / "work").glob("*checkpoint*")] == [f"checkpoint-{at_step}"]
+
+    assert train(job, tmp_path / "cut")["resumed_from_step"] == at_step
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+    assert read_log(tmp_path / "cut").drop("seconds").equals(read_log(tmp_path / "whole").drop("seconds"))
+    logs = [tmp_path / name / "target" / "held_out_log.parquet" for name in ("cut", "whole")]
+    assert pl.read_parquet(logs[0]).equals(pl.read_parquet(logs[1]))
+
+
+def test_a_run_that_is_told_to_stop_in_its_last_step_is_finished(
+    job: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = replace(job, training=job.training.model_copy(update={"token_budget": 600, "num_evaluations": 1}))
+    stop, record = Stop(), Journal.record
+
+    def record_and_ask(journal, step, **losses):
+        record(journal, step, **losses)
+        stop.is_asked |= step == num_steps
+
+    num_steps = train(job, tmp_path / "whole")["num_steps"]
+    monkeypatch.setattr(Journal, "record", record_and_ask)
+    train(job, tmp_path / "told", stop=stop)
+    assert stop.is_asked
+    assert weights(tmp_path / "told") == weights(tmp_path / "whole")
 
 
 def test_looking_at_losses_changes_no_weight_and_a_resumed_run_keeps_to_its_own_looks(

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 from miniplm_assets.core.errors import MissingResultError, StoreError
+from miniplm_assets.core.stop import Stop
 from miniplm_assets.experiment import Experiment
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.documents import DOCUMENTS
@@ -70,6 +71,7 @@ class TestRun:
     pipeline: Pipeline
     lines: list[str] = field(default_factory=list)
     errands: queue.SimpleQueue = field(default_factory=queue.SimpleQueue)
+    stop: Stop = field(default_factory=Stop)
 
     def report(self, line):
         self.lines.append(line)

@@ -65,9 +65,10 @@ def build_asset(pipeline: Pipeline, node: Node[Any]) -> dg.AssetsDefinition:
         ],
     )
     def materialize(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster reads the annotation, and takes only the bare one
-        work = Work(pipeline, node, DagsterRun(pipeline, context))
+        run = DagsterRun(pipeline, context)
+        work = Work(pipeline, node, run)
         try:
-            with in_use(pipeline.store.root, work.report):
+            with run.stoppable(node.key), in_use(pipeline.store.root, work.report):
                 result = kind.make(work)
         except (OSError, MiniplmError) as error:
             raise explained(error, context.log, num_tries=context.retry_number) from None

@@ -10,6 +10,8 @@ from typing import Final
 import dagster as dg
 
 from miniplm_assets.assets.device_lock import device_lock
+from miniplm_assets.assets.stopping import stopped_by_signals
+from miniplm_assets.core.stop import Stop
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.snapshot import Snapshot, latest_snapshot, load_snapshot
@@ -24,6 +26,7 @@ class DagsterRun:
 
     Attributes:
         errands: what other threads leave for the one that Dagster calls: its log belongs to that one.
+        stop: says whether the run has been told to stop.
     """
 
     def __init__(self, pipeline: Pipeline, context: dg.AssetExecutionContext) -> None:
@@ -31,15 +34,29 @@ class DagsterRun:
         self._context = context
         self._thread = threading.get_ident()
         self.errands: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self.stop = Stop()
+
+    def stoppable(self, key: str) -> AbstractContextManager[None]:
+        """Let signals stop the work on an asset."""
+        return stopped_by_signals(self.stop, key=key, wake=partial(self.errands.put, self._look))
 
     def report(self, line: str) -> None:
-        """Show a line of progress in Dagster's log; that of another thread when this one next looks."""
+        """Show a line of progress in Dagster's log; that of another thread when this one next looks.
+
+        Raises:
+            Stopped: in the run's own thread, if the run was told to stop and what is under way is not held.
+        """
         if threading.get_ident() != self._thread:
             self.errands.put(partial(self._context.log.info, line))
             return
         while not self.errands.empty():
             self.errands.get()()
         self._context.log.info(line)
+        self._look()
+
+    def _look(self) -> None:
+        if not self.stop.is_held:
+            self.stop.look()
 
     def snapshot(self) -> Snapshot:
         """Return the state of the corpus that this run works on: the one that its first asset saw."""

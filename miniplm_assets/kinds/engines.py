@@ -48,6 +48,7 @@ def open_engine(work: Work[Any], scoring: Scoring, max_sequence_tokens: int) -> 
         begin_of_sequence_id=settings.begin_of_sequence_id,
         max_sequence_tokens=max_sequence_tokens,
         report=work.report,
+        look=work.run.stop.look,
     )
 
 

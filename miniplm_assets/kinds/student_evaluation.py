@@ -102,6 +102,7 @@ def _measure(work: Work[Measuring], model_folder: Path) -> pl.DataFrame:
             end_of_document_id=tokenizer.end_of_document_id,
             max_sequence_tokens=work.settings.max_sequence_tokens,
             report=work.report,
+            look=work.run.stop.look,
         ) as scorer,
     ):
         for rows in _validation_rows(work.input_tables(SEQUENCES.name)):

@@ -89,4 +89,6 @@ def train(
         objective=objective or CrossEntropy(),
     )
     with work.run.device():
-        draft.facts = train_language_model(job, work=draft.work, target=draft.path, report=work.report)
+        draft.facts = train_language_model(
+            job, work=draft.work, target=draft.path, report=work.report, stop=work.run.stop
+        )

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from miniplm_assets.core.errors import MiniplmError
+from miniplm_assets.core.stop import Stop
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.snapshot import Snapshot, latest_snapshot
@@ -55,6 +56,7 @@ class _Looking:
     report: Callable[[str], None]
     seen: Snapshot
     errands: "queue.SimpleQueue[Callable[[], object]]" = field(default_factory=queue.SimpleQueue)
+    stop: Stop = field(default_factory=Stop)
 
     def snapshot(self) -> Snapshot:
         return self.seen

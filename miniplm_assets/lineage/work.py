@@ -16,6 +16,7 @@ from typing import Any, Generic, Protocol
 
 from miniplm_assets.core.facts import model_tokens, sum_facts
 from miniplm_assets.core.recipe import Recipe
+from miniplm_assets.core.stop import Stop
 from miniplm_assets.lineage.fingerprints import Fingerprints
 from miniplm_assets.lineage.kind import Node, S
 from miniplm_assets.lineage.pipeline import Pipeline
@@ -32,8 +33,16 @@ class Run(Protocol):
     def errands(self) -> "queue.SimpleQueue[Callable[[], object]]":
         """What other threads leave for the run's own thread to do, such as a line of progress."""
 
+    @property
+    def stop(self) -> Stop:
+        """Says whether the run has been told to stop."""
+
     def report(self, line: str) -> None:
-        """Show a line of progress; from any thread."""
+        """Show a line of progress; from any thread.
+
+        Raises:
+            Stopped: in the run's own thread, if the run was told to stop and what is under way is not held.
+        """
 
     def snapshot(self) -> Snapshot:
         """Return the state of the corpus that the run works on."""
@@ -266,7 +275,8 @@ class Work(Generic[S]):
         return begun
 
     def _publish(self, draft: Draft) -> Result:
-        result = self.pipeline.store.publish(draft)
+        with self.run.stop.held():  # what is finished is not thrown away
+            result = self.pipeline.store.publish(draft)
         self.tally.count(result, is_computed=True)
         return result
 

@@ -54,6 +54,7 @@ def open_scorer(
     begin_of_sequence_id: int | None = None,
     max_sequence_tokens: int,
     report: Callable[[str], None],
+    look: Callable[[], None] | None = None,
 ) -> AbstractContextManager[Scorer]:
     """Load a model for scoring; it is closed when the context ends.
 
@@ -64,6 +65,8 @@ def open_scorer(
         begin_of_sequence_id: the token that the model reads in front of every sequence, if any.
         max_sequence_tokens: length of the longest sequence that will come: sequence_length + 1.
         report: takes a line of progress.
+        look: asked after each batch that this process computes, in the thread that asked for the scores; what it
+            raises ends the scoring.
 
     Raises:
         ModelError: if the model cannot be loaded or is too short, or the backend is not installed or does not start.
@@ -73,7 +76,7 @@ def open_scorer(
         score_after_end_of_document=scoring.score_after_end_of_document,
         begin_of_sequence_id=begin_of_sequence_id,
     )
-    return _opened(model_folder, scoring, rule, max_sequence_tokens, report)
+    return _opened(model_folder, scoring, rule, max_sequence_tokens, report, look)
 
 
 @contextmanager
@@ -83,6 +86,7 @@ def _opened(
     rule: TokenRule,
     max_sequence_tokens: int,
     report: Callable[[str], None],
+    look: Callable[[], None] | None,
 ) -> Iterator[Scorer]:
     config = read_config(model_folder).get_text_config()
     _refuse_short_model(str(model_folder), config, max_sequence_tokens, rule.num_first_tokens)
@@ -109,6 +113,7 @@ def _opened(
             tokens_per_batch=scoring.tokens_per_batch,
             max_sequence_tokens=max_sequence_tokens,
             report=report,
+            look=look,
         )
     with kept_memory():
         try:

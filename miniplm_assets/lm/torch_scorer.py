@@ -59,6 +59,7 @@ class TorchScorer:
         rule: TokenRule,
         tokens_per_batch: int,
         report: Callable[[str], None],
+        look: Callable[[], None] | None = None,
         max_sequence_tokens: int | None = None,
     ) -> None:
         embeddings = model.get_input_embeddings().weight
@@ -67,6 +68,7 @@ class TorchScorer:
         self._vocab_size = int(embeddings.shape[0])
         self._rule = rule
         self._report = report
+        self._look = look
         self._max_sequence_tokens = max_sequence_tokens
         self._head = find_plain_head(model)
         self._tokens_per_batch = tokens_per_batch
@@ -94,7 +96,7 @@ class TorchScorer:
         lengths = np.array([len(token_ids) for token_ids in sequences], dtype=np.intp)
         waiting = longest_first(lengths)
         waiting = waiting[lengths[waiting] > 1]  # a lone token is predicted by nothing
-        self._refuse_if_closed()
+        self._look_around()
         if not len(waiting):
             return sum_by_sequence(np.empty(0, np.float32), np.empty(0, np.intp), sequence_ids)
         if self._threads is not None:
@@ -119,7 +121,9 @@ class TorchScorer:
             in_body = batches(members, lengths, tokens_per_batch=CPU_TOKENS_IN_BODY)
             return self._logprobs([pad(sequences, some, self._rule) for some in in_body])
 
-        return self._threads.map(score, batches(waiting, lengths, tokens_per_batch=self._tokens_per_batch))
+        for scored in self._threads.map(score, batches(waiting, lengths, tokens_per_batch=self._tokens_per_batch)):
+            self._look_around()
+            yield scored
 
     def _one_after_another(
         self,
@@ -132,7 +136,7 @@ class TorchScorer:
         import torch
 
         while len(waiting):
-            self._refuse_if_closed()
+            self._look_around()
             members = fill_batch(waiting, lengths, tokens_per_batch=self._tokens_per_batch)
             batch = pad(sequences, members, self._rule)
             try:
@@ -187,9 +191,11 @@ class TorchScorer:
             f"{self._tokens_per_batch:,} (set scoring.tokens_per_batch to begin there)"
         )
 
-    def _refuse_if_closed(self) -> None:
+    def _look_around(self) -> None:
         if self._is_closed:
             raise ScoringError("scoring was stopped")
+        if self._look is not None:
+            self._look()
 
     def close(self) -> None:
         """Give the model's memory back, after the batches that are being computed."""
@@ -255,6 +261,7 @@ def score_with_model(
     tokens_per_batch: int,
     sequence_ids: NDArray[np.int64] | None = None,
     report: Callable[[str], None] = logger.info,
+    look: Callable[[], None] | None = None,
 ) -> Scores:
     """Score sequences with a model that lives already, for example one in training.
 
@@ -266,6 +273,7 @@ def score_with_model(
         tokens_per_batch: padded tokens at once, at most.
         sequence_ids: for the messages; their places in the list where absent.
         report: takes a line where something is not as asked.
+        look: asked after each batch; what it raises ends the scoring.
 
     Raises:
         ScoringError: if a sequence cannot be scored; the message names it.
@@ -275,6 +283,6 @@ def score_with_model(
     rule = TokenRule(end_of_document_id=end_of_document_id, score_after_end_of_document=score_after_end_of_document)
     with (
         evaluation_mode(model),
-        closing(TorchScorer(model, rule=rule, tokens_per_batch=tokens_per_batch, report=report)) as scorer,
+        closing(TorchScorer(model, rule=rule, tokens_per_batch=tokens_per_batch, report=report, look=look)) as scorer,
     ):
         return scorer.score(sequences, sequence_ids)

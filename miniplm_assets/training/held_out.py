@@ -4,7 +4,7 @@ By domain, since which domains count in a total is asked of who reports it, not 
 number of measurements touch no weight; a run keeps to those that it began with.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -59,14 +59,24 @@ class HeldOut:
         self.num_sequences = len(sample)
         self.rows: list[dict[str, Any]] = []
 
-    def measure(self, model: "PreTrainedModel", *, step: int, num_tokens: int) -> float:
-        """Add one row for each domain to the log; return the loss over the whole sample, in nats a token."""
+    def measure(
+        self, model: "PreTrainedModel", *, step: int, num_tokens: int, look: Callable[[], None] | None
+    ) -> float:
+        """Add one row for each domain to the log; return the loss over the whole sample, in nats a token.
+
+        Args:
+            model: is measured.
+            step: done so far.
+            num_tokens: trained on so far.
+            look: asked after each batch; what it raises ends this.
+        """
         scores = score_with_model(
             model,
             self._token_ids,
             end_of_document_id=self._end_of_document_id,
             score_after_end_of_document=False,
             tokens_per_batch=TOKENS_PER_BATCH,
+            look=look,
         )
         by_domain = (
             self._domains.with_columns(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from miniplm_assets.core.errors import TrainingError
+from miniplm_assets.core.stop import Stop
 from miniplm_assets.lm.architectures import build_model, count_model_parameters
 from miniplm_assets.lm.attention import settle_attention
 from miniplm_assets.lm.memory import kept_memory
@@ -22,7 +23,7 @@ TRAINING_LOG = "training_log.parquet"
 
 @kept_memory()
 def train_language_model(
-    job: TrainingJob, *, work: Path, target: Path, report: Callable[[str], None]
+    job: TrainingJob, *, work: Path, target: Path, report: Callable[[str], None], stop: Stop | None = None
 ) -> dict[str, Any]:
     """Train a model and write it as `save_pretrained` does, its tokenizer and its training log beside it.
 
@@ -38,6 +39,7 @@ def train_language_model(
             row before), held_out_nll_nats_per_token (over the whole sample; null where it was not measured),
             learning_rate, seconds; and `held_out_log.parquet`, that loss by domain, columns as in `held_out.SCHEMA`.
         report: takes one line of progress now and then.
+        stop: says whether the run has been told to stop; absent where nobody can.
 
     Returns:
         Facts: num_parameters, num_non_embedding_parameters, num_steps, num_sequences, num_tokens, num_epochs,
@@ -49,6 +51,7 @@ def train_language_model(
         ModelError: if the architecture cannot be built.
         TrainingError: if there is nothing to learn from or to measure on, the loss is not finite, bfloat16 is not
             available, or `work` holds the checkpoint of another job.
+        Stopped: if the run has been told to stop; `work` then holds a checkpoint of the last step that was done.
     """
     from miniplm_assets.training.trainer import Course, make_trainer
 
@@ -88,7 +91,14 @@ def train_language_model(
     )
     objective = objective_of(job.objective)
     course = Course(
-        job=job, work=work, plan=plan, measured=measured, held_out=held_out, report=report, checkpoint=checkpoint
+        job=job,
+        work=work,
+        plan=plan,
+        measured=measured,
+        held_out=held_out,
+        report=report,
+        stop=stop or Stop(),
+        checkpoint=checkpoint,
     )
     trainer = make_trainer(course, model=model, tokens=tokens, loss=objective.open(job.objective))
     size = count_model_parameters(model)
@@ -97,14 +107,14 @@ def train_language_model(
         f"{plan.num_tokens:,} tokens ({plan.num_epochs:.2f} epochs) on {trainer.args.device}"
         + (f"; going on after step {checkpoint.step:,}" if checkpoint else "")
     )
-    trainer.train()
-
-    model.config.use_cache = True  # Trainer switches it off, and a saved model that generates wants it
-    with without_progress_bars():
-        model.save_pretrained(target)
-    _copy_tokenizer(job.tokenizer_folder, target)
-    course.journal.write_parquet(target / TRAINING_LOG)
-    held_out.write_parquet(target / HELD_OUT_LOG)
+    with course.stop.held():  # a step is done or not; the course looks after each
+        trainer.train()
+        model.config.use_cache = True  # Trainer switches it off, and a saved model that generates wants it
+        with without_progress_bars():
+            model.save_pretrained(target)
+        _copy_tokenizer(job.tokenizer_folder, target)
+        course.journal.write_parquet(target / TRAINING_LOG)
+        held_out.write_parquet(target / HELD_OUT_LOG)
     last = course.journal.rows[-1]
     return {
         "num_parameters": size.total,

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments  # noqa: TID253
 
 from miniplm_assets.core.errors import TrainingError
+from miniplm_assets.core.stop import Stop, Stopped
 from miniplm_assets.lm.scores import TokenRule
 from miniplm_assets.training.checkpoint import (
     Checkpoint,
@@ -89,6 +90,7 @@ class Course:
         measured: the settings that the held-out losses are measured by.
         held_out: measures them.
         report: takes a line of progress.
+        stop: says whether the run has been told to stop.
         checkpoint: where the run goes on from.
         journal: the training log.
         seconds_before: spent training before an interruption.
@@ -100,6 +102,7 @@ class Course:
     measured: Mapping[str, int]
     held_out: HeldOut
     report: Callable[[str], None]
+    stop: Stop
     checkpoint: Checkpoint | None = None
     journal: Journal = field(default_factory=Journal)
     seconds_before: float = 0.0
@@ -186,6 +189,9 @@ class CourseCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
             num_tokens=plan.num_tokens,
             num_tokens_before=int(plan.tokens_after_step[course.first_step - 1]) if course.first_step else 0,
         )
+        if course.checkpoint:
+            self._learning_rate = course.checkpoint.load_state().get("learning_rate", 0.0)
+            self._write_row(course.first_step, look=course.stop.look, **objects)  # where it was stopped in that
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **objects: Any) -> None:  # noqa: ARG002
         """Put the random generators back where they were, once the data loader has drawn from them."""
@@ -197,28 +203,42 @@ class CourseCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
         self._learning_rate = objects["optimizer"].param_groups[0]["lr"]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **objects: Any) -> None:  # noqa: ARG002
-        """Write the log, say how far it is, and write a checkpoint, where one is due."""
+        """Write the log, say how far it is, and write a checkpoint, where one is due or the run is told to stop."""
         course, plan = self._course, self._course.plan
         step = course.first_step + state.global_step
-        num_tokens = int(plan.tokens_after_step[step - 1])
         if self._progress.is_due(step):
+            num_tokens = int(plan.tokens_after_step[step - 1])
             self._progress.say(step, num_tokens=num_tokens, nats_per_token=course.journal.latest_nats_per_token())
-        if step in plan.log_steps:
-            course.journal.collect()
-            held_out_nll = None
-            if step in plan.evaluation_steps:
-                held_out_nll = course.held_out.measure(objects["model"], step=step, num_tokens=num_tokens)
-            course.journal.write_row(
-                step=step,
-                num_tokens=num_tokens,
-                held_out_nll=held_out_nll,
-                learning_rate=self._learning_rate,
-                seconds=self._seconds(),
-            )
-        is_due = time.monotonic() - self._last_checkpoint >= 60 * course.job.training.checkpoint_minutes
-        if is_due and step != plan.num_steps:
+        if step == plan.num_steps:  # nothing would be left to go on with
+            self._write_row(step, look=None, **objects)
+            return
+        try:
+            self._write_row(step, look=course.stop.look, **objects)
+            course.stop.look()
+        except Stopped:
+            self._save(step, is_writer=state.is_world_process_zero, **objects)
+            course.report(f"told to stop: a checkpoint holds all up to step {step:,} of {plan.num_steps:,}")
+            raise
+        if time.monotonic() - self._last_checkpoint >= 60 * course.job.training.checkpoint_minutes:
             self._save(step, is_writer=state.is_world_process_zero, **objects)
             self._last_checkpoint = time.monotonic()
+
+    def _write_row(self, step: int, *, look: Callable[[], None] | None, model: Any, **_: Any) -> None:
+        """Write the row of a step into the log, where it is due and not there."""
+        course, plan = self._course, self._course.plan
+        if step not in plan.log_steps or any(row["step"] == step for row in course.journal.rows):
+            return
+        course.journal.collect()
+        num_tokens, held_out_nll = int(plan.tokens_after_step[step - 1]), None
+        if step in plan.evaluation_steps:
+            held_out_nll = course.held_out.measure(model, step=step, num_tokens=num_tokens, look=look)
+        course.journal.write_row(
+            step=step,
+            num_tokens=num_tokens,
+            held_out_nll=held_out_nll,
+            learning_rate=self._learning_rate,
+            seconds=self._seconds(),
+        )
 
     def _save(self, step: int, *, is_writer: bool, model: Any, optimizer: Any, lr_scheduler: Any, **_: Any) -> None:
         course = self._course
@@ -234,6 +254,7 @@ class CourseCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
                     "measured": dict(course.measured),
                     "seconds": self._seconds(),
                     "schedule": lr_scheduler.state_dict(),
+                    "learning_rate": self._learning_rate,
                 },
                 model=model,
                 optimizer=optimizer,

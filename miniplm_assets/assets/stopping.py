@@ -1,0 +1,139 @@
+"""What ends a run from outside: SIGINT and SIGTERM become a request to stop, and a stopped run reads as cancelled.
+
+Dagster raises an exception in its handler of signals. Where Python drops it, as it does in the callback of a weak
+reference, the run would go on and hold its device. So the request is kept, and looked at; see `core.stop`.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Final
+
+import dagster as dg
+
+from miniplm_assets.assets.failures import WithoutTraceError
+from miniplm_assets.core.stop import Stop, Stopped
+
+Handler = Callable[[int, FrameType | None], None]
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+# Whether a signal came between two assets.
+_came_between = threading.Event()
+# One Ctrl-C may come twice: from the terminal, and from a parent that hands it on.
+ECHO_SECONDS: Final = 1.0
+
+
+class RunStoppedError(dg.DagsterExecutionInterruptedError, WithoutTraceError):
+    """Dagster's own interruption, without a trace: where the work was put down is nothing to mend."""
+
+    def __init__(self, key: str) -> None:
+        message = f"{key}: told to stop. What was finished is kept; run again to go on from there."
+        super().__init__(message)
+        self.tell(message)
+
+
+@contextmanager
+def stopped_by_signals(stop: Stop, *, key: str, wake: Callable[[], None]) -> Iterator[None]:
+    """Let a signal ask for a stop while an asset is made, and a second one not wait for it.
+
+    Only a process's main thread can handle signals; elsewhere nobody can ask.
+
+    Args:
+        stop: is asked.
+        key: of the asset.
+        wake: called before that, so that who waits for other threads looks too.
+
+    Raises:
+        RunStoppedError: if a signal came.
+    """
+    first_asked: float | None = None
+
+    def told(_number: int, _frame: FrameType | None) -> None:
+        nonlocal first_asked
+        now = time.monotonic()
+        if first_asked is not None and now - first_asked < ECHO_SECONDS:
+            return
+        first_asked = first_asked or now
+        wake()
+        stop.ask()
+
+    try:
+        if _came_between.is_set():
+            raise Stopped
+        with _handlers(told):
+            yield
+        stop.look()  # the last of what it raised may have been dropped
+    except (Stopped, KeyboardInterrupt):
+        raise RunStoppedError(key) from None
+
+
+@contextmanager
+def _handlers(told: Handler) -> Iterator[None]:
+    before = _handle(told)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
+def _handle(told: Handler) -> dict[signal.Signals, Any]:
+    """Handle the signals, in a main thread; return what handled them before."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {number: signal.signal(number, told) for number in SIGNALS}
+
+
+def _note(_number: int, _frame: FrameType | None) -> None:
+    _came_between.set()
+
+
+class CancellingExecutor(dg.Executor):
+    """An executor whose interrupted runs read as cancelled: Dagster calls those failed that its UI did not cancel."""
+
+    def __init__(self, inner: dg.Executor) -> None:
+        """Let `inner` do the work."""
+        self._inner = inner
+
+    @property
+    def retries(self) -> Any:
+        """As the inner one has them."""
+        return self._inner.retries
+
+    @property
+    def step_dependency_config(self) -> Any:
+        """As the inner one has them."""
+        return self._inner.step_dependency_config
+
+    def execute(self, plan_context: Any, execution_plan: Any) -> Iterator[Any]:
+        """Execute a plan; say so where it is interrupted."""
+        _came_between.clear()
+        try:
+            with _handlers(_note):
+                for event in self._inner.execute(plan_context, execution_plan):
+                    yield event
+                    # Dagster's own would raise as the next asset begins, with a trace of its insides.
+                    _handle(_note)
+        except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
+            instance = plan_context.instance
+            run = instance.get_run_by_id(plan_context.run_id)
+            is_unasked = run is not None and run.status == dg.DagsterRunStatus.STARTED
+            if is_unasked and not instance.run_will_resume(run.run_id):
+                instance.report_run_canceling(run, "A signal asks for the end of this run.")
+            raise
+
+
+def _create_executor(context: dg.InitExecutorContext) -> dg.Executor:
+    create = dg.in_process_executor.executor_creation_fn
+    assert create is not None, "Dagster's own has one"
+    return CancellingExecutor(create(context))
+
+
+in_process_executor = dg.ExecutorDefinition(
+    name="in_process",
+    config_schema=dg.in_process_executor.config_schema.as_field(),
+    executor_creation_fn=_create_executor,
+    description="Execute all steps in one process; a run that a signal stops is cancelled.",
+)
