@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed-$(VLLM)
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED) ## set up, materialise experiments/demo.yaml, show the outcome
-	MINIPLM_EXPERIMENT=experiments/demo.yaml $(BIN)/dagster asset materialize --select '*' -m miniplm_assets.definitions \
+	MINIPLM_EXPERIMENT=experiments/demo.yaml $(BIN)/dg launch --assets '*' \
 		--config-json '{"loggers": {"console": {}}}' # progress alone, without Dagster's own events
 	$(BIN)/python -m miniplm_assets outcome experiments/demo.yaml
 
@@ -18,7 +18,7 @@ test: $(INSTALLED) ## set up and run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 ui: $(INSTALLED) ## open the Dagster UI at http://localhost:3000
-	$(BIN)/dagster dev -w workspace.yaml
+	DAGSTER_HOME=$(CURDIR) $(BIN)/dg dev -w workspace.yaml # else it says that it removes a folder which holds nothing
 
 check: $(INSTALLED) ## formatting, lint, import rules, types, definitions
 	$(BIN)/ruff format --check .

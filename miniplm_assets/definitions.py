@@ -3,6 +3,10 @@
 ``MINIPLM_EXPERIMENT`` names the experiment file, ``MINIPLM_WAREHOUSE`` a warehouse in place of the file's own.
 """
 
+import atexit
+import warnings
+from typing import clear_overloads
+
 import dagster as dg
 
 from miniplm_assets.assets.build import build_assets
@@ -11,6 +15,14 @@ from miniplm_assets.assets.ray_cluster import ray_resources
 from miniplm_assets.assets.stopping import in_process_executor
 from miniplm_assets.automation import corpus_sensor, nightly_schedule
 from miniplm_assets.kinds.registry import open_chosen
+
+# torch never lets go of the kernels that its Python half registers, nor these, through the globals of torch.fx, of
+# typing and of every overload there is: Dagster's, and through their modules all that is loaded here. DuckDB's module would
+# outlive the interpreter, and complain at the end of every good run that its own functions leak.
+atexit.register(clear_overloads)
+
+# Dagster's own parser of selections passes it; there is nothing here that could.
+warnings.filterwarnings("ignore", r"Parameter `include_sources` of function `AssetSelection\.all`", dg.BetaWarning)
 
 pipeline = open_chosen()
 
