@@ -250,7 +250,10 @@ for _name, _default, _other in (
     ("beta2", 0.98, 0.9),
     ("epsilon", 1e-6, 1e-8),
     ("weight_decay", 0.01, 0.1),
+    ("decay_norms_and_biases", False, True),
     ("gradient_clip", 1.0, 2.0),
+    ("loss_mean_over", "tokens", "sequences"),
+    ("later_epochs", "reshuffled", "repeated"),
     ("dtype", "float32", "bfloat16"),
 ):
     ROWS += [

@@ -429,7 +429,7 @@ def example(number):
         "miniplm_assets.lineage.kind:ALL_FILES,Blueprint,Kind,Node",
         "miniplm_assets.lineage.work:Work",
         "miniplm_assets.storage.store:Draft,Result",
-        "miniplm_assets.training.objectives.objective:NO_LOSS,Loss,LossFunction,ObjectiveKind",
+        "miniplm_assets.training.objectives.objective:NO_LOSS,Loss,LossFunction,MeanOver,ObjectiveKind",
     ):
         path, _, wanted = module.partition(":")
         imported = importlib.import_module(path)
@@ -471,7 +471,7 @@ def test_the_objective_that_contributing_adds_is_one():
             return self
 
     settings = names["SmoothedCrossEntropy"](type="smoothed_cross_entropy", smoothing=0.3)
-    loss = names["KIND"].open(settings)(Model(), {"input_ids": labels, "labels": labels})
+    loss = names["KIND"].open(settings, "tokens")(Model(), {"input_ids": labels, "labels": labels})
     log_sum = math.log(1 + math.e + math.e**3)
     expected = 0.7 * (log_sum - 3) + 0.1 * sum(log_sum - logit for logit in (0, 1, 3))
     assert float(loss.nats) == pytest.approx(expected, rel=1e-6)

@@ -4,6 +4,7 @@ The oracles: losses and weights come from a plain loop over torch alone, draws f
 and what an interrupted run must end with from the run that was not interrupted.
 """
 
+import json
 import math
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import textwrap
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -161,6 +163,16 @@ def test_the_order_depends_on_the_seed_alone() -> None:
     assert order(1) == order(1) != order(2)
 
 
+def test_later_epochs_have_another_order_or_the_same() -> None:
+    arguments = {"token_budget": 55, "sequences_per_step": 2, "num_evaluations": 1, "seed": 4}
+    lengths = np.array([5, 5, 5, 5])
+    drawn = plan_training(lengths, **arguments).order.tolist()
+    repeated = plan_training(lengths, **arguments, repeats_order=True).order.tolist()
+    assert len(drawn) == len(repeated) == 11
+    assert repeated == [*drawn[:4], *drawn[:4], *drawn[:3]]
+    assert (drawn[4:8], drawn[8:]) != (drawn[:4], drawn[:3])
+
+
 def test_a_batch_predicts_neither_padding_nor_what_follows_an_end_of_document() -> None:
     from miniplm_assets.training.trainer import make_batch
 
@@ -237,8 +249,10 @@ def plain_training(job: TrainingJob) -> tuple[list[float], list[float], object]:
     )
     random = np.random.default_rng(job.seed)
     order: list[int] = []
+    first_time = random.permutation(len(rows))
     while sum(len(rows[row]) for row in order) < job.training.token_budget:
-        for row in random.permutation(len(rows)):
+        is_like_the_first = not order or job.training.later_epochs == "repeated"
+        for row in first_time if is_like_the_first else random.permutation(len(rows)):
             order.append(int(row))
             if sum(len(rows[row]) for row in order) >= job.training.token_budget:
                 break
@@ -250,6 +264,8 @@ def plain_training(job: TrainingJob) -> tuple[list[float], list[float], object]:
     settings = job.training
     named = dict(model.named_parameters())
     plain = [name for name in named if "bias" in name or "ln_" in name]
+    if job.training.decay_norms_and_biases:
+        plain = []
     optimizer = torch.optim.AdamW(
         [
             {"params": [named[name] for name in named if name not in plain], "weight_decay": settings.weight_decay},
@@ -267,14 +283,19 @@ def plain_training(job: TrainingJob) -> tuple[list[float], list[float], object]:
             progress = (number + 1 - warmup) / (len(steps) - warmup)
             least = settings.final_learning_rate_share
             share = least + (1 - least) * (1 + math.cos(math.pi * progress)) / 2
-        total, count = 0.0, 0
+        total, count, means = 0.0, 0, []
         for row in step:
             ids = torch.tensor([rows[row]])
             logprobs = model(ids).logits[0].log_softmax(-1)
-            for place in range(1, len(rows[row])):
-                if rows[row][place - 1] != END:
-                    total, count = total - logprobs[place - 1, rows[row][place]], count + 1
-        (total / count).backward()
+            of_row = [
+                -logprobs[place - 1, rows[row][place]]
+                for place in range(1, len(rows[row]))
+                if rows[row][place - 1] != END
+            ]
+            total, count = total + sum(of_row), count + len(of_row)
+            means.append(sum(of_row) / len(of_row))
+        loss = total / count if job.training.loss_mean_over == "tokens" else sum(means) / len(means)
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clip)
         for group in optimizer.param_groups:
             group["lr"] = share * settings.peak_learning_rate
@@ -288,15 +309,22 @@ def plain_training(job: TrainingJob) -> tuple[list[float], list[float], object]:
 NO_DROPOUT = {**ARCHITECTURE, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 
 
-@pytest.mark.parametrize("sequences_per_device", [None, 3])
-def test_training_is_that_of_a_plain_loop(job: TrainingJob, tmp_path: Path, sequences_per_device: int | None) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"sequences_per_device": 3},
+        {"decay_norms_and_biases": True, "weight_decay": 2.0},
+        {"loss_mean_over": "sequences"},
+        {"loss_mean_over": "sequences", "sequences_per_device": 3},
+        {"later_epochs": "repeated"},
+    ],
+)
+def test_training_is_that_of_a_plain_loop(job: TrainingJob, tmp_path: Path, changes: dict[str, Any]) -> None:
     from safetensors.torch import load_file
 
-    job = replace(
-        job,
-        architecture=NO_DROPOUT,
-        training=job.training.model_copy(update={"sequences_per_device": sequences_per_device, "weight_decay": 0.1}),
-    )
+    training = job.training.model_copy(update={"weight_decay": 0.1, **changes})
+    job = replace(job, architecture=NO_DROPOUT, training=training)
     losses, rates, model = plain_training(job)
     facts = train(job, tmp_path / "run")
     log = read_log(tmp_path / "run")
@@ -535,12 +563,16 @@ def test_cross_entropy_is_that_of_float64() -> None:
 
     settings = CrossEntropy()
     objective = objective_of(settings)
-    loss = objective.open(settings)(Model(), {"input_ids": labels, "labels": labels})
+    loss = objective.open(settings, "tokens")(Model(), {"input_ids": labels, "labels": labels})
     expected = [
         -logits[row, place].double().log_softmax(-1)[labels[row, place]] for row, place in (labels >= 0).nonzero()
     ]
     assert float(loss.nats) == pytest.approx(float(sum(expected)), rel=1e-6)
     assert int(loss.num_predicted) == len(expected) == 11
+    by_sequence = objective.open(settings, "sequences")(Model(), {"input_ids": labels, "labels": labels})
+    of_each = [sum(expected[first:stop]) for first, stop in ((0, 2), (2, 7), (7, 11))]
+    assert by_sequence.nats.tolist() == pytest.approx([float(nats) for nats in of_each], rel=1e-6)
+    assert by_sequence.num_predicted.tolist() == [2, 5, 4]
     assert objective.inputs(settings) == {}
     assert objective.flops(7, 11) == 6 * 7 * 11
 
@@ -633,3 +665,40 @@ def test_bfloat16_trains_where_the_device_has_it(job: TrainingJob, tmp_path: Pat
     train(replace(job, training=bf16), tmp_path / "run")
     log = read_log(tmp_path / "run")
     assert log["training_nll_nats_per_token"][-1] < log["training_nll_nats_per_token"][0]
+
+
+def test_float16_is_refused_where_it_would_quietly_be_float32(
+    job: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    with pytest.raises(TrainingError, match="float16 needs an accelerator, and this machine has none; set it to"):
+        train(replace(job, training=job.training.model_copy(update={"dtype": "float16"})), tmp_path / "run")
+
+
+def test_the_scale_of_a_float16_loss_begins_as_published_and_survives_a_checkpoint(
+    job: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after
+) -> None:
+    import torch
+
+    from miniplm_assets.training import trainer as module
+
+    scalers = []
+    made = module.CourseTrainer.__init__
+
+    def with_scaler(self, course, loss, **arguments):
+        made(self, course, loss, **arguments)
+        course.loss_scaler = torch.amp.GradScaler("cpu")
+        scalers.append(course.loss_scaler)
+
+    monkeypatch.setattr(module.CourseTrainer, "__init__", with_scaler)
+    stop_after(3)
+    with pytest.raises(InterruptedRunError):
+        train(every_step(job), tmp_path / "run")
+    assert scalers[0].state_dict()["scale"] == 2**11
+    [state] = (tmp_path / "run" / "work").glob("checkpoint-*/state.json")
+    carried = json.loads(state.read_text())["loss_scale"]
+    assert carried == scalers[0].state_dict()
+    train(every_step(job), tmp_path / "run")
+    assert scalers[1].state_dict() == carried

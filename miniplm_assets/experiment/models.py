@@ -69,8 +69,22 @@ class Training(Settings):
     beta2: float = Field(0.98, ge=0, lt=1)
     epsilon: float = Field(1e-6, gt=0)
     weight_decay: float = Field(0.01, ge=0)
+    decay_norms_and_biases: bool = Field(
+        False, description="weight decay on all parameters, as published; else norms and biases keep their size"
+    )
     gradient_clip: float = Field(1.0, gt=0)
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    loss_mean_over: Literal["tokens", "sequences"] = Field(
+        "tokens",
+        description="of a step: each token weighs the same; or each sequence, by its tokens' mean, as published",
+    )
+    later_epochs: Literal["reshuffled", "repeated"] = Field(
+        "reshuffled", description="order of the data after its first time: another one; or the same, as published"
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32",
+        description="of the matrix products; weights are float32 in each. float16 as published, its loss scaled; it "
+        "needs an accelerator",
+    )
     num_evaluations: int = Field(20, ge=1, description="held-out losses along the way, the last one at the end")
     num_held_out_sequences: int = Field(512, ge=1, description="validation sequences for those, chosen by seed")
     sequences_per_device: int | None = Field(None, ge=1, description="at once on a device; default: a whole step")

@@ -46,7 +46,13 @@ class TrainingPlan:
 
 
 def plan_training(
-    num_tokens: NDArray[np.int64], *, token_budget: int, sequences_per_step: int, num_evaluations: int, seed: int
+    num_tokens: NDArray[np.int64],
+    *,
+    token_budget: int,
+    sequences_per_step: int,
+    num_evaluations: int,
+    seed: int,
+    repeats_order: bool = False,
 ) -> TrainingPlan:
     """Draw sequences in random order, epoch after epoch, until they hold the token budget.
 
@@ -59,13 +65,15 @@ def plan_training(
         sequences_per_step: sequences of one optimiser step.
         num_evaluations: held-out losses, evenly spaced, the last one at the end.
         seed: of the order.
+        repeats_order: whether each epoch has the order of the first; else each has its own.
     """
     random = np.random.default_rng(seed)
     epoch_tokens = int(num_tokens.sum())
     drawn: list[NDArray[np.uint32]] = []
     left = token_budget
     while left > 0:
-        epoch = random.permutation(len(num_tokens)).astype(np.uint32)
+        is_drawn = drawn and repeats_order
+        epoch = drawn[0] if is_drawn else random.permutation(len(num_tokens)).astype(np.uint32)
         if left < epoch_tokens:
             num_needed = int(np.searchsorted(np.cumsum(num_tokens[epoch]), left, side="left")) + 1
             epoch = epoch[:num_needed]

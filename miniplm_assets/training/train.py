@@ -49,7 +49,7 @@ def train_language_model(
 
     Raises:
         ModelError: if the architecture cannot be built.
-        TrainingError: if there is nothing to learn from or to measure on, the loss is not finite, bfloat16 is not
+        TrainingError: if there is nothing to learn from or to measure on, the loss is not finite, the dtype is not
             available, or `work` holds the checkpoint of another job.
         Stopped: if the run has been told to stop; `work` then holds a checkpoint of the last step that was done.
     """
@@ -88,6 +88,7 @@ def train_language_model(
         sequences_per_step=job.training.sequences_per_step,
         num_evaluations=measured["num_evaluations"],
         seed=job.seed,
+        repeats_order=job.training.later_epochs == "repeated",
     )
     objective = objective_of(job.objective)
     course = Course(
@@ -100,7 +101,8 @@ def train_language_model(
         stop=stop or Stop(),
         checkpoint=checkpoint,
     )
-    trainer = make_trainer(course, model=model, tokens=tokens, loss=objective.open(job.objective))
+    loss = objective.open(job.objective, job.training.loss_mean_over)
+    trainer = make_trainer(course, model=model, tokens=tokens, loss=loss)
     size = count_model_parameters(model)
     report(
         f"{job.name}: {size.total:,} parameters, {plan.num_steps:,} steps of {plan.sequences_per_step:,} sequences, "

@@ -1,6 +1,7 @@
 """transformers' Trainer, with the four things that this project does otherwise.
 
-1. The loss is handed in, and its mean is taken over the predicted tokens of a whole step, in all processes.
+1. The loss is handed in, and its mean is taken over the predicted tokens, or the sequences, of a whole step, in all
+   processes.
 2. Checkpoints hold safetensors and JSON, no pickle, and are complete or invisible. A run that goes on is given the
    steps that are left, and every value back where it was before the first of them.
 3. The log, the held-out losses and the progress come from one place, at planned steps.
@@ -18,11 +19,11 @@ from typing import Any, Final
 import numpy as np
 import torch  # noqa: TID253 - nobody imports this module before a model is trained
 from numpy.typing import NDArray
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments  # noqa: TID253
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback  # noqa: TID253
 
-from miniplm_assets.core.errors import TrainingError
 from miniplm_assets.core.stop import Stop, Stopped
 from miniplm_assets.lm.scores import TokenRule
+from miniplm_assets.training.arguments import training_arguments
 from miniplm_assets.training.checkpoint import (
     Checkpoint,
     restore_model,
@@ -39,8 +40,8 @@ from miniplm_assets.training.plan import TrainingPlan
 from miniplm_assets.training.progress import Progress
 from miniplm_assets.training.token_file import TokenFile
 
-# transformers seeds NumPy's old generator too, which takes no more.
-_MAX_SEED: Final = 2**32
+# Of a float16 loss, as published; torch's own, 2^16, overflows for the first steps.
+_FIRST_LOSS_SCALE: Final = 2.0**11
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ class Course:
         checkpoint: where the run goes on from.
         journal: the training log.
         seconds_before: spent training before an interruption.
+        loss_scaler: of float16, torch's; None for other dtypes.
     """
 
     job: TrainingJob
@@ -106,6 +108,7 @@ class Course:
     checkpoint: Checkpoint | None = None
     journal: Journal = field(default_factory=Journal)
     seconds_before: float = 0.0
+    loss_scaler: Any = None
 
     def __post_init__(self) -> None:
         if self.checkpoint is not None:
@@ -133,26 +136,41 @@ class CourseTrainer(Trainer):  # type: ignore[misc, unused-ignore]
         """
         self.course = course
         self._loss = loss
+        self._mean_over = course.job.training.loss_mean_over
         super().__init__(**arguments)
         self.loss_is_scaled_for_ga = True  # over the whole step, see get_batch_samples
+        course.loss_scaler = self.accelerator.scaler
         course.journal.over_processes = lambda tensor: self.accelerator.reduce(tensor, reduction="sum")
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
-        """Return the batches of a step, and how many tokens are predicted in them, over all processes."""
+        """Return the batches of a step, and how many tokens, or sequences, its mean is over, in all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        counted = torch.stack([batch["labels"].ne(NO_LOSS).sum() for batch in batches]).sum().to(device)
+        is_predicted = [batch["labels"].ne(NO_LOSS) for batch in batches]
+        if self._mean_over == "sequences":
+            is_predicted = [tokens.any(1) for tokens in is_predicted]
+        counted = torch.stack([counts.sum() for counts in is_predicted]).sum().to(device)
         return batches, self.accelerator.reduce(counted, reduction="sum")
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Return a batch's part of the mean over the predicted tokens of the step."""
+        """Return a batch's part of the mean over the predicted tokens, or the sequences, of the step."""
         assert not return_outputs, "nobody evaluates through the trainer"
         loss = self._loss(model, inputs)
+        nats = loss.nats.sum()
         step = self.course.first_step + self.state.global_step + 1
-        self.course.journal.record(step, nll_nats=loss.nats, num_predicted=loss.num_predicted)
+        # The log says nats a token either way.
+        self.course.journal.record(step, nll_nats=nats, num_predicted=loss.num_predicted.sum())
+        if self._mean_over == "sequences":
+            nats = (loss.nats / loss.num_predicted.clamp(min=1)).sum()
         # Gradients are averaged over the processes.
-        return loss.nats / num_items_in_batch.clamp(min=1) * self.accelerator.num_processes
+        return nats / num_items_in_batch.clamp(min=1) * self.accelerator.num_processes
+
+    def get_decay_parameter_names(self, model: Any) -> list[str]:
+        """Return the parameters that weight decay is applied to."""
+        if self.course.job.training.decay_norms_and_biases:
+            return [name for name, _ in model.named_parameters()]
+        return list(super().get_decay_parameter_names(model))
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:  # noqa: ARG002 (its signature)
         """Return the schedule of the whole run, also where only its last steps are left."""
@@ -182,6 +200,10 @@ class CourseCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
         if course.checkpoint:
             restore_optimizer(course.checkpoint, objects["optimizer"])
             objects["lr_scheduler"].load_state_dict(course.checkpoint.load_state()["schedule"])
+        if course.loss_scaler is not None:
+            first = course.loss_scaler.state_dict() | {"scale": _FIRST_LOSS_SCALE}
+            carried = course.checkpoint.load_state()["loss_scale"] if course.checkpoint else first
+            course.loss_scaler.load_state_dict(carried)
         self._started = self._last_checkpoint = time.monotonic()
         self._progress = Progress(
             course.report,
@@ -255,6 +277,7 @@ class CourseCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
                     "seconds": self._seconds(),
                     "schedule": lr_scheduler.state_dict(),
                     "learning_rate": self._learning_rate,
+                    "loss_scale": None if course.loss_scaler is None else course.loss_scaler.state_dict(),
                 },
                 model=model,
                 optimizer=optimizer,
@@ -274,7 +297,7 @@ def make_trainer(course: Course, *, model: PreTrainedModel, tokens: TokenFile, l
         loss: what is minimised.
 
     Raises:
-        TrainingError: if bfloat16 is asked for and the device does not have it.
+        TrainingError: if the device does not have the dtype that is asked for.
     """
     if course.checkpoint:
         restore_model(course.checkpoint, model)
@@ -284,64 +307,10 @@ def make_trainer(course: Course, *, model: PreTrainedModel, tokens: TokenFile, l
         course,
         loss,
         model=model,
-        args=_training_arguments(course.job, course.plan, course.work),
+        args=training_arguments(course.job, course.plan, course.work),
         train_dataset=DrawnSequences(tokens, left),
         data_collator=lambda rows: make_batch(rows, rule=rule),
         callbacks=[CourseCallback(course)],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-class OneDeviceArguments(TrainingArguments):  # type: ignore[misc, unused-ignore]
-    """TrainingArguments of a process that trains on one device, however many it sees.
-
-    Else several GPUs would mean DataParallel, and a step of as many times the sequences.
-    """
-
-    @property
-    def n_gpu(self) -> int:
-        """How many GPUs this process trains on."""
-        return min(1, int(super().n_gpu))
-
-
-def _training_arguments(job: TrainingJob, plan: TrainingPlan, work: Path) -> TrainingArguments:
-    training = job.training
-    sequences_at_once = _largest_divisor(plan.sequences_per_step, training.sequences_per_device)
-    try:
-        return OneDeviceArguments(
-            output_dir=str(work),
-            per_device_train_batch_size=sequences_at_once,
-            gradient_accumulation_steps=plan.sequences_per_step // sequences_at_once,
-            num_train_epochs=1,  # the drawn order is one long epoch
-            train_sampling_strategy="sequential",
-            learning_rate=training.peak_learning_rate,
-            lr_scheduler_type="cosine_warmup_with_min_lr",
-            lr_scheduler_kwargs={"min_lr_rate": training.final_learning_rate_share},
-            warmup_steps=round(training.warmup_share * plan.num_steps),
-            adam_beta1=training.beta1,
-            adam_beta2=training.beta2,
-            adam_epsilon=training.epsilon,
-            weight_decay=training.weight_decay,
-            max_grad_norm=training.gradient_clip,
-            use_cpu=not torch.accelerator.is_available(),
-            bf16=training.dtype == "bfloat16",
-            seed=job.seed % _MAX_SEED,
-            save_strategy="no",
-            logging_strategy="no",
-            logging_nan_inf_filter=False,
-            eval_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            remove_unused_columns=False,
-            dataloader_pin_memory=False,
-        )
-    except ValueError as error:
-        raise TrainingError(
-            f"{job.name}: this device cannot train in {training.dtype} ({error}); set training.dtype to float32"
-        ) from error
-
-
-def _largest_divisor(number: int, limit: int | None) -> int:
-    """Return the largest divisor of a number up to a limit: a step is the same sequences on any device."""
-    return max(divisor for divisor in range(1, min(number, limit or number) + 1) if number % divisor == 0)

@@ -4,9 +4,9 @@ from typing import Any, Final
 
 from miniplm_assets.experiment.objectives import CrossEntropy
 from miniplm_assets.training.objectives import cross_entropy
-from miniplm_assets.training.objectives.objective import Loss, LossFunction, ObjectiveKind
+from miniplm_assets.training.objectives.objective import Loss, LossFunction, MeanOver, ObjectiveKind
 
-__all__ = ["Loss", "LossFunction", "ObjectiveKind", "objective_of"]
+__all__ = ["Loss", "LossFunction", "MeanOver", "ObjectiveKind", "objective_of"]
 
 OBJECTIVES: Final[dict[type[Any], ObjectiveKind[Any]]] = {
     CrossEntropy: cross_entropy.KIND,

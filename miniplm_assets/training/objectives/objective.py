@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from miniplm_assets.experiment.settings import Settings
 
@@ -12,14 +12,16 @@ if TYPE_CHECKING:
 # What is not predicted: padding, and the token after an end-of-document token.
 NO_LOSS = -100
 O = TypeVar("O", bound=Settings)  # noqa: E741
+MeanOver = Literal["tokens", "sequences"]
 
 
 class Loss(NamedTuple):
-    """The loss of some sequences, as scalars that may still be on their way on the device.
+    """The loss of some sequences, as tensors that may still be on their way on the device.
 
     Attributes:
-        nats: sum over the predicted tokens; what is minimised is its mean over those of a whole step.
-        num_predicted: how many tokens that are.
+        nats: sum over the predicted tokens of each sequence, of shape (sequences,); where the mean of a step is over
+            tokens, the sum over all of them will do.
+        num_predicted: how many tokens that are, of the same shape.
     """
 
     nats: "torch.Tensor"
@@ -46,9 +48,9 @@ class ObjectiveKind(Generic[O]):
     Attributes:
         inputs: what it needs beside the sequences: by role, the kind and the name of an asset.
         flops: of training so many parameters on so many tokens.
-        open: gives the loss.
+        open: gives the loss, for a mean of each step over tokens or over sequences.
     """
 
     inputs: Callable[[O], Mapping[str, tuple[str, str]]]
     flops: Callable[[int, int], int]
-    open: Callable[[O], LossFunction]
+    open: Callable[[O, MeanOver], LossFunction]
