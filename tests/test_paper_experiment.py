@@ -98,6 +98,10 @@ def test_the_settings_are_those_of_the_paper(paper: Experiment) -> None:
         assert training.peak_learning_rate == learning_rates[student.architecture]
         assert (training.beta1, training.beta2, training.epsilon) == (0.9, 0.98, 1e-6)
         assert (training.weight_decay, training.gradient_clip) == (0.01, 1.0)
+        # What the published scripts do, where the paper is silent (their base_trainer.py, ds_config.json).
+        assert training.decay_norms_and_biases
+        assert (training.loss_mean_over, training.later_epochs) == ("sequences", "repeated")
+        assert training.dtype == "float16"
         assert (training.warmup_share * 100_000, training.final_learning_rate_share) == (2_000, 0.1)
     reference = paper.references["qwen_104m"].model
     assert isinstance(reference, TrainedModel)
