@@ -17,8 +17,8 @@ from miniplm_assets.automation import corpus_sensor, nightly_schedule
 from miniplm_assets.kinds.registry import open_chosen
 
 # torch never lets go of the kernels that its Python half registers, nor these, through the globals of torch.fx, of
-# typing and of every overload there is: Dagster's, and through their modules all that is loaded here. DuckDB's module would
-# outlive the interpreter, and complain at the end of every good run that its own functions leak.
+# typing and of every overload there is: Dagster's, and through their modules all that is loaded here. The module of
+# DuckDB would outlive the interpreter, and complain at the end of every good run that its own functions leak.
 atexit.register(clear_overloads)
 
 # Dagster's own parser of selections passes it; there is nothing here that could.
