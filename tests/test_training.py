@@ -186,7 +186,8 @@ def test_a_batch_predicts_neither_padding_nor_what_follows_an_end_of_document() 
 
 
 def write_tokens(folder: Path, files: list[Path], **changes):
-    arguments = {"sequence_files": files, "split": "candidate", "vocab_size": 10, "data_fingerprint": "a", **changes}
+    arguments = {"sequence_files": files, "split": "candidate", "vocab_size": 10, "data_fingerprint": "a"}
+    arguments |= {"report": pytest.fail, **changes}
     return write_token_file(folder, **arguments)
 
 
@@ -207,6 +208,31 @@ def test_a_half_written_or_foreign_token_file_is_made_again(tmp_path: Path) -> N
     (tmp_path / "tokens" / "token_ids.bin").write_bytes(b"half")
     assert write_tokens(tmp_path / "tokens", files).sequence(0).tolist() == [1, 2]
     assert write_tokens(tmp_path / "tokens", files, split="reference").sequence(0).tolist() == [3, 4]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone", "note"])
+@pytest.mark.parametrize("name", ["token_ids.bin", "offsets.bin"])
+def test_a_damaged_token_file_is_made_again_and_said_so_once(tmp_path: Path, name: str, damage: str) -> None:
+    files = [write_sequences(tmp_path / "a.parquet", [("candidate", [1, 2, 3]), ("candidate", [4, 5])])]
+    folder = tmp_path / "tokens"
+    write_tokens(folder, files)
+    path = folder / name
+    content = path.read_bytes()
+    match damage:
+        case "flip":
+            path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+        case "cut":
+            path.write_bytes(content[:-3])
+        case "gone":
+            path.unlink()
+        case "note":
+            (folder / "contents.json").write_bytes((folder / "contents.json").read_bytes().replace(b"a", b"b", 1))
+    lines: list[str] = []
+    tokens = write_tokens(folder, files, report=lines.append)
+    assert [tokens.sequence(row).tolist() for row in range(tokens.num_sequences)] == [[1, 2, 3], [4, 5]]
+    assert path.read_bytes() == content
+    assert len(lines) == (damage != "note") and all(name in line and "is made anew" in line for line in lines)
+    write_tokens(folder, files)
 
 
 def test_nothing_to_learn_from_is_an_error(tmp_path: Path) -> None:
@@ -589,12 +615,12 @@ def test_a_killed_process_is_resumed_to_the_same_bytes(job: TrainingJob, tmp_pat
         from miniplm_assets.experiment.objectives import CrossEntropy
         from miniplm_assets.training import TrainingJob, train_language_model
 
-        write = checkpoint.write_json
+        write = checkpoint.write_note
         def kill_at_step_nine(path, content):
             if path.parent.name.startswith(".checkpoint-9.") and path.name == "checkpoint.json":
                 os.kill(os.getpid(), signal.SIGKILL)
             write(path, content)
-        checkpoint.write_json = kill_at_step_nine
+        checkpoint.write_note = kill_at_step_nine
         job = {every_step(job)!r}
         train_language_model(job, work=Path({str(tmp_path / "cut" / "work")!r}),
                              target=Path({str(tmp_path / "cut" / "target")!r}), report=print)
@@ -619,7 +645,9 @@ def test_a_damaged_checkpoint_costs_time_and_nothing_else(job: TrainingJob, tmp_
     content = bytearray(moments.read_bytes())
     content[-1] ^= 1
     moments.write_bytes(content)
-    assert train(job, tmp_path / "cut")["resumed_from_step"] is None
+    lines: list[str] = []
+    assert train(job, tmp_path / "cut", report=lines.append)["resumed_from_step"] is None
+    assert sum("checkpoint-5 is damaged" in line for line in lines) == 1
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
 
 

@@ -14,14 +14,14 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from miniplm_assets.core.errors import TrainingError
 from miniplm_assets.core.recipe import canonical_json
-from miniplm_assets.storage.files import flush_to_disk, sha256_of, write_json
+from miniplm_assets.storage.files import flush_to_disk, read_note, sha256_of, write_json, write_note
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +75,7 @@ def save_checkpoint(
     for path in files:
         flush_to_disk(path)
     contents = {"step": step, "identity": dict(identity), "sha256": {path.name: sha256_of(path) for path in files}}
-    write_json(beside / CONTENTS, contents)
+    write_note(beside / CONTENTS, contents)
 
     place = work / f"checkpoint-{step}"
     shutil.rmtree(place, ignore_errors=True)
@@ -85,8 +85,10 @@ def save_checkpoint(
     return Checkpoint(place, step)
 
 
-def find_checkpoint(work: Path, *, identity: Mapping[str, Any], name: str) -> Checkpoint | None:
-    """Return the latest complete and undamaged checkpoint, or None.
+def find_checkpoint(
+    work: Path, *, identity: Mapping[str, Any], name: str, report: Callable[[str], None]
+) -> Checkpoint | None:
+    """Return the latest complete and undamaged checkpoint, or None; a damaged one is reported.
 
     Raises:
         TrainingError: if it is that of another run: other data, or other settings.
@@ -95,6 +97,7 @@ def find_checkpoint(work: Path, *, identity: Mapping[str, Any], name: str) -> Ch
     for step, folder in sorted(steps.items(), reverse=True):
         contents = _read_contents(folder)
         if contents is None:
+            report(f"{folder} is damaged, and is not gone on from")
             continue
         wanted = json.loads(canonical_json(dict(identity)))
         differing = [
@@ -177,9 +180,11 @@ def _split_optimizer_state(
 
 def _read_contents(folder: Path) -> dict[str, Any] | None:
     """Return what a checkpoint says of itself, or None where it is not complete or not undamaged."""
-    try:
-        contents: dict[str, Any] = json.loads((folder / CONTENTS).read_text(encoding="utf-8"))
-        whole = all(sha256_of(folder / name) == sha256 for name, sha256 in contents["sha256"].items())
-    except (FileNotFoundError, json.JSONDecodeError, KeyError):
+    contents: dict[str, Any] | None = read_note(folder / CONTENTS)
+    if contents is None:
         return None
-    return contents if whole else None
+    try:
+        is_whole = all(sha256_of(folder / name) == sha256 for name, sha256 in contents["sha256"].items())
+    except OSError:
+        return None
+    return contents if is_whole else None

@@ -2,14 +2,13 @@
 
     <folder>/token_ids.bin   uint32, all sequences one after the other
     <folder>/offsets.bin     int64, num_sequences + 1 of them: where each begins
-    <folder>/contents.json   written last; without it the folder is made again
+    <folder>/contents.json   written last, with the checksum of both; without it the folder is made again
 
 Memory stays at one batch of rows, whatever the corpus holds.
 """
 
-import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from miniplm_assets.core.errors import TrainingError
-from miniplm_assets.storage.files import flush_to_disk, write_json
+from miniplm_assets.storage.files import flush_to_disk, read_note, sha256_of, write_note
 
 # Some megabytes of token ids at the usual 1,024 a row.
 ROWS_PER_BATCH = 2_048
 # A first token has no prediction, so that shorter sequences teach nothing.
 MIN_TOKENS = 2
-_CONTENTS = "contents.json"
+_TOKEN_IDS, _OFFSETS, _CONTENTS = "token_ids.bin", "offsets.bin", "contents.json"
 
 
 @dataclass(frozen=True)
@@ -73,9 +72,15 @@ def read_rows(
 
 
 def write_token_file(
-    folder: Path, *, sequence_files: Sequence[Path], split: str | None, vocab_size: int, data_fingerprint: str
+    folder: Path,
+    *,
+    sequence_files: Sequence[Path],
+    split: str | None,
+    vocab_size: int,
+    data_fingerprint: str,
+    report: Callable[[str], None],
 ) -> TokenFile:
-    """Return the token file of some sequences; what an earlier, killed run has completed is taken as it is.
+    """Return the token file of some sequences; what an earlier, killed run has completed and nothing damaged is taken.
 
     Args:
         folder: where it lies; what it holds of other data is replaced.
@@ -83,12 +88,13 @@ def write_token_file(
         split: the rows to take, or None for all.
         vocab_size: ids must lie below it.
         data_fingerprint: identity of the files' content.
+        report: told where what an earlier run left is damaged, and made anew.
 
     Raises:
         TrainingError: if a token id is outside the vocabulary, or there is no sequence to learn from.
     """
     data = {"data_fingerprint": data_fingerprint, "split": split}
-    if _read_contents(folder) != data:
+    if not _is_whole(folder, data, report):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         if _write(folder, sequence_files, split, vocab_size) == 0:
@@ -97,24 +103,32 @@ def write_token_file(
                 f"{where} holds no sequence to learn from ({len(sequence_files)} files, the first: "
                 f"{next(iter(sequence_files), 'none')}); use a larger corpus, or give the split a larger share"
             )
-        write_json(folder / _CONTENTS, data)
+        checksums = {name: sha256_of(folder / name) for name in (_TOKEN_IDS, _OFFSETS)}
+        write_note(folder / _CONTENTS, {"data": data, "sha256": checksums})
     return TokenFile(
-        np.memmap(folder / "token_ids.bin", dtype=np.uint32, mode="r"),
-        np.memmap(folder / "offsets.bin", dtype=np.int64, mode="r"),
+        np.memmap(folder / _TOKEN_IDS, dtype=np.uint32, mode="r"),
+        np.memmap(folder / _OFFSETS, dtype=np.int64, mode="r"),
     )
 
 
-def _read_contents(folder: Path) -> Any:
+def _is_whole(folder: Path, data: Mapping[str, Any], report: Callable[[str], None]) -> bool:
+    """Whether a folder holds the token file of these data, byte for byte as it was written."""
+    contents = read_note(folder / _CONTENTS)
+    if contents is None or contents["data"] != data:
+        return False
     try:
-        return json.loads((folder / _CONTENTS).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
+        damaged = [name for name, digest in contents["sha256"].items() if sha256_of(folder / name) != digest]
+    except OSError as error:
+        damaged = [str(error)]
+    if damaged:
+        report(f"{folder} is damaged ({', '.join(damaged)}) and is made anew")
+    return not damaged
 
 
 def _write(folder: Path, sequence_files: Sequence[Path], split: str | None, vocab_size: int) -> int:
     """Write both arrays and return the number of sequences."""
     num_sequences = num_tokens = 0
-    with (folder / "token_ids.bin").open("wb") as ids_file, (folder / "offsets.bin").open("wb") as offsets_file:
+    with (folder / _TOKEN_IDS).open("wb") as ids_file, (folder / _OFFSETS).open("wb") as offsets_file:
         offsets_file.write(np.zeros(1, dtype=np.int64).tobytes())
         for path, batch in read_rows(sequence_files, columns=["token_ids"], split=split):
             lists = batch["token_ids"]
@@ -131,7 +145,7 @@ def _write(folder: Path, sequence_files: Sequence[Path], split: str | None, voca
             ends = num_tokens + np.cumsum(pc.list_value_length(lists).to_numpy(zero_copy_only=False), dtype=np.int64)
             offsets_file.write(ends.tobytes())
             num_sequences, num_tokens = num_sequences + len(lists), int(ends[-1])
-    for name in ("token_ids.bin", "offsets.bin"):
+    for name in (_TOKEN_IDS, _OFFSETS):
         flush_to_disk(folder / name)
     return num_sequences
 

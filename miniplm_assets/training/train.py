@@ -55,7 +55,7 @@ def train_language_model(
     """
     from miniplm_assets.training.trainer import Course, make_trainer
 
-    checkpoint = find_checkpoint(work, identity=job.identity(), name=job.name)
+    checkpoint = find_checkpoint(work, identity=job.identity(), name=job.name, report=report)
     measured = {
         "num_evaluations": job.training.num_evaluations,
         "num_held_out_sequences": job.training.num_held_out_sequences,
@@ -81,6 +81,7 @@ def train_language_model(
         split=job.split,
         vocab_size=job.vocab_size,
         data_fingerprint=job.data_fingerprint,
+        report=report,
     )
     plan = plan_training(
         tokens.num_tokens(),
