@@ -148,6 +148,58 @@ def test_what_is_wrong_on_a_node_is_said_as_it_was_there(one_node, local, tmp_pa
     workers.close()
 
 
+LOSSES = [
+    ray.exceptions.OutOfMemoryError("killed by the memory monitor"),
+    ray.exceptions.NodeDiedError("the node has left"),
+    ray.exceptions.WorkerCrashedError(),
+    ray.exceptions.ObjectLostError("0" * 56, b"", ""),
+    ray.exceptions.ActorUnavailableError("out of reach", None),
+]
+TWO = [np.array([1, 2, 3], np.int32), np.array([4, 5], np.int32)]
+
+
+def losing(monkeypatch, losses):
+    """Let what is asked of actors next be answered with some errors, before Ray is asked."""
+    get, waiting = ray.get, list(losses)
+
+    def get_or_lose(*arguments, **others):
+        if waiting:
+            raise waiting.pop(0)
+        return get(*arguments, **others)
+
+    monkeypatch.setattr(ray, "get", get_or_lose)
+
+
+def test_whatever_ray_calls_the_loss_of_an_actor_it_is_made_up_for(one_node, local, monkeypatch):
+    lines = []
+    folder = stored_teacher(local)
+    losing(monkeypatch, LOSSES[:2])  # while it loads
+    workers = RayWorkers(settings(folder), num_workers=1, report=lines.append)
+    workers.wait_for_one()
+    for first, second in zip(LOSSES[:4:2], LOSSES[1:4:2], strict=True):
+        losing(monkeypatch, [first, second])
+        scored = workers.score(TWO, np.array([5, 6]))
+        assert scored.num_scored_tokens.tolist() == [2, 1]
+    losing(monkeypatch, LOSSES[4:])
+    workers.score(TWO, np.array([5, 6]))
+    workers.close()
+    told = [line for line in lines if "lost" in line]
+    expected = [*LOSSES[:2], *LOSSES]
+    assert [type(loss).__name__ in line for loss, line in zip(expected, told, strict=True)] == [True] * 7
+
+
+def test_who_waits_hears_of_what_ends_the_start_of_an_actor(one_node, local, monkeypatch):
+    for errors, expected in (
+        ([LOSSES[0]] * 3, "3 scorers in a row were lost.*OutOfMemoryError: killed by the memory monitor"),
+        ([RuntimeError("a thread of Ray's")], "RuntimeError: a thread of Ray's"),
+    ):
+        losing(monkeypatch, errors)
+        workers = RayWorkers(settings(stored_teacher(local)), num_workers=1, report=print)
+        with pytest.raises(ScoringError, match=expected):
+            workers.score(TWO, np.array([5, 6]))
+        workers.close()
+
+
 def test_a_part_that_kills_its_actors_is_named_after_some(one_node, local, monkeypatch):
     class Dying(ray_workers.ScorerActor):
         def score(self, *_):
@@ -155,7 +207,7 @@ def test_a_part_that_kills_its_actors_is_named_after_some(one_node, local, monke
 
     monkeypatch.setattr(ray_workers, "ScorerActor", Dying)
     workers = RayWorkers(settings(stored_teacher(local)), num_workers=1, report=print)
-    with pytest.raises(ScoringError, match="begins with sequence 5 has ended 3 scorers"):
+    with pytest.raises(ScoringError, match="begins with sequence 5 has ended 3 scorers.*ActorDiedError"):
         workers.score([np.array([1, 2, 3], np.int32)], np.array([5]))
     workers.close()
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,6 +89,10 @@ def _node_name() -> str:
     return str(ray.util.get_node_ip_address())
 
 
+class _LostError(Exception):
+    """An actor is gone, or its node, or what lay there: another one can do its work."""
+
+
 class RayWorkers:
     """Actors that score, behind the face of one `Scorer`. Ray must be connected.
 
@@ -128,35 +132,55 @@ class RayWorkers:
         """Return when the first actor has loaded its model, so that nobody's time is counted before.
 
         Raises:
-            ScoringError: if no node had room for one in `START_SECONDS`; or whatever ended them.
+            ScoringError: if no node had room for one in `START_SECONDS`; or whatever ended them all.
         """
         self._free.put(self._take())
 
     def score(self, sequences: Sequence[NDArray[np.int32]], sequence_ids: NDArray[np.int64]) -> Scores:
         """Return the scores of sequences, in the order given; see `Scorer.score`."""
-        import ray
-
-        part = ray.put(np.concatenate(sequences))
+        together = np.concatenate(sequences)
         lengths = np.array([len(token_ids) for token_ids in sequences], dtype=np.int64)
+        last_loss = None
         for _ in range(MAX_LOSSES):
             actor = self._take()
-            scores: Scores
             try:
-                scores, lines = ray.get(actor.score.remote(part, lengths, sequence_ids))
-            except ray.exceptions.RayActorError as loss:
-                self._replace(loss)
+                scores, lines = self._ask(actor.score, together, lengths, sequence_ids)
+            except _LostError as loss:
+                self._replace(actor, loss)
+                last_loss = loss
                 continue
-            except ray.exceptions.RayTaskError as error:
-                self._end_all(_own(error))
-                raise _own(error) from None
+            except MiniplmError as error:
+                self._end_all(error)
+                raise
             self._free.put(actor)
             for line in lines:
                 self._report(line)
-            return scores
+            return cast("Scores", scores)
         raise ScoringError(
             f"the part that begins with sequence {sequence_ids[0]} has ended {MAX_LOSSES} scorers; it may "
-            "need more memory than they have: lower scoring.tokens_per_batch"
+            f"need more memory than they have: lower scoring.tokens_per_batch. The last was lost so: {last_loss}"
         )
+
+    def _ask(self, method: Any, *arguments: Any) -> Any:
+        """Return what an actor's method returns.
+
+        Raises:
+            _LostError: if the actor, its node or what lay there is gone, whatever Ray calls it.
+            MiniplmError: if the method raised, or Ray did in another way.
+        """
+        import ray
+
+        try:
+            return ray.get(method.remote(*arguments))
+        except ray.exceptions.RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, MiniplmError):
+                raise cause from None
+            raise ScoringError(f"a scorer on the Ray cluster failed: {error}") from None
+        except ray.exceptions.RayError as loss:
+            raise _LostError(f"{type(loss).__name__}: {_first_line(loss)}") from None
+        except Exception as error:  # who waits for an actor must hear of whatever ends it
+            raise ScoringError(f"asking a scorer on the Ray cluster failed: {type(error).__name__}: {error}") from error
 
     def close(self) -> None:
         """End the actors, and whoever waits for one."""
@@ -202,8 +226,15 @@ class RayWorkers:
         thread.start()
 
     def _open(self) -> None:
-        import ray
+        try:
+            self._open_one()
+        except MiniplmError as error:
+            self._end_all(error)
+        except Exception as error:  # noqa: BLE001 - nobody else would hear of what ends a thread
+            self._end_all(ScoringError(f"asking Ray for a scorer failed: {type(error).__name__}: {error}"))
 
+    def _open_one(self) -> None:
+        last_loss = None
         for _ in range(MAX_LOSSES):
             with self._lock:
                 if self._is_closed:
@@ -211,28 +242,41 @@ class RayWorkers:
                 actor = self._actor_class.remote(self._settings)
                 self._asked.append(actor)
             try:
-                lines = ray.get(actor.open.remote())
-            except ray.exceptions.RayActorError as loss:
+                lines = self._ask(actor.open)
+            except _LostError as loss:
+                last_loss = loss
+                self._give_up(actor)
                 if not self._is_closed:
-                    self._report(f"a scorer was lost while it loaded its model: {_first_line(loss)}")
+                    self._report(f"a scorer was lost while it loaded its model: {loss}")
                 continue
-            except ray.exceptions.RayTaskError as error:
-                self._end_all(_own(error))
-                return
             for line in lines:
                 self._report(line)
             with self._lock:
                 self._num_alive += 1
             self._free.put(actor)
             return
-        self._end_all(ScoringError(f"{MAX_LOSSES} scorers in a row were lost while they loaded the model"))
+        raise ScoringError(
+            f"{MAX_LOSSES} scorers in a row were lost while they loaded the model, which may need more memory than a "
+            f"node has. The last was lost so: {last_loss}"
+        )
 
-    def _replace(self, loss: Exception) -> None:
+    def _replace(self, actor: Any, loss: "_LostError") -> None:
         with self._lock:
             self._num_alive -= 1
+        self._give_up(actor)
         if not self._is_closed:
-            self._report(f"a scorer was lost, and its part is scored again: {_first_line(loss)}")
+            self._report(f"a scorer was lost, and its part is scored again: {loss}")
             self._start()
+
+    def _give_up(self, actor: Any) -> None:
+        """Free what Ray still holds for an actor: that of one which is out of reach, or whose answer was lost, too."""
+        import ray
+
+        with self._lock:
+            if actor not in self._asked:  # it was closed meanwhile
+                return
+            self._asked.remove(actor)
+        ray.kill(actor)
 
     def _end_all(self, error: MiniplmError) -> None:
         self._free.put(error)
@@ -267,11 +311,5 @@ def _what_there_is() -> str:
     return f"the cluster has {len(nodes)} nodes: {each}"
 
 
-def _own(error: Any) -> MiniplmError:
-    """Return the error that an actor raised as what it is, if it is one of ours."""
-    cause = error.cause
-    return cause if isinstance(cause, MiniplmError) else ScoringError(f"a scorer on the Ray cluster failed: {error}")
-
-
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    return next(iter(str(error).strip().splitlines()), "")
