@@ -17,7 +17,7 @@ PACKAGE_ROOT = Path(miniplm_assets.__file__).parents[1]
 
 # It starts a process of its own, as an engine does, and answers or fails as it is told.
 ENGINE = """
-import json, subprocess, sys, time
+import json, os, subprocess, sys, time
 from miniplm_assets.lm.engine_process import serve
 
 def answer(connection, settings):
@@ -30,6 +30,19 @@ def answer(connection, settings):
         if "raise" in message:
             print("(Worker) RuntimeError: the device is on fire", flush=True)
             raise ValueError("waiting for the worker")
+        if "warn" in message:
+            for number in range(30):
+                print(f"WARNING 11-25 15:16:36 [utils.py:{number}] falling back to slower code", flush=True)
+            print("[rank0]:[W1125 15:16:36.1 ProcessGroup.cpp:1538] destroy_process_group() was not called", flush=True)
+            print("/a/b.py:7: UserWarning: resource_tracker: There appear to be 1 leaked objects", flush=True)
+            print("  warnings.warn(", flush=True)
+            print("out of luck", flush=True)
+        if "exit" in message:
+            os._exit(message["exit"])
+        if "leave" in message:
+            import tempfile
+            from pathlib import Path
+            Path(tempfile.mkdtemp(), "socket").touch()
         if "hang" in message:
             time.sleep(600)
 
@@ -91,10 +104,52 @@ def test_a_failure_quotes_the_first_cause_and_keeps_the_log(start):
     Path(log).unlink()
 
 
+def test_harmless_warnings_are_not_quoted_in_place_of_a_cause(start):
+    engine, _ = start()
+    engine.send({"warn": True})
+    engine.send({"echo": "ab"}, b"123")
+    engine.receive(silence_seconds=60)
+    engine.receive_bytes()
+    engine.send({"exit": 3})
+    with pytest.raises(EngineFailure) as failure:
+        engine.receive(silence_seconds=60)
+    told, _, log = str(failure.value).partition("\nIts whole log: ")
+    assert told == "the engine has ended: exit status 3; it printed:\nout of luck"
+    assert Path(log).read_text().count("WARNING") == 30
+
+
+@pytest.mark.parametrize("how", ["end", "raise", "kill"])
+def test_what_an_engine_leaves_behind_goes_with_it(start, tmp_path, how):
+    def left():
+        folders = list(tmp_path.glob("miniplm-engine-*"))
+        assert all(folder.stat().st_mode & 0o077 == 0 for folder in folders)
+        return sorted(path.name for folder in folders for path in folder.rglob("*") if path.is_file())
+
+    engine, _ = start()
+    engine.send({"leave": True})
+    engine.send({"echo": "ab"}, b"123")
+    engine.receive(silence_seconds=60)
+    engine.receive_bytes()
+    assert left() == ["engine.log", "socket"]
+    if how == "end":
+        engine.end()
+        assert left() == []
+        return
+    if how == "raise":
+        engine.send({"raise": True})
+    else:
+        os.kill(engine.session, signal.SIGKILL)
+    with pytest.raises(EngineFailure):
+        engine.receive(silence_seconds=60)
+    assert left() == ["engine.log"]
+
+
 def test_a_killed_engine_is_noticed(start):
     engine, grandchild = start()
     os.kill(engine.session, signal.SIGKILL)
-    with pytest.raises(EngineFailure, match=r"has ended \(exit status -9\)"):
+    with pytest.raises(
+        EngineFailure, match="has ended: SIGKILL ended it, as a machine does that is out of memory\nIts whole log"
+    ):
         engine.receive(silence_seconds=60)
     assert is_gone(grandchild)
 
@@ -102,13 +157,14 @@ def test_a_killed_engine_is_noticed(start):
 def test_a_hung_engine_is_ended(start):
     engine, grandchild = start()
     engine.send({"hang": True})
-    with pytest.raises(EngineFailure, match="has said nothing for 1 seconds and was ended"):
+    with pytest.raises(EngineFailure, match="was ended: it has said nothing for 1 seconds"):
         engine.receive(silence_seconds=1)
     assert is_gone(grandchild)
 
 
 def test_a_killed_parent_takes_the_engine_with_it(start, tmp_path):
     start()  # writes the module
+    [first] = [folder.name for folder in tmp_path.glob("miniplm-engine-*")]
     parent = subprocess.Popen(
         [
             sys.executable,
@@ -128,3 +184,4 @@ def test_a_killed_parent_takes_the_engine_with_it(start, tmp_path):
     parent.communicate()
     assert is_gone(engine)
     assert is_gone(grandchild)
+    assert [folder.name for folder in tmp_path.glob("miniplm-engine-*")] == [first]

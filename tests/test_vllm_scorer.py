@@ -97,6 +97,8 @@ def test_vllm_gives_the_scores_of_the_brute_force(kind, tmp_path, monkeypatch):
                     one.result(60)
                 with pytest.raises(ScoringError, match="the engine (failed|has ended)") as failure:
                     other.result(60)
+            assert "vLLM's process EngineCore is gone (SIGKILL ended it" in str(failure.value)
+            assert "printed" not in str(failure.value)  # nothing but harmless warnings
             log_of(failure).unlink()
     assert processes_of(session) == []
     assert lines[0].startswith("starting vLLM")
@@ -132,7 +134,9 @@ if __name__ == "__main__":
 """
 
 
-def test_large_parts_that_meet_in_the_middle_do_not_wait_for_each_other(tmp_path, monkeypatch):
+@pytest.fixture
+def played(tmp_path, monkeypatch):
+    """A scorer whose engine is played by a few lines."""
     (tmp_path / "played_vllm.py").write_text(PLAYED)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     real = vllm_scorer.EngineProcess
@@ -146,16 +150,26 @@ def test_large_parts_that_meet_in_the_middle_do_not_wait_for_each_other(tmp_path
         max_positions=None,
         report=lambda _: None,
     )
+    yield scorer
+    scorer.close()
+
+
+def test_large_parts_that_meet_in_the_middle_do_not_wait_for_each_other(played):
     # A megabyte each way: far more than a socket holds.
     parts = [[np.full(1_000, number, np.int32)] * 300 for number in (3, 5, 7)]
     with ThreadPoolExecutor(3) as threads:
-        futures = [threads.submit(scorer.score, part, np.arange(300)) for part in parts]
-        try:
-            found = [future.result(60) for future in futures]
-        finally:
-            scorer.close()
+        futures = [threads.submit(played.score, part, np.arange(300)) for part in parts]
+        found = [future.result(60) for future in futures]
     for number, scores in zip((3, 5, 7), found, strict=True):
         assert scores.logprob_nats.tolist() == [-999.0 * number] * 300
+
+
+def test_who_waits_hears_of_whatever_ends_the_thread_that_listens(played, monkeypatch):
+    monkeypatch.setattr(played._engine, "receive", lambda **_: {"of": "another version"})
+    with ThreadPoolExecutor(1) as threads:
+        scoring = threads.submit(played.score, [np.array([1, 2], np.int32)], np.arange(1))
+        with pytest.raises(ScoringError, match="'finished'"):
+            scoring.result(60)
 
 
 def test_the_tokens_of_a_step_follow_from_the_memory():

@@ -6,12 +6,14 @@ happens in a child in a session of its own, which this module starts, talks to a
 - The child watches its parent and ends the whole session when the parent is gone, even by kill -9.
 - The parent ends the whole session when the child is gone, fails, or says nothing for too long.
 - What the child and its children print goes to a log file, from which a failure quotes its cause.
+- What they leave in the folder for temporary files, such as sockets, goes with them: that folder is theirs alone.
 """
 
 import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,6 +33,10 @@ PARENT_POLL_SECONDS: Final = 1.0
 END_SECONDS: Final = 20.0
 # An engine prints its own traceback first, and then those of everybody who was waiting for it.
 CAUSE: Final = re.compile(r"\b(?:\w+\.)*(?:\w+Error|\w+Exception)\b: .*")
+# Whose engines warn of much that is harmless, and as they end most of all: Python's loggers and warnings, and glog.
+HARMLESS: Final = re.compile(
+    r"\b(?:DEBUG|INFO|WARNING|\w*Warning)\b|^\s*(?:\[\w+\]:)?\[?[IW]\d{4} |^\s*warnings\.warn\("
+)
 LAST_LOG_LINES: Final = 15
 
 
@@ -77,18 +83,20 @@ class EngineProcess:
             settings: JSON values.
             environment: the child's whole environment.
         """
-        descriptor, log = tempfile.mkstemp(prefix="miniplm-engine-", suffix=".log")
-        self._log = Path(log)
+        self._folder = Path(tempfile.mkdtemp(prefix="miniplm-engine-"))  # for this user's eyes alone
+        self._log = self._folder / "engine.log"
+        temporary = self._folder / "tmp"
+        temporary.mkdir()
         self._is_ending = self._is_killed = False
         self._connection, theirs = Pipe()
         self._sender = Sender(self._connection)
         # The package as it is here, wherever the child looks for modules.
         package_root = str(Path(miniplm_assets.__file__).parents[1])
         search_path = os.pathsep.join(filter(None, [package_root, environment.get("PYTHONPATH")]))
-        with theirs, os.fdopen(descriptor, "wb") as output:
+        with theirs, self._log.open("wb") as output:
             self._process = subprocess.Popen(  # noqa: S603 - our own module
-                [sys.executable, "-m", module, str(theirs.fileno()), str(os.getpid())],
-                env={**environment, "PYTHONPATH": search_path},
+                [sys.executable, "-m", module, str(theirs.fileno()), str(os.getpid()), str(self._folder)],
+                env={**environment, "PYTHONPATH": search_path, "TMPDIR": str(temporary)},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -106,7 +114,7 @@ class EngineProcess:
         try:
             self._sender.send(message, payload)
         except OSError:
-            raise self._failure("has ended") from None
+            raise self._gone() from None
 
     def receive(self, *, silence_seconds: float) -> dict[str, Any]:
         """Return the next message.
@@ -119,12 +127,12 @@ class EngineProcess:
         """
         try:
             if not self._connection.poll(silence_seconds):
-                raise self._failure(f"has said nothing for {silence_seconds:,.0f} seconds and was ended")
+                raise self._failure("was ended", f"it has said nothing for {silence_seconds:,.0f} seconds")
             message: dict[str, Any] = json.loads(self._connection.recv_bytes())
         except (EOFError, OSError):
-            raise self._failure("has ended") from None
+            raise self._gone() from None
         if "failed" in message:
-            raise self._failure(f"failed: {message['failed']}")
+            raise self._failure("failed", message["failed"], is_explained=True)
         return message
 
     def receive_bytes(self) -> bytes:
@@ -136,7 +144,7 @@ class EngineProcess:
         try:
             return self._connection.recv_bytes()
         except (EOFError, OSError):
-            raise self._failure("has ended") from None
+            raise self._gone() from None
 
     @property
     def session(self) -> int:
@@ -153,7 +161,7 @@ class EngineProcess:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(END_SECONDS)
         self._kill()
-        self._log.unlink(missing_ok=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _kill(self) -> None:
         if self._is_killed:  # one thread ends it while another waits for its answer
@@ -166,6 +174,7 @@ class EngineProcess:
         while self._is_running() and time.monotonic() < deadline:  # until the device's memory is free again
             time.sleep(0.05)
         self._connection.close()
+        shutil.rmtree(self._folder / "tmp", ignore_errors=True)
 
     def _is_running(self) -> bool:
         try:
@@ -174,17 +183,31 @@ class EngineProcess:
             return False
         return True
 
-    def _failure(self, how: str) -> EngineFailure:
+    def _gone(self) -> EngineFailure:
+        if not self._is_ending:
+            with contextlib.suppress(subprocess.TimeoutExpired):  # its connection goes a moment before
+                self._process.wait(PARENT_POLL_SECONDS)
+        status = self._process.poll()
+        # Nothing that it printed explains a kill.
+        return self._failure("has ended", how_it_ended(status), is_explained=status == -signal.SIGKILL)
+
+    def _failure(self, how: str, reason: str, *, is_explained: bool = False) -> EngineFailure:
+        """End the process and return what is to be raised.
+
+        Args:
+            how: it came to this.
+            reason: for that.
+            is_explained: whether the reason says enough where it printed no cause; else its last lines may say more.
+        """
         if self._is_ending:  # by another thread, which sees to the process and its log
             return EngineFailure("the engine has ended, as it was told to")
         self._kill()
         lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines() if self._log.exists() else []
-        causes = [found.group() for line in lines if "WARNING" not in line and (found := CAUSE.search(line))]
-        quoted = causes[:1] or lines[-LAST_LOG_LINES:] or ["nothing was printed"]
-        code = self._process.returncode
-        return EngineFailure(
-            f"the engine {how} (exit status {code}); it printed: " + "\n".join(quoted) + f"\nIts whole log: {self._log}"
-        )
+        lines = [line for line in lines if line.strip() and not HARMLESS.search(line)]
+        causes = [found.group() for line in lines if (found := CAUSE.search(line))]
+        quoted = causes[:1] or ([] if is_explained else lines[-LAST_LOG_LINES:])
+        printed = "; it printed:\n" + "\n".join(quoted) if quoted else ""
+        return EngineFailure(f"the engine {how}: {reason}{printed}\nIts whole log: {self._log}")
 
 
 def serve(answer: Callable[[Connection, dict[str, Any]], None]) -> None:
@@ -193,24 +216,35 @@ def serve(answer: Callable[[Connection, dict[str, Any]], None]) -> None:
     Args:
         answer: takes the connection and the settings, and works until the parent sends ``{"end": true}``.
     """
-    descriptor, parent = (int(argument) for argument in sys.argv[1:])
-    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
-    connection = Connection(descriptor)
+    descriptor, parent, folder = sys.argv[1:]
+    threading.Thread(target=_end_with_parent, args=(int(parent), Path(folder)), daemon=True).start()
+    connection = Connection(int(descriptor))
     try:
         answer(connection, json.loads(connection.recv_bytes()))
     except Exception as error:  # noqa: BLE001 - the parent hears of it, and the process ends
         traceback.print_exc()
         sys.stderr.flush()
-        with contextlib.suppress(OSError):
+        try:
             connection.send_bytes(json.dumps({"failed": f"{type(error).__name__}: {error}"}).encode())
-        _kill_session()  # the parent may be gone, and then nobody else would
+        except OSError:  # the parent is gone
+            shutil.rmtree(folder, ignore_errors=True)
+        _kill_session()  # nobody else may be left to do it
 
 
-def _end_with_parent(parent: int) -> None:
+def _end_with_parent(parent: int, folder: Path) -> None:
     while os.getppid() == parent:
         time.sleep(PARENT_POLL_SECONDS)
+    shutil.rmtree(folder, ignore_errors=True)
     _kill_session()
 
 
 def _kill_session() -> None:
     os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def how_it_ended(status: int | None) -> str:
+    """Say what the exit status of a process means, negative where a signal ended it, None where nobody knows it."""
+    if status is None or status >= 0:
+        return f"exit status {'unknown' if status is None else status}"
+    name = signal.Signals(-status).name
+    return f"{name} ended it" + (", as a machine does that is out of memory" if -status == signal.SIGKILL else "")

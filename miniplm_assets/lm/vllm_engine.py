@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miniplm_assets.experiment.scoring import BYTES_PER_VALUE
-from miniplm_assets.lm.engine_process import Sender, serve
+from miniplm_assets.lm.engine_process import Sender, how_it_ended, serve
 
 # Of the device's memory, for the prompt's logits and log-probabilities, which vLLM's own profile does not count.
 LOGPROBS_MEMORY_SHARE: Final = 0.1
@@ -170,7 +170,8 @@ def answer(connection: Connection, settings: dict[str, Any]) -> None:
     """Load the model, then score what comes until the parent says the end."""
     engine = _open_engine(settings)
     sender, is_ending = Sender(connection), threading.Event()
-    threading.Thread(target=_watch_children, args=(sender, is_ending), daemon=True).start()
+    children = multiprocessing.active_children()
+    threading.Thread(target=_watch, args=(children, sender, is_ending), daemon=True).start()
     sender.send({"ready": True})
     work = _Work(engine, sender)
     while True:
@@ -183,14 +184,28 @@ def answer(connection: Connection, settings: dict[str, Any]) -> None:
                 return
             token_ids = np.frombuffer(connection.recv_bytes(), dtype=np.int32)
             work.add(message["part"], np.split(token_ids, np.cumsum(message["lengths"])[:-1]))
-        work.step()
+        try:
+            work.step()
+        except Exception:
+            if lost := _lost(children):  # which vLLM calls an issue of its core
+                raise ChildProcessError(lost) from None
+            raise
 
 
-def _watch_children(sender: Sender, is_ending: threading.Event) -> None:
+def _watch(children: list[Any], sender: Sender, is_ending: threading.Event) -> None:
     # vLLM waits for ever on an engine that was killed between two calls.
-    wait([child.sentinel for child in multiprocessing.active_children()])
+    wait([child.sentinel for child in children])
     if not is_ending.is_set():
-        sender.send({"failed": "vLLM's engine process was killed; the machine may be out of memory"})
+        sender.send({"failed": _lost(children)})
+
+
+def _lost(children: list[Any]) -> str:
+    """Say which of vLLM's processes are gone, and how."""
+    return ", ".join(
+        f"vLLM's process {child.name} is gone ({how_it_ended(child.exitcode)})"
+        for child in children
+        if not child.is_alive()
+    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Final
@@ -127,29 +127,30 @@ class VllmScorer:
         return answer.result()
 
     def _listen(self) -> None:
-        """Hand out the engine's answers until nobody waits for one."""
-        while True:
-            logprobs = None
-            try:
-                message = self._engine.receive(silence_seconds=SILENCE_SECONDS)
-                if "scored" in message:
-                    logprobs = np.frombuffer(self._engine.receive_bytes(), dtype=np.float32)
-            except Exception as failure:  # noqa: BLE001 - whatever it is, those who wait must hear of it
-                with self._lock:
-                    for answer in self._waiting.values():
-                        answer.set_exception(self._failed(failure))
-                    self._waiting.clear()
-                return
+        """Hand out the engine's answers until nobody waits for one; whatever ends this, those who wait hear of it."""
+        try:
+            while self._hand_out(self._engine.receive(silence_seconds=SILENCE_SECONDS)):
+                pass
+        except BaseException as failure:  # noqa: BLE001 - nobody is behind this thread
             with self._lock:
-                if logprobs is None:
-                    self._num_finished += message["finished"]
-                    continue
-                self._waiting.pop(message["scored"]).set_result(logprobs)
-                if not self._waiting:
-                    self._num_asked = self._num_finished = 0
-                    return
+                for answer in self._waiting.values():
+                    answer.set_exception(self._failed(failure))
+                self._waiting.clear()
 
-    def _failed(self, failure: Exception) -> ScoringError:
+    def _hand_out(self, message: Mapping[str, Any]) -> bool:
+        """Take one message in; return whether somebody still waits."""
+        if "scored" not in message:
+            with self._lock:
+                self._num_finished += message["finished"]
+            return True
+        logprobs = np.frombuffer(self._engine.receive_bytes(), dtype=np.float32)
+        with self._lock:
+            self._waiting.pop(message["scored"]).set_result(logprobs)
+            if not self._waiting:
+                self._num_asked = self._num_finished = 0
+            return bool(self._waiting)
+
+    def _failed(self, failure: BaseException) -> ScoringError:
         return ScoringError(
             f"after {self._num_finished:,} of {self._num_asked:,} sequences {failure}\n"
             "Parts that were finished before are kept; run again to go on from there."
