@@ -15,9 +15,9 @@ from miniplm_assets.evaluation.comparison import (
     comparison_table,
     unmeasured,
 )
-from miniplm_assets.evaluation.held_out import ALL_DOMAINS, count_scored_bytes, held_out_table
+from miniplm_assets.evaluation.held_out import count_scored_bytes, counted_domains, held_out_table
 from miniplm_assets.evaluation.plots import plot_difference_distribution, plot_domain_shares, plot_loss_curves
-from miniplm_assets.evaluation.verdict import verdict
+from miniplm_assets.evaluation.verdict import unheld, verdict
 from miniplm_assets.lm.scores import TokenRule
 
 END = 0
@@ -55,7 +55,8 @@ def sequences_and_scores() -> tuple[pl.DataFrame, pl.DataFrame]:
 
 def test_the_held_out_table_is_the_one_worked_by_hand() -> None:
     table = held_out_table(*sequences_and_scores())
-    assert table["domain"].to_list() == ["code", "empty", "prose", ALL_DOMAINS]
+    assert table["domain"].to_list() == ["code", "empty", "prose", "all domains"]
+    assert table["is_total"].to_list() == [False, False, False, True]
     assert table["num_sequences"].to_list() == [2, 1, 1, 4]
     assert table["num_scored_tokens"].to_list() == [4, 0, 2, 6]
     assert table["nll_nats"].to_list() == [8.0, 0.0, 4.0, 12.0]
@@ -89,10 +90,11 @@ def test_scores_pair_one_to_one_with_sequences() -> None:
 def run(losses: list[float], *, by_domain: dict[str, float], seed: int = 1, num_epochs: float = 1.0) -> StudentRun:
     """A run whose domains hold 100 scored tokens and 300 bytes each; on the way it was measured on code and noise."""
     nats = {**{domain: 100 * loss for domain, loss in by_domain.items()}}
-    nats[ALL_DOMAINS] = sum(nats.values())
+    nats["all domains"] = sum(nats.values())
     tokens = [100] * len(by_domain) + [100 * len(by_domain)]
     held_out = pl.DataFrame({"domain": list(nats), "num_scored_tokens": tokens, "nll_nats": list(nats.values())})
     held_out = held_out.with_columns(
+        is_total=pl.col("domain") == "all domains",
         nll_nats_per_token=pl.col("nll_nats") / pl.col("num_scored_tokens"),
         bits_per_byte=pl.col("nll_nats") / math.log(2) / (3 * pl.col("num_scored_tokens")),
     )
@@ -120,6 +122,7 @@ def student(
     selection: SelectionRecord | None = None,
     tokenizer: str = "bpe",
     num_epochs: float = 1.0,
+    made_with: dict[str, object] | None = None,
 ) -> StudentRecord:
     return StudentRecord(
         name=name,
@@ -128,6 +131,7 @@ def student(
         num_parameters=1_000,
         runs=(run(losses, by_domain=by_domain, num_epochs=num_epochs),),
         selection=selection,
+        made_with=made_with or {},
     )
 
 
@@ -159,7 +163,12 @@ def test_the_comparison_is_the_one_worked_by_hand() -> None:
     table = comparison_table([AHEAD, BASE], baseline="no_kd")
     assert table["student"].to_list() == ["no_kd", "miniplm"]
     assert table["num_tokens"].to_list() == [8_000, 8_000]
-    assert table["held_out_nll_nats_per_token"].to_list() == pytest.approx([4.0, 3.5])
+    assert table["baseline"].to_list() == ["no_kd", "no_kd"]
+    assert table["validation_nll_nats_per_token"].to_list() == pytest.approx([4.0, 3.5])
+    # (loss + 1 of noise, loss - 1 of code) / 2, at the end of the way
+    assert table["sample_nll_nats_per_token"].to_list() == pytest.approx([4.0, 3.5])
+    without_noise = comparison_table([AHEAD, BASE], baseline="no_kd", excluded_domains=["noise"])
+    assert without_noise["sample_nll_nats_per_token"].to_list() == pytest.approx([3.0, 2.5])
     assert table["tokens_to_baseline_loss"].to_list() == [8_000.0, 5_000.0]
     assert table["tokens_saved_factor"].to_list() == [1.0, 1.6]
     assert table["training_flops"].to_list() == [6 * 1_000 * 8_000.0] * 2
@@ -173,6 +182,18 @@ def test_students_of_other_tokenizers_are_compared_by_bytes_alone() -> None:
     text = verdict([BASE, other], baseline="no_kd")
     assert "other (trained on candidates) is better than no_kd" in text
     assert "bits a byte" in text and "different tokenizers" in text
+
+
+def test_a_student_without_a_baseline_stands_there_too() -> None:
+    table = comparison_table([AHEAD], baseline=None)
+    assert table.select("student", "baseline", "tokens_to_baseline_loss", "tokens_saved_factor").rows() == [
+        ("miniplm", None, None, None)
+    ]
+    assert table["validation_nll_nats_per_token"].to_list() == pytest.approx([3.5])
+    assert unheld(AHEAD) == (
+        "miniplm (trained on refined_corpus/half) names no baseline and is held against nothing: its held-out loss "
+        "over all domains is 3.500 nats a token, 1.683 bits a byte, after 8,000 tokens."
+    )
 
 
 def test_a_missing_baseline_is_named() -> None:
@@ -224,12 +245,15 @@ def test_several_seeds_stand_side_by_side_and_their_means_are_judged() -> None:
     # Against the mean of the baseline's final losses on the way, 4.0.
     assert table["tokens_to_baseline_loss"].to_list() == pytest.approx([3_600.0, None, 3_000.0, 3_000.0, None])
     text = verdict([TWO, THREE], baseline="no_kd")
-    assert "its held-out loss is 3.417 against 3.750 nats a token, 0.333 nats (8.9%) lower" in text
+    assert "its held-out loss over all domains is 3.417 against 3.750 nats a token, 0.333 nats (8.9%) lower" in text
     assert (
         "These are means: miniplm over 3 seeds, 3.000 to 3.950; no_kd over 2 seeds, 3.500 to 4.000 nats a token."
         in text
     )
-    assert "2 of its 3 seeds reached the final loss of no_kd after 3,000 tokens, where no_kd took 4,000: 1.33" in text
+    assert (
+        "On the sample that is measured along the way, 2 of its 3 seeds reached the final loss of no_kd (4.000 there) "
+        "after 3,000 tokens, where no_kd took 4,000: 1.33"
+    ) in text
     assert "cannot tell" not in text
     # code 3.5 against 4.25, prose 3.333 against 3.25
     assert "It is better in 1 of 2 domains. It loses most in 'prose' (+0.083 nats a token)" in text
@@ -253,12 +277,12 @@ def test_who_was_measured_less_often_than_asked_is_named() -> None:
 
 def test_the_verdict_on_a_better_student() -> None:
     assert verdict([BASE, AHEAD], baseline="no_kd") == (
-        "miniplm (trained on refined_corpus/half) is better than no_kd (trained on candidates): its held-out loss is "
-        "3.500 against 4.000 nats a token, 0.500 nats (12.5%) lower, after the same 8,000 tokens. One seed of each "
-        "cannot tell an effect from chance: those of small students have differed by 0.4 nats a token (name more: "
-        "`seeds`). It reached the final loss of no_kd after 5,000 tokens, where no_kd took 8,000: 1.60 times fewer. It "
-        "is better in 2 of 3 domains. It loses most in 'noise' (+0.200 nats a token), whose share of the tokens the "
-        "selection cut from 30.0% to 1.0%."
+        "miniplm (trained on refined_corpus/half) is better than no_kd (trained on candidates): its held-out loss over "
+        "all domains is 3.500 against 4.000 nats a token, 0.500 nats (12.5%) lower, after the same 8,000 tokens. One "
+        "seed of each cannot tell an effect from chance: those of small students have differed by 0.4 nats a token "
+        "(name more: `seeds`). On the sample that is measured along the way, it reached the final loss of no_kd (4.000 "
+        "there) after 5,000 tokens, where no_kd took 8,000: 1.60 times fewer. It is better in 2 of 3 domains. It loses "
+        "most in 'noise' (+0.200 nats a token), whose share of the tokens the selection cut from 30.0% to 1.0%."
     )
 
 
@@ -288,6 +312,40 @@ def test_a_draw_and_a_lonely_student() -> None:
         "miniplm (trained on refined_corpus/half) and no_kd (trained on candidates) end with the same held-out loss"
     )
     assert "only student" in verdict([BASE], baseline="no_kd")
+
+
+def test_students_that_differ_in_more_than_their_corpus_are_not_laid_to_the_selection() -> None:
+    made = {"architecture.hidden_size": 64, "training.token_budget": 8_000, "training.dtype": "float32"}
+    base = student("no_kd", [5.0, 4.0], by_domain={"code": 4.0, "noise": 4.0}, made_with=made)
+    changed = {**made, "architecture.hidden_size": 1_280, "training.token_budget": 4_000, "architecture.rope": True}
+    worse = student("miniplm", [5.0, 4.2], by_domain=WORSE, selection=half(kept_share=1.0), made_with=changed)
+    text = verdict([base, worse], baseline="no_kd")
+    assert (
+        "They were made in different ways, so that nothing here can be laid to the selection alone: "
+        "architecture.hidden_size 1,280 against 64; training.token_budget 4,000 against 8,000; architecture.rope True "
+        "against none."
+    ) in text
+    assert "did not help" not in text and "keeps 100%" not in text and "the selection cut" not in text
+
+    larger = student("larger", [5.0, 3.0], by_domain={"code": 3.0, "noise": 3.0}, made_with=changed)
+    assert "They were made in different ways: architecture.hidden_size" in verdict([base, larger], baseline="no_kd")
+    alike = student("alike", [5.0, 3.0], by_domain={"code": 3.0, "noise": 3.0}, made_with=made)
+    assert "different ways" not in verdict([base, alike], baseline="no_kd")
+
+
+def test_a_total_says_what_it_leaves_out() -> None:
+    table = held_out_table(*sequences_and_scores(), excluded_domains=["code", "absent"])
+    assert table["domain"].to_list() == ["code", "empty", "prose", "all domains but code"]
+    assert table["nll_nats"].to_list() == [8.0, 0.0, 4.0, 4.0]
+    assert counted_domains([]) == "all domains"
+    assert counted_domains(["d", "a", "c", "b"]) == "all domains but a, b, c, 1 more"
+
+
+def test_a_domain_may_be_called_all_domains() -> None:
+    sequences, scores = sequences_and_scores()
+    table = held_out_table(sequences.with_columns(domain=pl.lit("all domains")), scores)
+    assert table["domain"].to_list() == ["all domains", "all domains"]
+    assert table.filter("is_total")["nll_nats"].to_list() == [12.0]
 
 
 # ---- pictures: that they are drawn at the promised size; what they look like was looked at

@@ -209,7 +209,7 @@ def test_another_seed_costs_itself_and_every_seed_is_compared(copy_of_tiny):
     assert len(first) == len(second) and first != second
     assert "miniplm over 2 seeds" in outcome(pipeline)
     with duckdb.connect(str(pipeline.store.root / "warehouse.duckdb"), read_only=True) as warehouse:
-        rows = "select student, seed from student_evaluation where domain = 'all domains' order by all"
+        rows = "select student, seed from student_evaluation where is_total order by all"
         assert warehouse.execute(rows).fetchall() == [("miniplm", 3), ("miniplm", 4), ("no_kd", 3)]
 
 

@@ -122,6 +122,21 @@ def test_cutoff_and_marts_by_hand(tables: Tables):
     assert extremes["lowest", 1]["text"] == "text of 3"
 
 
+@pytest.mark.parametrize(("num_below", "is_good"), [(2, True), (3, False), (4, False)])
+def test_a_teacher_that_is_the_weaker_one_is_warned_of_without_a_pilot(tables: Tables, num_below: int, is_good: bool):
+    ids = [1, 2, 3, 4]
+    teacher = {id_: -9.0 if id_ <= num_below else -6.0 for id_ in ids}  # -6 as the reference: not below
+    tables.write_all([sequence(id_) for id_ in ids], teacher=teacher, reference=dict.fromkeys(ids, -6.0))
+    for name in ("difference_scores", "selection_cutoff"):
+        tables.run(SQL, name, rank_by="nats_per_token", keep_fraction=0.5)
+    check = tables.run(SQL, "score_distribution")["teacher_finds_most_candidates_easier"]
+    assert check.passed == is_good
+    declared = {check.name: check for check in SQL.model("score_distribution").checks}
+    assert declared[check.name].severity == "warn"
+    if not is_good:
+        assert check.facts["first_rows"] == [{"num_candidates": 4, "share_below_zero": str(num_below / 4)}]
+
+
 # Few values, so that most differences are ties; neighbours of a hundredth's multiple, where the bands meet.
 logprobs = st.sampled_from([-3.0, -2.5, -2.0, -1.01, -1.0, -0.99, -0.5, 0.0])
 candidates = st.lists(st.tuples(logprobs, logprobs, st.integers(2, 4)), min_size=1, max_size=30)

@@ -1,23 +1,25 @@
 """Students side by side: who learned more from the same tokens."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
+from typing import Any
 
 import polars as pl
 
 from miniplm_assets.core.curves import tokens_saved_factor, tokens_to_loss
 from miniplm_assets.core.errors import TrainingError
-from miniplm_assets.evaluation.held_out import ALL_DOMAINS
 
 SCHEMA = {
     "student": pl.String,
+    "baseline": pl.String,
     "seed": pl.Int64,
     "corpus": pl.String,
     "num_parameters": pl.Int64,
     "num_tokens": pl.Int64,
-    "held_out_nll_nats_per_token": pl.Float64,
+    "validation_nll_nats_per_token": pl.Float64,
     "bits_per_byte": pl.Float64,
+    "sample_nll_nats_per_token": pl.Float64,
     "tokens_to_baseline_loss": pl.Float64,
     "tokens_saved_factor": pl.Float64,
     "training_flops": pl.Float64,
@@ -93,7 +95,12 @@ class StudentRun:
 
     def overall(self, column: str) -> float:
         """Return a value of the held-out table over all domains that count."""
-        return float(self.held_out.filter(domain=ALL_DOMAINS)[column].item())
+        return float(self.held_out.filter("is_total")[column].item())
+
+    @property
+    def total_is_over(self) -> str:
+        """What the totals are over: all domains, or all but some."""
+        return str(self.held_out.filter("is_total")["domain"].item())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +114,7 @@ class StudentRecord:
         num_parameters: of the student.
         runs: one for each of its seeds, at least one.
         selection: where its corpus is a refined one.
+        made_with: what beside corpus and seed made it, by setting: its architecture, training and objective.
     """
 
     name: str
@@ -115,6 +123,7 @@ class StudentRecord:
     num_parameters: int
     runs: tuple[StudentRun, ...]
     selection: SelectionRecord | None = None
+    made_with: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def num_tokens(self) -> int:
@@ -131,52 +140,58 @@ class StudentRecord:
         return fmean(run.overall(column) for run in self.runs)
 
     def final_curve_loss(self, excluded_domains: Collection[str]) -> float:
-        """Return the mean over its seeds of the last loss along the way, in nats a token."""
+        """Return the mean over its seeds of the last loss along the way, in nats a token: that of the sample."""
         return fmean(float(run.curve(excluded_domains)["held_out_nll_nats_per_token"][-1]) for run in self.runs)
 
     @property
     def held_out(self) -> pl.DataFrame:
-        """Domain, nll_nats and num_scored_tokens of the held-out tables of all its seeds, added up."""
-        tables = pl.concat(run.held_out.select("domain", "nll_nats", "num_scored_tokens") for run in self.runs)
+        """Return domain, nll_nats and num_scored_tokens of all its seeds, added up; without the totals."""
+        tables = pl.concat(
+            run.held_out.filter(~pl.col("is_total")).select("domain", "nll_nats", "num_scored_tokens")
+            for run in self.runs
+        )
         return tables.group_by("domain", maintain_order=True).agg(pl.all().sum())
 
 
 def comparison_table(
-    students: Sequence[StudentRecord], *, baseline: str, excluded_domains: Collection[str] = ()
+    students: Sequence[StudentRecord], *, baseline: str | None, excluded_domains: Collection[str] = ()
 ) -> pl.DataFrame:
     """Put students side by side, the baseline first, then by the mean of their held-out bits per byte.
 
     Args:
         students: all of them.
-        baseline: name of the student that the others are held against.
+        baseline: name of the student that the others are held against; None where they are held against none.
         excluded_domains: left out of the losses along the way, as they are of the totals.
 
     Returns:
-        One row for each student and seed, columns as in `SCHEMA`. tokens_to_baseline_loss: tokens after which its
-        held-out loss first reached the baseline's final one (the mean of its seeds); null where it never did, or has
-        another tokenizer. tokens_saved_factor: the baseline's tokens by those.
+        One row for each student and seed, columns as in `SCHEMA`. validation_nll_nats_per_token and bits_per_byte: of
+        the whole validation split. sample_nll_nats_per_token: at the end of the losses along the way, on a sample of
+        it. tokens_to_baseline_loss: tokens after which that loss first reached the baseline's final one (the mean of
+        its seeds); null where it never did, or has another tokenizer, or is held against none. tokens_saved_factor:
+        the baseline's tokens by those.
 
     Raises:
         TrainingError: if there is no student of the baseline's name.
     """
-    base = find_student(students, baseline)
+    base = None if baseline is None else find_student(students, baseline)
     rows = []
     for student in sorted(students, key=lambda one: (one is not base, one.mean("bits_per_byte"), one.name)):
         for run in sorted(student.runs, key=lambda one: one.seed):
-            needed = tokens_to_baseline_loss(student, run, base, excluded_domains)
+            needed = None if base is None else tokens_to_baseline_loss(student, run, base, excluded_domains)
+            factor = base and tokens_saved_factor(baseline_tokens=base.num_tokens, tokens_to_baseline_loss=needed)
             rows.append(
                 {
                     "student": student.name,
+                    "baseline": baseline,
                     "seed": run.seed,
                     "corpus": student.corpus,
                     "num_parameters": student.num_parameters,
                     "num_tokens": run.num_tokens,
-                    "held_out_nll_nats_per_token": run.overall("nll_nats_per_token"),
+                    "validation_nll_nats_per_token": run.overall("nll_nats_per_token"),
                     "bits_per_byte": run.overall("bits_per_byte"),
+                    "sample_nll_nats_per_token": run.curve(excluded_domains)["held_out_nll_nats_per_token"][-1],
                     "tokens_to_baseline_loss": needed,
-                    "tokens_saved_factor": tokens_saved_factor(
-                        baseline_tokens=base.num_tokens, tokens_to_baseline_loss=needed
-                    ),
+                    "tokens_saved_factor": factor,
                     "training_flops": float(run.training_flops),  # that of a real model does not fit into 64 bits
                 }
             )

@@ -16,6 +16,8 @@ from miniplm_assets.core.errors import ScoringError
 from miniplm_assets.lm.scores import TokenRule
 
 ALL_DOMAINS: Final = "all domains"
+# As many as a label has room for.
+NUM_NAMED_DOMAINS: Final = 3
 
 
 def count_scored_bytes(
@@ -39,7 +41,7 @@ def count_scored_bytes(
 def held_out_table(
     sequences: pl.DataFrame, scores: pl.DataFrame, *, excluded_domains: Collection[str] = ()
 ) -> pl.DataFrame:
-    """Add up the scores of held-out sequences by domain, and over all but the excluded domains in the last row.
+    """Add up the scores of held-out sequences by domain, and in the last row over all that count.
 
     Args:
         sequences: sequence_id, domain, num_scored_bytes; one row for each sequence.
@@ -47,9 +49,10 @@ def held_out_table(
         excluded_domains: domains that no model should be good at, such as noise.
 
     Returns:
-        domain (in order of name, then `ALL_DOMAINS`), num_sequences, num_scored_tokens, nll_nats (the sum),
-        nll_nats_per_token, perplexity = exp(nll_nats_per_token), bits_per_byte = nll_nats / ln 2 / scored bytes.
-        Where nothing was scored, the last three are null.
+        domain (in order of name, then what `counted_domains` says), is_total (of the last row alone: a domain may
+        have any name), num_sequences, num_scored_tokens, nll_nats (the sum), nll_nats_per_token,
+        perplexity = exp(nll_nats_per_token), bits_per_byte = nll_nats / ln 2 / scored bytes. Where nothing was
+        scored, the last three are null.
 
     Raises:
         ScoringError: if a sequence has no score, or more than one; names the first.
@@ -65,11 +68,16 @@ def held_out_table(
         twice = scored.filter(pl.col("sequence_id").is_duplicated())["sequence_id"][0]
         raise ScoringError(f"held-out sequence {twice} has more than one score; materialise the scores again")
     by_domain = _add_up(scored.group_by("domain")).sort("domain")
-    wanted = scored.filter(~pl.col("domain").is_in(list(excluded_domains)))
-    overall = _add_up(wanted.with_columns(domain=pl.lit(ALL_DOMAINS)).group_by("domain"))
+    left_out = by_domain.filter(pl.col("domain").is_in(list(excluded_domains)))["domain"].to_list()
+    wanted = scored.filter(~pl.col("domain").is_in(left_out))
+    overall = _add_up(wanted.with_columns(domain=pl.lit(counted_domains(left_out))).group_by("domain"))
     nats_per_token = pl.col("nll_nats") / _unless_zero("num_scored_tokens")
-    return pl.concat([by_domain, overall]).select(
+    tables = (
+        table.with_columns(is_total=pl.lit(is_total)) for table, is_total in ((by_domain, False), (overall, True))
+    )
+    return pl.concat(tables).select(
         "domain",
+        "is_total",
         "num_sequences",
         "num_scored_tokens",
         "nll_nats",
@@ -77,6 +85,14 @@ def held_out_table(
         perplexity=nats_per_token.exp(),
         bits_per_byte=pl.col("nll_nats") / math.log(2) / _unless_zero("num_scored_bytes"),
     )
+
+
+def counted_domains(left_out: Collection[str]) -> str:
+    """Return what a total over the domains is called: over all of them, or over all but those left out."""
+    named = sorted(left_out)
+    more = [f"{len(named) - NUM_NAMED_DOMAINS} more"] if len(named) > NUM_NAMED_DOMAINS else []
+    names = ", ".join([*named[:NUM_NAMED_DOMAINS], *more])
+    return f"{ALL_DOMAINS} but {names}" if names else ALL_DOMAINS
 
 
 def _add_up(groups: "pl.dataframe.group_by.GroupBy") -> pl.DataFrame:

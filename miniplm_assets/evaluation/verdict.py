@@ -5,11 +5,11 @@ Every statement follows from measured numbers. A reason is given only where its 
 
 from collections.abc import Collection, Iterator, Sequence
 from statistics import fmean
+from typing import Any
 
 import polars as pl
 
 from miniplm_assets.evaluation.comparison import StudentRecord, find_student, tokens_to_baseline_loss
-from miniplm_assets.evaluation.held_out import ALL_DOMAINS
 
 # Below this, two losses print as the same number.
 EQUAL_NATS_PER_TOKEN = 0.0005
@@ -18,6 +18,8 @@ KEEPS_NEARLY_ALL = 0.95
 # Repeating data up to about four times is nearly as good as new data, and loses its worth beyond (Muennighoff et al.
 # 2023, arXiv 2305.16264, section 5).
 MANY_EPOCHS = 4.0
+# Of what two students differ in; more would bury the outcome.
+NUM_SHOWN_SETTINGS = 4
 
 
 def verdict(students: Sequence[StudentRecord], *, baseline: str, excluded_domains: Collection[str] = ()) -> str:
@@ -41,30 +43,70 @@ def verdict(students: Sequence[StudentRecord], *, baseline: str, excluded_domain
     return "\n\n".join(" ".join(_judge(student, base, excluded_domains)) for student in others)
 
 
+def unheld(student: StudentRecord) -> str:
+    """Say how a student does that names no baseline, and is none."""
+    return (
+        f"{_named(student)} names no baseline and is held against nothing: its held-out loss over "
+        f"{student.runs[0].total_is_over} is {student.mean('nll_nats_per_token'):.3f} nats a token, "
+        f"{student.mean('bits_per_byte'):.3f} bits a byte, after {student.num_tokens:,} tokens."
+    )
+
+
 def _judge(student: StudentRecord, base: StudentRecord, excluded_domains: Collection[str]) -> Iterator[str]:
+    also = list(_other_differences(student, base))
     if student.tokenizer != base.tokenizer:
         yield _compare_bytes(student, base)
         yield from _seeds(student, base, "bits_per_byte", "bits a byte")
+        yield from _more_than_the_corpus(student, also)
         return
     loss, base_loss = (one.mean("nll_nats_per_token") for one in (student, base))
     gain = base_loss - loss
     if abs(gain) < EQUAL_NATS_PER_TOKEN:
-        yield f"{_named(student)} and {_named(base)} end with the same held-out loss, {loss:.3f} nats a token."
+        yield (
+            f"{_named(student)} and {_named(base)} end with the same held-out loss over "
+            f"{student.runs[0].total_is_over}, {loss:.3f} nats a token."
+        )
     else:
         yield (
-            f"{_named(student)} is {'better' if gain > 0 else 'worse'} than {_named(base)}: its held-out loss is "
-            f"{loss:.3f} against {base_loss:.3f} nats a token, {abs(gain):.3f} nats ({abs(gain) / base_loss:.1%}) "
-            f"{'lower' if gain > 0 else 'higher'}, after {_tokens_of_both(student, base)}."
+            f"{_named(student)} is {'better' if gain > 0 else 'worse'} than {_named(base)}: its held-out loss over "
+            f"{student.runs[0].total_is_over} is {loss:.3f} against {base_loss:.3f} nats a token, {abs(gain):.3f} nats "
+            f"({abs(gain) / base_loss:.1%}) {'lower' if gain > 0 else 'higher'}, "
+            f"after {_tokens_of_both(student, base)}."
         )
     yield from _seeds(student, base, "nll_nats_per_token", "nats a token")
     yield from _pace(student, base, excluded_domains)
-    yield from _by_domain(student, base)
-    if student.selection is not None and gain < EQUAL_NATS_PER_TOKEN:
+    yield from _by_domain(student, base, is_by_selection=not also)
+    yield from _more_than_the_corpus(student, also)
+    if not also and student.selection is not None and gain < EQUAL_NATS_PER_TOKEN:
         yield "The selection did not help."
         reasons = list(_reasons(student, base))
         yield from reasons or [
             "None of the usual reasons shows in the numbers: try another keep_fraction, teacher or token budget."
         ]
+
+
+def _more_than_the_corpus(student: StudentRecord, differences: Sequence[str]) -> Iterator[str]:
+    """Say that a student differs from its baseline in more than what it learnt from, if it does."""
+    if not differences:
+        return
+    shown = list(differences[:NUM_SHOWN_SETTINGS])
+    if len(differences) > len(shown):
+        shown.append(f"{len(differences) - len(shown)} more settings")
+    so = "" if student.selection is None else ", so that nothing here can be laid to the selection alone"
+    yield f"They were made in different ways{so}: {'; '.join(shown)}."
+
+
+def _other_differences(student: StudentRecord, base: StudentRecord) -> Iterator[str]:
+    """Say in what two students differ beside their corpus, setting by setting."""
+    ours, theirs = student.made_with, base.made_with
+    for setting in dict.fromkeys([*ours, *theirs]):
+        if ours.get(setting) != theirs.get(setting):
+            values = (_shown(one[setting]) if setting in one else "none" for one in (ours, theirs))
+            yield f"{setting} {' against '.join(values)}"
+
+
+def _shown(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def _seeds(student: StudentRecord, base: StudentRecord, column: str, unit: str) -> Iterator[str]:
@@ -96,27 +138,30 @@ def _pace(student: StudentRecord, base: StudentRecord, excluded_domains: Collect
     needed = [tokens_to_baseline_loss(student, run, base, excluded_domains) for run in student.runs]
     reached = [tokens for tokens in needed if tokens is not None]
     if not reached:
-        yield f"It never reached the final loss of {base.name}."
+        yield f"It never reached the final loss of {base.name} on the sample that is measured along the way."
         return
     tokens = fmean(reached)
     factor = base.num_tokens / tokens
     if factor <= 1:
         return
     # A mean over those that got there alone would flatter it.
-    who = "It" if len(reached) == len(needed) else f"{len(reached)} of its {len(needed)} seeds"
+    who = "it" if len(reached) == len(needed) else f"{len(reached)} of its {len(needed)} seeds"
     yield (
-        f"{who} reached the final loss of {base.name} after {tokens:,.0f} tokens, where {base.name} took "
+        f"On the sample that is measured along the way, {who} reached the final loss of {base.name} "
+        f"({base.final_curve_loss(excluded_domains):.3f} there) after {tokens:,.0f} tokens, where {base.name} took "
         f"{base.num_tokens:,}: {factor:.2f} times fewer."
     )
 
 
-def _by_domain(student: StudentRecord, base: StudentRecord) -> Iterator[str]:
-    """Say where a student with a refined corpus pays for what it gains."""
+def _by_domain(student: StudentRecord, base: StudentRecord, *, is_by_selection: bool) -> Iterator[str]:
+    """Say where a student with a refined corpus pays for what it gains; of the selection, where that may be why."""
     if student.selection is None:
         return
     losses = _domain_losses(student, base)
     worse = losses.filter(pl.col("added_nats_per_token") > EQUAL_NATS_PER_TOKEN).sort("added_nats", descending=True)
     yield f"It is better in {losses.height - worse.height} of {losses.height} domains."
+    if not is_by_selection:
+        return
     for row in worse.head(1).join(student.selection.domain_shift, on="domain").iter_rows(named=True):
         before, after = row["share_of_candidate_tokens"], row["share_of_kept_tokens"]
         yield (
@@ -169,7 +214,7 @@ def _domain_losses(student: StudentRecord, base: StudentRecord) -> pl.DataFrame:
     added_nats is that times the domain's tokens: what the domain adds to the difference of the totals.
     """
     ours, theirs = (
-        one.held_out.filter(pl.col("domain") != ALL_DOMAINS, pl.col("num_scored_tokens") > 0).select(
+        one.held_out.filter(pl.col("num_scored_tokens") > 0).select(
             "domain",
             nats_per_token=pl.col("nll_nats") / pl.col("num_scored_tokens"),
             num_tokens=pl.col("num_scored_tokens") / len(one.runs),

@@ -1,7 +1,7 @@
 """`comparison`: students held against each other, in a table, plots and words."""
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import polars as pl
 
@@ -16,8 +16,9 @@ from miniplm_assets.evaluation.comparison import (
     unmeasured,
 )
 from miniplm_assets.evaluation.plots import plot_domain_shares, plot_loss_curves
-from miniplm_assets.evaluation.verdict import verdict
-from miniplm_assets.experiment import Experiment
+from miniplm_assets.evaluation.verdict import unheld, verdict
+from miniplm_assets.experiment import Experiment, Training
+from miniplm_assets.experiment.objectives import Objective
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.agreement import CUTOFF
 from miniplm_assets.kinds.scores import WHO, scores_key
@@ -52,6 +53,9 @@ class ComparedStudent(Settings):
         baseline: the student that it is held against.
         num_evaluations: held-out losses along the way that the file asks for.
         num_held_out_sequences: on how many sequences.
+        architecture: `model_type` and its settings.
+        training: budget, schedule and optimiser.
+        objective: the loss.
     """
 
     corpus: str
@@ -60,6 +64,19 @@ class ComparedStudent(Settings):
     baseline: str | None = None
     num_evaluations: int
     num_held_out_sequences: int
+    architecture: dict[str, Any]
+    training: Training
+    objective: Objective
+
+    def made_with(self) -> dict[str, Any]:
+        """Return what beside corpus and seed makes the student, by setting."""
+        left_out = self.training.runtime_only | self.training.reporting_only
+        sections = {
+            "architecture": self.architecture,
+            "training": self.training.model_dump(exclude=set(left_out)),
+            "objective": self.objective.model_dump(),
+        }
+        return {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}
 
 
 class ComparedSelection(Settings):
@@ -102,6 +119,9 @@ def _compared(experiment: Experiment) -> Compared:
                 baseline=student.baseline,
                 num_evaluations=student.training.num_evaluations,
                 num_held_out_sequences=student.training.num_held_out_sequences,
+                architecture=experiment.architectures[student.architecture],
+                training=student.training,
+                objective=student.objective,
             )
             for name, student in students.items()
         },
@@ -127,6 +147,10 @@ def _make(work: Work[Compared]) -> Result:
             verdicts.append(verdict(group, baseline=baseline, excluded_domains=excluded_domains))
             picture = plot_loss_curves(group, baseline=baseline, excluded_domains=excluded_domains)
             (draft.path / f"held_out_loss_{baseline}.png").write_bytes(picture)
+        unheld_ones = [students[name] for name in _held_against_nothing(work.settings)]
+        if unheld_ones:
+            tables.append(comparison_table(unheld_ones, baseline=None, excluded_domains=excluded_domains))
+            verdicts += map(unheld, unheld_ones)
         table = pl.concat(tables)
         table.write_parquet(draft.path / STUDENTS)
         for name, selection in selections.items():
@@ -152,6 +176,12 @@ def _groups(compared: Compared) -> dict[str, list[str]]:
         if student.baseline is not None:
             groups.setdefault(student.baseline, [student.baseline]).append(name)
     return groups
+
+
+def _held_against_nothing(compared: Compared) -> list[str]:
+    """Return the students that name no baseline and are none."""
+    baselines = {student.baseline for student in compared.students.values()}
+    return [name for name, student in compared.students.items() if student.baseline is None and name not in baselines]
 
 
 def _selection(work: Work[Compared], name: str) -> SelectionRecord:
@@ -190,6 +220,7 @@ def _student(work: Work[Compared], name: str, selections: dict[str, SelectionRec
         num_parameters=next(iter(checkpoints.values())).facts["num_parameters"],
         runs=tuple(_run(int(seed), checkpoint, evaluations[seed]) for seed, checkpoint in checkpoints.items()),
         selection=None if student.selection is None else selections[student.selection],
+        made_with=student.made_with(),
     )
 
 
@@ -210,10 +241,10 @@ def _run(seed: int, checkpoint: Result, evaluation: Result) -> StudentRun:
 
 COMPARISON = Kind(
     name=NAME,
-    code_version="2",
+    code_version="3",
     section="reports",
     technologies=frozenset({"matplotlib", "parquet"}),
-    description="""All students side by side, against the baseline.
+    description="""All students side by side, each against its baseline, where it names one.
 
 Which one is better and by how much; how many times fewer tokens it needs for the baseline's final loss; or that the
 selection did not help, and the likely reason.""",
@@ -223,13 +254,15 @@ selection did not help, and the likely reason.""",
     checks=(MEASURED_AS_ASKED,),
     columns={
         "student": "its name",
+        "baseline": "what it is held against; empty for a student that names none and is none",
         "seed": "that it was trained with",
         "corpus": "what it learnt from",
         "num_parameters": "of the student",
         "num_tokens": "that it was trained on",
-        "held_out_nll_nats_per_token": "on the whole validation split",
-        "bits_per_byte": "on the whole validation split",
-        "tokens_to_baseline_loss": "after which it reached the baseline's final loss; empty where it never did",
+        "validation_nll_nats_per_token": "on the whole validation split without evaluation.excluded_domains",
+        "bits_per_byte": "on the same",
+        "sample_nll_nats_per_token": "at the end of training, on the sample that is measured along the way",
+        "tokens_to_baseline_loss": "after which that of the sample reached the baseline's; empty where it never did",
         "tokens_saved_factor": "the baseline's tokens by those",
         "training_flops": "6 N D",
     },

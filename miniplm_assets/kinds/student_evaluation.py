@@ -10,7 +10,7 @@ import polars as pl
 from miniplm_assets.core.recipe import key_of
 from miniplm_assets.core.splits import VALIDATION
 from miniplm_assets.corpus.tokenizer import load_tokenizer
-from miniplm_assets.evaluation.held_out import ALL_DOMAINS, count_scored_bytes, held_out_table
+from miniplm_assets.evaluation.held_out import count_scored_bytes, held_out_table
 from miniplm_assets.experiment import Scoring
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.costs import scoring_cost
@@ -78,8 +78,10 @@ def _make(work: Work[Measuring]) -> Result:
             excluded_domains=work.settings.excluded_domains,
         )
         table.write_parquet(draft.path / HELD_OUT)
-        draft.facts = table.filter(domain=ALL_DOMAINS).drop("domain").row(0, named=True) | {
-            "by_domain": table.drop("num_sequences", "nll_nats").to_dicts()
+        total = table.filter("is_total")
+        draft.facts = total.drop("domain", "is_total").row(0, named=True) | {
+            "over": total["domain"].item(),
+            "by_domain": table.drop("is_total", "num_sequences", "nll_nats").to_dicts(),
         }
 
     return work.make_pieces(write)
@@ -148,14 +150,17 @@ STUDENT_EVALUATION = Kind(
     code_version="3",
     section="student",
     technologies=frozenset({"pytorch", "parquet"}),
-    description="Loss, perplexity and bits per byte of a student on the whole validation split, by domain.",
+    description="""Loss, perplexity and bits per byte of a student on the whole validation split, by domain.
+
+The total leaves out `evaluation.excluded_domains`, and says so.""",
     nodes=_nodes,
     make=_make,
     pieces="seed",
     table=HELD_OUT,
     cost=_cost,
     columns={
-        "domain": "of the held-out texts; the last row is over all but those that evaluation.excluded_domains names",
+        "domain": "of the held-out texts; in the last row what the total is over, without evaluation.excluded_domains",
+        "is_total": "whether it is the last row",
         "num_sequences": "held-out sequences",
         "num_scored_tokens": "tokens that the loss covers",
         "nll_nats": "sum of the negative log-probabilities",
