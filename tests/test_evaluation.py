@@ -348,7 +348,51 @@ def test_a_domain_may_be_called_all_domains() -> None:
     assert table.filter("is_total")["nll_nats"].to_list() == [12.0]
 
 
-# ---- pictures: that they are drawn at the promised size; what they look like was looked at
+# ---- pictures: that they are drawn at the promised size, with the names as they are; what they look like was looked at
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the library draws as text; it may ask for no formula."""
+    from matplotlib.backends.backend_agg import RendererAgg
+
+    found: list[str] = []
+    draw = RendererAgg.draw_text
+
+    def note(self, context, x, y, text, *arguments, ismath=False, **others):
+        assert ismath is False, text
+        found.append(text)
+        draw(self, context, x, y, text, *arguments, ismath=ismath, **others)
+
+    monkeypatch.setattr(RendererAgg, "draw_text", note)
+    return found
+
+
+ODD_NAMES = ("$\\frac{$", "$$", "cost $^$ x", "a_b^c", "$x$ and $y$", "\\$5 \\alpha$", "{", "%d", "_hidden", "<b>")
+
+
+def test_names_of_domains_are_drawn_as_they_stand(drawn: list[str]) -> None:
+    rows = {"domain": [*ODD_NAMES, "two\nlines\t and more", "https://example.org/" + 50 * "x" + "/end"]}
+    shares = [1 / len(rows["domain"])] * len(rows["domain"])
+    plot_domain_shares(pl.DataFrame({**rows, "share_of_candidate_tokens": shares, "share_of_kept_tokens": shares}))
+    expected = {*ODD_NAMES, "two lines and more", "https://example.org/…" + 15 * "x" + "/end"}
+    assert set(drawn) >= expected
+    assert len("https://example.org/…" + 15 * "x" + "/end") == 40
+
+
+def test_names_of_students_are_drawn_as_they_stand(drawn: list[str]) -> None:
+    base = student("_base", [5.0, 4.0], by_domain={"code": 4.0})
+    other = student("x" * 100, [5.0, 3.0], by_domain={"code": 3.0})
+    plot_loss_curves([base, other], baseline="_base", excluded_domains=["noise", "absent"])
+    short = 20 * "x" + "…" + 19 * "x"
+    assert set(drawn) >= {
+        "final loss of _base on this sample: 3.000",
+        "_base (candidates)",
+        f"{short} (candidates)",
+        f"{short} gets there with",
+        "held-out loss on a sample of",
+        "all domains but noise (nats per token)",
+    }
 
 
 def width_of(png: bytes) -> int:

@@ -186,6 +186,16 @@ def test_a_page_shows_no_more_than_can_be_read() -> None:
     assert table[202:] == ["", "800 more rows are in manifest.json in the folder."]
     assert _shown(rows[:200]).md_str.splitlines()[-1] == "| d199 | 199 |"
 
+    odd = [{"domain": name} for name in ("a|b", "no_kd", "__init__", "<b>", "`x` *y* $z$ [u](v)", "a\nb")]
+    assert _shown(odd).md_str.splitlines()[2:] == [
+        r"| a\|b |",
+        "| no_kd |",
+        r"| \_\_init\_\_ |",
+        r"| \<b\> |",
+        r"| \`x\` \*y\* \$z\$ \[u\](v) |",
+        "| a b |",
+    ]
+
     by_domain = {f"d{place}": {"num_tokens": place} for place in range(20_000)}
     assert "20,000 entries" in _shown(by_domain).text
     assert _shown({"a": 1}).data == {"a": 1}

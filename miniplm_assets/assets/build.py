@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ KIND_TAG = "kind"
 # Of the steps that are ready, Dagster starts the one with the highest. Without it, by name: a student that no pilot
 # gates would be trained before the pilot has spoken.
 PRIORITY_TAG = "dagster/priority"
+# What Markdown takes for more than itself; an underscore inside a word it does not.
+MARKUP = re.compile(r"[\\`*\[\]<>|~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 # As much as a page shows well; every event of a run carries it. The manifest has all, whatever the corpus has of
 # files and domains.
 MAX_SHOWN_ROWS = 200
@@ -189,4 +192,4 @@ def _cell(value: Any) -> str:
         return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.4g}"
     if isinstance(value, int):
         return f"{value:,}"
-    return str(value).replace("|", "\\|").replace("\n", " ")
+    return MARKUP.sub(r"\\\g<0>", str(value).replace("\n", " "))

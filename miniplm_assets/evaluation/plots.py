@@ -1,7 +1,8 @@
 """The pictures: loss curves, the differences and their cutoff, the domains before and after.
 
 Each returns a PNG, 900 pixels wide. None names the asset that it is stored with, since that may be found again under
-another name. The colours are those of Okabe and Ito, told apart by every eye.
+another name. Names are drawn as they stand, never as markup, and shortened where they are long. The colours are those
+of Okabe and Ito, told apart by every eye.
 """
 
 import io
@@ -12,10 +13,12 @@ import polars as pl
 
 from miniplm_assets.core.curves import tokens_saved_factor
 from miniplm_assets.evaluation.comparison import StudentRecord, find_student, tokens_to_baseline_loss
+from miniplm_assets.evaluation.held_out import counted_domains
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
@@ -24,6 +27,8 @@ MARKERS = "osD^vP"
 WIDTH_INCHES, DOTS_PER_INCH = 9.0, 100
 # More bars than this cannot be read; the smaller domains stand in one.
 MAX_DOMAINS = 24
+# A third of the width, in the size of labels.
+MAX_NAME_CHARACTERS = 40
 
 
 def plot_loss_curves(
@@ -31,8 +36,9 @@ def plot_loss_curves(
 ) -> bytes:
     """Draw the held-out loss of every student with the baseline's tokenizer against the tokens that it saw.
 
-    One line for each seed, in the colour of its student. A dashed line is the baseline's final loss; where another
-    student crosses it first, the tokens saved are written.
+    The losses are those of the sample that is measured along the way. One line for each seed, in the colour of its
+    student. A dashed line is the baseline's final loss; where another student crosses it first, the tokens saved are
+    written.
 
     Raises:
         TrainingError: if there is no student of the baseline's name.
@@ -42,23 +48,24 @@ def plot_loss_curves(
     figure, axes = _figure(4.8)
     unit, unit_name = _token_unit(max(student.num_tokens for student in shown))
     final = base.final_curve_loss(excluded_domains)
-    axes.axhline(
-        final, color=GREY, linestyle="--", linewidth=1, zorder=1, label=f"final loss of {base.name}: {final:.3f}"
-    )
+    line = axes.axhline(final, color=GREY, linestyle="--", linewidth=1, zorder=1)
+    # By hand: of labels that begin with an underscore, the library would draw none.
+    legend: dict[Line2D, str] = {line: f"final loss of {shortened(base.name)} on this sample: {final:.3f}"}
     best = None
     for place, student in enumerate(shown):
         colour = INK if student is base else COLOURS[(place - 1) % len(COLOURS)]
         for run in student.runs:
             curve = run.curve(excluded_domains)
-            axes.plot(
+            [line] = axes.plot(
                 curve["num_tokens"] / unit,
                 curve["held_out_nll_nats_per_token"],
                 color=colour,
                 marker=MARKERS[place % len(MARKERS)],
                 markersize=4,
                 linewidth=1.8,
-                label=f"{student.name} ({student.corpus})" if run is student.runs[0] else None,
             )
+            if run is student.runs[0]:
+                legend[line] = f"{shortened(student.name)} ({shortened(student.corpus)})"
             needed = None if student is base else tokens_to_baseline_loss(student, run, base, excluded_domains)
             factor = tokens_saved_factor(baseline_tokens=base.num_tokens, tokens_to_baseline_loss=needed)
             if needed is None or factor is None:
@@ -69,7 +76,7 @@ def plot_loss_curves(
     if best is not None and best[0] > 1:
         factor, needed, name, colour = best
         axes.annotate(
-            f"{name} gets there with\n{factor:.2f} times fewer tokens",
+            f"{shortened(name)} gets there with\n{factor:.2f} times fewer tokens",
             (needed / unit, final),
             xytext=(0.02, 0.04),  # falling curves leave this corner free
             textcoords="axes fraction",
@@ -80,10 +87,12 @@ def plot_loss_curves(
     lowest, highest = axes.get_ylim()
     axes.set_ylim(lowest - 0.15 * (highest - lowest), highest)
     axes.set_xlabel(f"tokens trained on ({unit_name})")
-    axes.set_ylabel("held-out loss (nats per token)")
+    present = base.runs[0].held_out_log["domain"].unique()
+    counted = counted_domains([shortened(domain) for domain in excluded_domains if domain in present])
+    axes.set_ylabel(f"held-out loss on a sample of\n{counted} (nats per token)")
     axes.set_title("Held-out loss while the students learn: lower is better", loc="left")
     axes.set_xlim(left=0)
-    axes.legend(frameon=False, loc="upper right")
+    axes.legend(list(legend), list(legend.values()), frameon=False, loc="upper right")
     return _png(figure)
 
 
@@ -150,12 +159,23 @@ def plot_domain_shares(domain_shift: pl.DataFrame) -> bytes:
         axes.text(
             max(was, now) + 0.01 * largest, place, f"{was:.1f} % → {now:.1f} %", va="center", fontsize=9, color=INK
         )
-    axes.set_yticks(places, shares["domain"].to_list())
+    axes.set_yticks(places, [shortened(domain) for domain in shares["domain"]])
     axes.set_xlim(0, 1.22 * largest)
     axes.set_xlabel("share of the tokens (%)")
-    axes.set_title("Domains before and after the selection", loc="left")
-    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)  # beside the title: bars end anywhere
+    axes.set_title("Domains before and after the selection", loc="left", pad=24)
+    # Under the title: bars end anywhere, and long names leave no room beside it.
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return _png(figure)
+
+
+def shortened(name: str) -> str:
+    """Return a name as a picture has room for it: on one line, without the middle where it is long."""
+    visible = "".join(character if character.isprintable() else " " for character in name)
+    line = " ".join(visible.split())
+    if len(line) <= MAX_NAME_CHARACTERS:
+        return line
+    end = (MAX_NAME_CHARACTERS - 1) // 2
+    return f"{line[: MAX_NAME_CHARACTERS - 1 - end]}…{line[-end:]}"
 
 
 def _merge_small_domains(domain_shift: pl.DataFrame) -> pl.DataFrame:
@@ -187,6 +207,10 @@ def _figure(height_inches: float) -> "tuple[Figure, Axes]":
 
 
 def _png(figure: "Figure") -> bytes:
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # else a name with two dollars is taken for a formula
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

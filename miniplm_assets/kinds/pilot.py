@@ -187,7 +187,7 @@ def _cost_of_the_whole(work: Work[Judging]) -> list[dict[str, Any]]:
 
 PILOT = Kind(
     name=NAME,
-    code_version="2",
+    code_version="3",
     section="selection",
     technologies=frozenset({"polars", "matplotlib"}),
     description="""A verdict on a share of the candidates, before the whole corpus is scored, which waits for its check.

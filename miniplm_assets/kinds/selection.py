@@ -28,6 +28,8 @@ from miniplm_assets.storage.sql_run import run_model
 from miniplm_assets.storage.store import Draft, Result
 
 CODE_VERSION: Final = "2"
+# Of those with a picture alone: nothing is trained again for another label.
+PICTURE_VERSION: Final = "2"
 REFINED_CORPUS: Final = "refined_corpus"
 DOMAIN_SHIFT: Final = "domain_shift"
 SCORE_DISTRIBUTION: Final = "score_distribution"
@@ -47,7 +49,9 @@ def _kind(model: SqlModel) -> Kind[SelectionParameters]:
     kind: Kind[SelectionParameters] = Kind(
         name=model.name,
         # To that of all selections, each model adds one of its own.
-        code_version=f"{CODE_VERSION}-{model.code_version}",
+        code_version="-".join(
+            [CODE_VERSION, *([PICTURE_VERSION] if model.name in PICTURES else []), model.code_version]
+        ),
         section="selection",
         technologies=frozenset({"duckdb", "sql"}),
         description=f"{model.description}\n\n```sql\n{model.sql}\n```",
