@@ -5,17 +5,18 @@
     python benchmarks/score_sequences.py --device cuda --dtype bfloat16 --shape 1.8B --ways torch published
 
 Every way scores the same sequences with the same random weights, in turn, round after round, each in a process
-of its own that loads, warms up, and reports its time and its peak memory. The published way is a plain
-re-implementation of its method: batches of 16 in the order given, padded to the sequence length, whole float32
-logits, cross-entropy. The limit is the rate of one large matrix product on the same device in the same dtype,
-measured between the rounds; work is 2 FLOPs a parameter used a token, the embedding table not counted, the
-output layer once, attention over the positions left out. Needs torch, transformers, numpy and pyarrow (and vLLM
-for `--ways vllm`).
+of its own that loads, warms up, and reports its time and its peak memory while it was timed. The sequences are as long
+as this project's packing leaves them: the demo's documents are packed to 1,024 tokens, and their lengths are taken,
+evenly spaced from the shortest to the longest; what share of padding the published way has of them is printed. The
+published way is a plain re-implementation of its method: batches of 16 (`--published-batch`; its memory grows with
+them) in the order given, padded to the sequence length, whole float32 logits, cross-entropy. The limit is the rate of
+one large matrix product on the same device in the same dtype, measured between the rounds; work is 2 FLOPs a parameter
+used a token, the embedding table not counted, the output layer once, attention over the positions left out. Needs this
+project's packages (and vLLM for `--ways vllm`).
 """
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -34,12 +35,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 VOCAB_SIZE = 151_936
 END_OF_DOCUMENT = 151_643
 SEQUENCE_LENGTH = 1_024
-PUBLISHED_BATCH = 16
+DEMO_MEGABYTES = 6
 SHAPES = {
     "104M": {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8, "num_attention_heads": 8},
     "1.8B": {"hidden_size": 2048, "intermediate_size": 5504, "num_hidden_layers": 24, "num_attention_heads": 16},
 }
 WAYS = ("torch", "published", "vllm")
+LENGTHS = "lengths.json"
 
 
 def make_model(folder: Path, shape: str, dtype: str) -> None:
@@ -59,11 +61,39 @@ def make_model(folder: Path, shape: str, dtype: str) -> None:
     AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).save_pretrained(folder)
 
 
-def make_sequences(num_sequences: int) -> list[np.ndarray]:
-    """Return random sequences of 60 to 100 % of the full length, as trimming to a sentence's end leaves them."""
+def packed_lengths(folder: Path) -> np.ndarray:
+    """Return the lengths of the sequences that the demo's documents are packed into, domain by domain, sorted."""
+    from miniplm_assets.core.packing import Packer
+    from miniplm_assets.corpus.demo import write_demo_corpus
+    from miniplm_assets.corpus.tokenizer import load_tokenizer, train_tokenizer
+    from miniplm_assets.experiment import DemoSource
+
+    write_demo_corpus(DemoSource(type="demo", num_shards=1, megabytes=DEMO_MEGABYTES), folder, tell)
+    [shard] = folder.glob("*.jsonl")
+    texts: dict[str, list[str]] = {}
+    for line in shard.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        texts.setdefault(row["domain"], []).append(row["text"])
+    train_tokenizer((text for some in texts.values() for text in some), vocab_size=4_096, folder=folder)
+    tokenizer = load_tokenizer(folder)
+    packer: Packer[str] = Packer(
+        max_tokens=SEQUENCE_LENGTH + 1,
+        end_of_document_id=tokenizer.end_of_document_id,
+        ends_sentence=tokenizer.ends_sentence,
+    )
+    packed = []
+    for domain, some in texts.items():
+        packed.append(packer.push([domain], [len(some)], np.arange(len(some)), tokenizer.encode(some)))
+        packed.append(packer.finish([domain]))
+    return np.sort(np.concatenate([one.num_tokens for one in packed]))
+
+
+def make_sequences(lengths: np.ndarray, num_sequences: int) -> list[np.ndarray]:
+    """Return random tokens in sequences of evenly spaced lengths from the shortest to the longest, in random order."""
     rng = np.random.default_rng(0)
-    lengths = rng.integers(int(0.6 * SEQUENCE_LENGTH), SEQUENCE_LENGTH + 2, size=num_sequences)
-    return [rng.integers(0, END_OF_DOCUMENT, size=length, dtype=np.int32) for length in lengths]
+    places = ((np.arange(num_sequences) + 0.5) / num_sequences * len(lengths)).astype(int)
+    chosen = rng.permutation(lengths[places])
+    return [rng.integers(0, END_OF_DOCUMENT, size=length, dtype=np.int32) for length in chosen]
 
 
 def flops_per_token(shape: str) -> float:
@@ -91,7 +121,7 @@ def matmul_flops(device: str, dtype: str) -> float:
     return 2.0 * size**3 / statistics.median(seconds[1:])
 
 
-def score_published(folder: Path, device: str, dtype: str) -> tuple[Any, Any]:
+def score_published(folder: Path, device: str, dtype: str, batch_size: int) -> tuple[Any, Any]:
     """Return functions that score the published way, and that close it."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -100,8 +130,8 @@ def score_published(folder: Path, device: str, dtype: str) -> tuple[Any, Any]:
 
     def score(some: list[np.ndarray]) -> np.ndarray:
         sums = []
-        for start in range(0, len(some), PUBLISHED_BATCH):
-            batch = some[start : start + PUBLISHED_BATCH]
+        for start in range(0, len(some), batch_size):
+            batch = some[start : start + batch_size]
             padded = np.full((len(batch), SEQUENCE_LENGTH + 1), END_OF_DOCUMENT, dtype=np.int64)
             for row, token_ids in enumerate(batch):
                 padded[row, : len(token_ids)] = token_ids
@@ -193,23 +223,41 @@ class PeakMemory(threading.Thread):
             time.sleep(0.1)
 
 
+def forget_peaks(device: str) -> None:
+    """Let what `own_peak_bytes` and torch report be the peak from now on."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    if device != "cpu":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+
+
+def own_peak_bytes() -> int:
+    """Return the peak memory of this process: not `ru_maxrss`, which it takes over from the one that started it."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    [peak_kib] = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")]
+    return peak_kib * 1024
+
+
 def run_way(way: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Score in this process; return seconds, tokens, peak memory and the scores."""
-    sequences = make_sequences(arguments.num_sequences)
+    sequences = make_sequences(np.array(arguments.lengths), arguments.num_sequences)
     watcher = None
     if way == "vllm":  # its memory lies in processes of its own
         watcher = PeakMemory()
         watcher.start()
     if way == "published":
-        score, close = score_published(folder, arguments.device, arguments.dtype)
+        score, close = score_published(folder, arguments.device, arguments.dtype, arguments.published_batch)
     else:
         score, close = score_ours(way, folder, arguments.device, arguments.dtype, arguments.tokens_per_batch)
     score(sequences[:2])
-    loaded_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    forget_peaks(arguments.device)
+    if watcher:
+        watcher.peak_bytes = 0
     started = time.perf_counter()
     logprobs = score(sequences)
     seconds = time.perf_counter() - started
-    peak_bytes = watcher.peak_bytes if watcher else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak_bytes = watcher.peak_bytes if watcher else own_peak_bytes()
     if arguments.device != "cpu" and way != "vllm":
         import torch
 
@@ -219,7 +267,6 @@ def run_way(way: str, folder: Path, arguments: argparse.Namespace) -> dict[str, 
         "seconds": seconds,
         "num_tokens": sum(len(token_ids) - 1 for token_ids in sequences),
         "peak_bytes": peak_bytes,
-        "loaded_bytes": loaded_bytes,
         "logprobs": logprobs.tolist(),
     }
 
@@ -237,6 +284,10 @@ def report(runs: dict[str, list[dict[str, Any]]], limits: list[float], arguments
     limit = statistics.median(limits)
     print(f"\n{arguments.shape}, {arguments.dtype}, {arguments.device}, {arguments.num_sequences} sequences, ", end="")
     print(f"median of {arguments.rounds}; matrix product: {limit / 1e9:,.0f} GFLOP/s")
+    num_tokens = runs[arguments.ways[0]][0]["num_tokens"]
+    padding = 1 - num_tokens / (arguments.num_sequences * SEQUENCE_LENGTH)
+    batch = min(arguments.published_batch, arguments.num_sequences)
+    print(f"published way: {padding:.1%} padding, batches of {batch}")
     print(f"{'way':<11}{'tokens/s':>12}{'of limit':>10}{'peak MB':>10}{'vs published':>14}{'largest difference':>22}")
     rates = {way: statistics.median(run["num_tokens"] / run["seconds"] for run in done) for way, done in runs.items()}
     reference = np.array(runs[next(iter(runs))][0]["logprobs"])
@@ -244,8 +295,7 @@ def report(runs: dict[str, list[dict[str, Any]]], limits: list[float], arguments
         share = rates[way] * flops_per_token(arguments.shape) / limit
         peak = statistics.median(run["peak_bytes"] for run in done) / 1e6
         ratio = f"{rates[way] / rates['published']:.2f} x" if "published" in rates else "-"
-        num_tokens = done[0]["num_tokens"] / arguments.num_sequences
-        difference = np.abs(np.array(done[0]["logprobs"]) - reference).max() / num_tokens
+        difference = np.abs(np.array(done[0]["logprobs"]) - reference).max() / num_tokens * arguments.num_sequences
         print(f"{way:<11}{rates[way]:>12,.0f}{share:>10.1%}{peak:>10,.0f}{ratio:>14}{difference:>13.1e} nats/token")
 
 
@@ -256,6 +306,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--num-sequences", type=int, default=48)
+    parser.add_argument("--published-batch", type=int, default=16, help="sequences at once, as its scripts have it")
     parser.add_argument("--tokens-per-batch", type=int, default=16_384)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
@@ -263,11 +314,15 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.way:
+        arguments.lengths = json.loads((arguments.folder / LENGTHS).read_text(encoding="utf-8"))
         print(json.dumps(run_way(arguments.way, arguments.folder, arguments)))
         return
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         make_model(folder, arguments.shape, arguments.dtype)
+        (folder / "texts").mkdir()
+        lengths = packed_lengths(folder / "texts")
+        (folder / LENGTHS).write_text(json.dumps(lengths.tolist()), encoding="utf-8")
         runs: dict[str, list[dict[str, Any]]] = {way: [] for way in arguments.ways}
         limits = []
         for number in range(arguments.rounds):
