@@ -147,7 +147,9 @@ def test_the_tokenizer(golden):
 
 def test_sequences(golden):
     assert digests(golden["sequences"]) == {
+        "a.jsonl rejected.parquet": "ba37740968f949a2",
         "a.jsonl sequences.parquet": "9aff7e39cd53ca37",
+        "b.jsonl rejected.parquet": "ba37740968f949a2",
         "b.jsonl sequences.parquet": "9a1fdf16e2ebffc5",
     }
 
