@@ -122,7 +122,7 @@ def _prune(options: argparse.Namespace) -> int:
         )
     store = pipelines[0].store
     wanted = referenced(pipelines)
-    results = unreferenced_results(store, wanted)
+    results = unreferenced_results(store, wanted, lambda problem: print(f"left alone: {problem}"))
     for result in results:
         print(f"{result.manifest.num_bytes / 1e6:12,.2f} MB  {result.manifest.created_at}  {result.folder}")
     unfinished = leftovers(store, wanted)

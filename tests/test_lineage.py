@@ -333,7 +333,7 @@ def test_the_demo_corpus_is_written_once_for_an_interpreter(tmp_path, monkeypatc
     )
     first = snapshot_module.look(node, store, lines.append)
     assert [shard.name for shard in first.shards] == ["shard-0000.jsonl", "shard-0001.jsonl"]
-    [result] = store.results("demo_corpus")
+    [result] = store.results("demo_corpus", on_problem=pytest.fail)
     assert result.manifest.ingredients["settings"] == {
         "type": "demo", "num_shards": 2, "megabytes": 0.05, "python": platform.python_version(),
     }  # fmt: skip

@@ -34,7 +34,8 @@ class EarlierResults:
 
     def _of(self, key: str) -> list[Manifest]:
         """Return the manifests of everything that is stored of an asset."""
-        return [result.manifest for result in self._pipeline.store.results(key)]
+        # One that cannot be read tells no time; whoever needs it says what is wrong.
+        return [result.manifest for result in self._pipeline.store.results(key, on_problem=lambda _problem: None)]
 
     def seconds(self, node: Node[Any], missing: list[Recipe], cost: Cost) -> float | None:
         """Return how long some results would take; None where nothing like them is stored.

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,9 +45,16 @@ def referenced(pipelines: Sequence[Pipeline]) -> set[tuple[str, str]]:
     return {address for pipeline in pipelines for address in _referenced(pipeline)}
 
 
-def unreferenced_results(store: Store, wanted: set[tuple[str, str]]) -> list[Result]:
-    """Return the stored results that are not among the wanted ones."""
-    return [result for result in store.results() if (result.manifest.kind, result.manifest.fingerprint) not in wanted]
+def unreferenced_results(store: Store, wanted: set[tuple[str, str]], on_problem: Callable[[str], None]) -> list[Result]:
+    """Return the stored results that are not among the wanted ones.
+
+    Args:
+        store: the warehouse.
+        wanted: kind and fingerprint of those that stay.
+        on_problem: takes what is wrong with a result whose manifest cannot be read, and which is left alone.
+    """
+    results = store.results(on_problem=on_problem)
+    return [result for result in results if (result.manifest.kind, result.manifest.fingerprint) not in wanted]
 
 
 def leftovers(store: Store, wanted: set[tuple[str, str]]) -> list[Leftover]:
@@ -125,7 +132,7 @@ def _referenced(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
 def _newest(node: Node[Any], store: Store, pieces: set[str]) -> Iterator[str]:
     """Yield the fingerprint of the newest result of each of some pieces of an asset."""
     found: dict[str, Manifest] = {}
-    for manifest in (result.manifest for result in store.results(node.key)):
+    for manifest in (result.manifest for result in store.results(node.key, on_problem=lambda _problem: None)):
         piece = _piece_of(node, manifest)
         if piece in pieces and (piece not in found or manifest.created_at >= found[piece].created_at):
             found[piece] = manifest

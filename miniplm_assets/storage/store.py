@@ -283,15 +283,12 @@ class Store:
         draft.lock.close()
         explain_fault(error, draft.recipe.describe(), self.root)
 
-    def results(self, key: str = "**", *, on_problem: Callable[[str], None] | None = None) -> Iterator[Result]:
+    def results(self, key: str = "**", *, on_problem: Callable[[str], None]) -> Iterator[Result]:
         """Go through everything that is stored, or all results of one asset.
 
         Args:
             key: of the asset.
-            on_problem: takes what is wrong with a manifest that cannot be read; absent: that is an error.
-
-        Raises:
-            DamagedResultError: if a manifest cannot be read, and nobody takes the problem.
+            on_problem: takes what is wrong with a manifest that cannot be read; the others do not wait for that.
         """
         for path in sorted(self.root.glob(f"{key}/*/{MANIFEST}")):
             if any(part.startswith(".") for part in path.relative_to(self.root).parts):
@@ -299,8 +296,6 @@ class Store:
             try:
                 manifest = read_manifest(path.parent)
             except DamagedResultError as error:
-                if on_problem is None:
-                    raise
                 on_problem(str(error))
                 continue
             if manifest is not None:
