@@ -401,6 +401,15 @@ def test_a_flipped_byte_of_a_parquet_page_is_noticed(tmp_path: Path) -> None:
         rows(ParquetSource(type="parquet", path=str(tmp_path)))
 
 
+def test_whatever_a_library_raises_over_a_damaged_file_names_it(tmp_path: Path) -> None:
+    """Found by fuzzing: a column whose name is not UTF-8 is a UnicodeDecodeError of pyarrow."""
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["a"], "zother": ["b"]}), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"zother", b"\x80other"))
+    with pytest.raises(CorpusError, match=r"a\.parquet cannot be read \(UnicodeDecodeError: "):
+        rows(ParquetSource(type="parquet", path=str(tmp_path)))
+
+
 def test_a_zip_archive_holds_one_file(tmp_path: Path) -> None:
     for num_files in (1, 2):
         with zipfile.ZipFile(tmp_path / "a.jsonl.zip", "w") as archive:

@@ -16,12 +16,12 @@ from fsspec.compression import compr
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from miniplm_assets.core.doors import cause_of
 from miniplm_assets.core.errors import CorpusError, MiniplmError, UnreachableCorpusError
 from miniplm_assets.storage.hub import may_pass
 
 # What a damaged, unreachable or forbidden file raises, by the library that reads it.
 DAMAGE = (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, zipfile.BadZipFile, pa.ArrowException)
-READ_ERRORS = (OSError, *DAMAGE)
 
 _BUFFER_BYTES = 1 << 20
 # 16 kB of Zstandard are some 60 kB of text; larger reads would let a few hostile bytes fill the memory.
@@ -54,15 +54,14 @@ def explained(file: str) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
-        # Every remote filesystem raises errors of its own kind; of a local one, others are mistakes of this program.
-        if isinstance(error, MiniplmError) or not (isinstance(error, READ_ERRORS) or is_remote(file)):
-            raise
+    except MiniplmError:
+        raise
+    except Exception as error:  # every file system and every format has errors of its own kind
         is_unreachable = is_remote(file) and not isinstance(error, DAMAGE) and may_pass(error)
         kind = UnreachableCorpusError if is_unreachable else CorpusError
         raise kind(
-            f"{file} cannot be read ({type(error).__name__}: {error}). Check that it is complete and that this user "
-            "may read it; replace it, or take it out of the corpus, and start again."
+            f"{file} cannot be read ({cause_of(error)}). Check that it is complete and that this user may read it; "
+            "replace it, or take it out of the corpus, and start again."
         ) from error
 
 
