@@ -29,6 +29,8 @@ ENGINE_MEMORY_SHARE: Final = 0.92 - LOGPROBS_MEMORY_SHARE
 # Fewer tokens a step than this leave any device idle, however little memory there is.
 MIN_BATCHED_TOKENS: Final = 64
 MAX_SEQUENCES_IN_FLIGHT: Final = 256
+# A process that has ended shows its status a moment after its connections are closed.
+JOIN_SECONDS: Final = 2.0
 
 
 def max_batched_tokens(
@@ -201,11 +203,10 @@ def _watch(children: list[Any], sender: Sender, is_ending: threading.Event) -> N
 
 def _lost(children: list[Any]) -> str:
     """Say which of vLLM's processes are gone, and how."""
-    return ", ".join(
-        f"vLLM's process {child.name} is gone ({how_it_ended(child.exitcode)})"
-        for child in children
-        if not child.is_alive()
-    )
+    gone = [child for child in children if wait([child.sentinel], timeout=0)]
+    for child in gone:
+        child.join(JOIN_SECONDS)
+    return ", ".join(f"vLLM's process {child.name} is gone ({how_it_ended(child.exitcode)})" for child in gone)
 
 
 if __name__ == "__main__":
