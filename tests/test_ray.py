@@ -3,10 +3,15 @@
 import hashlib
 import os
 import shutil
+import subprocess
+import sys
+import tempfile
 from collections import Counter
+from pathlib import Path
 
 import dagster as dg
 import numpy as np
+import psutil
 import pytest
 import ray
 from ray.cluster_utils import Cluster
@@ -108,12 +113,40 @@ def test_a_node_that_dies_loses_nothing_and_nothing_is_done_twice(local, cluster
     assert event.materialization.metadata["num_results_computed"].value == 3
 
 
+def listening():
+    """Return the addresses at which this process and its children listen."""
+    me = psutil.Process()
+    found = [one.net_connections("inet") for one in (me, *me.children(recursive=True))]
+    return {one.laddr.ip.removeprefix("::ffff:") for some in found for one in some if one.status == psutil.CONN_LISTEN}
+
+
 def test_ray_is_started_here_where_no_cluster_is_named_and_is_gone_afterwards(local, tmp_path, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", tempfile.mkdtemp(dir="/tmp"))  # short: it holds sockets
     experiment_file, expected = on_ray(local, tmp_path, num_workers=2)
+    seen, put_away = [], score_shard._Part.put_away
+
+    def put_away_and_look(part, scored):
+        put_away(part, scored)
+        [folder] = Path(tempfile.tempdir).glob("miniplm-*")
+        seen.append((listening(), folder.stat().st_mode & 0o077, os.environ["RAY_AUTH_MODE"]))
+        nobody = subprocess.run(
+            [sys.executable, "-c", f"import ray; ray.init('{ray.get_runtime_context().gcs_address}')"],
+            env={**os.environ, "RAY_AUTH_TOKEN": "0" * 64},
+            capture_output=True,
+            text=True,
+        )
+        assert nobody.returncode != 0 and "InvalidAuthToken" in nobody.stderr
+        monkeypatch.setattr(score_shard._Part, "put_away", put_away)
+
+    monkeypatch.setattr(score_shard._Part, "put_away", put_away_and_look)
     pipeline, _ = materialise(experiment_file, SCORES)
+    assert seen[0] == ({"127.0.0.1"}, 0, "token")
     assert scores(pipeline) == expected
     assert not ray.is_initialized()
+    assert [path.name for path in Path(tempfile.tempdir).iterdir()] == []
     # What is stored is found without Ray.
     monkeypatch.setattr(ray, "init", None)
     _, again = materialise(experiment_file, SCORES)

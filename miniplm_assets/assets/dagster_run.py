@@ -10,7 +10,7 @@ from typing import Final
 import dagster as dg
 
 from miniplm_assets.assets.device_lock import device_lock
-from miniplm_assets.assets.stopping import stopped_by_signals
+from miniplm_assets.assets.stopping import kept_handlers, stopped_by_signals
 from miniplm_assets.core.stop import Stop
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS
 from miniplm_assets.lineage.pipeline import Pipeline
@@ -90,4 +90,5 @@ class DagsterRun:
         """Connect to the Ray cluster, or start Ray here; the resource disconnects when the asset is made."""
         resource = self._context.resources.ray
         if not resource.connected:
-            resource.connect(self._context)
+            with kept_handlers():  # Ray would end the process at a SIGTERM
+                resource.connect(self._context)

@@ -11,8 +11,8 @@ from miniplm_assets.lineage.graph import Graph
 def ray_resources(graph: Graph) -> dict[str, Any]:
     """Return the resource `ray` if an asset runs on it, else nothing.
 
-    It starts Ray on this machine, or connects to the cluster that Ray's own variable RAY_ADDRESS names, when there is
-    something to score. `dagster_ray` has others with the same face, for clusters on Kubernetes.
+    It starts Ray on this machine, for this run alone, or connects to the cluster that Ray's own variable RAY_ADDRESS
+    names, when there is something to score. `dagster_ray` has others with the same face, for clusters on Kubernetes.
 
     Raises:
         ExperimentError: if Ray is not installed; with the command.
@@ -25,7 +25,9 @@ def ray_resources(graph: Graph) -> dict[str, Any]:
             f"{asking[0]}: scoring.engine is ray, but ray is not installed here; run: pip install "
             "'miniplm_assets[ray]' (or set scoring.engine to local)"
         )
-    from dagster_ray import Lifecycle, LocalRay
+    from dagster_ray import Lifecycle
+
+    from miniplm_assets.assets.own_ray import OwnRay
 
     # Connecting takes seconds, and a step that finds everything stored needs none of it.
-    return {RAY_RESOURCE: LocalRay(lifecycle=Lifecycle(connect=False))}
+    return {RAY_RESOURCE: OwnRay(lifecycle=Lifecycle(connect=False))}

@@ -7,7 +7,7 @@ reference, the run would go on and hold its device. So the request is kept, and 
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final
@@ -75,8 +75,23 @@ def _handlers(told: Handler) -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
+        _put_back(before)
+
+
+@contextmanager
+def kept_handlers() -> Iterator[None]:
+    """Let what a library does with the signals while it starts hold no longer than that."""
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in SIGNALS} if is_main else {}
+    try:
+        yield
+    finally:
+        _put_back(before)
+
+
+def _put_back(before: Mapping[signal.Signals, Any]) -> None:
+    for number, handler in before.items():
+        signal.signal(number, handler or signal.SIG_DFL)
 
 
 def _handle(told: Handler) -> dict[signal.Signals, Any]:
