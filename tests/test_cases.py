@@ -156,10 +156,10 @@ def test_an_excluded_domain_that_is_none_is_a_failed_check(case: Case) -> None:
     assert not passed and "nois: did you mean 'noise'?" in description
 
 
-def test_many_rejected_rows_are_a_warning_and_a_line_of_the_log(case: Case) -> None:
+def test_many_rejected_rows_are_a_warning(case: Case) -> None:
     case.corpus("a.jsonl", *texts(50), {"text": ""}, {"text": 3}).write().make("raw_corpus", "documents")
     passed, description = case.checks["few_rows_are_rejected"]
-    assert not passed and description in case.lines
+    assert not passed
     assert description.startswith("2 rows, 3.85% of all, are no documents (empty 1, text_not_a_string 1)")
 
 

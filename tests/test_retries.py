@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from miniplm_assets.assets import failures
-from miniplm_assets.assets.build import build_asset
+from miniplm_assets.assets.build import build_asset, build_assets
 from miniplm_assets.assets.failures import console_logger, may_pass
 from miniplm_assets.core.errors import CorpusError, StoreError, UnreachableCorpusError
 from miniplm_assets.kinds.raw_corpus import RAW_CORPUS
@@ -110,3 +110,21 @@ def test_a_mistake_of_the_code_keeps_its_trace(materialise_failing, capfd):
     (failure,) = [event for event in result.all_events if event.is_step_failure]
     assert failure.step_failure_data.error.cause.stack
     assert "Stack Trace" in "".join(capfd.readouterr())
+
+
+def test_what_a_failed_check_found_is_told(tmp_path, capfd):
+    write_shard(tmp_path / "corpus" / "a.jsonl", ("textwrap",))
+    content = tiny_experiment(tmp_path / "corpus", tmp_path / "warehouse", evaluation={"excluded_domains": ["nois"]})
+    pipeline = open_pipeline(write_experiment(tmp_path / "e.yaml", content))
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize(
+            build_assets(pipeline),
+            selection=["raw_corpus", "documents", "bpe/tokenizer"],
+            instance=instance,
+            resources={},
+            raise_on_error=False,
+        )
+    printed = "".join(capfd.readouterr())
+    assert "check excluded_domains_are_found of documents failed. no document is of these" in printed
+    assert "nois: did you mean 'noise'?" in printed
+    assert not result.success and not result.asset_materializations_for_node("bpe__tokenizer")

@@ -75,11 +75,15 @@ def build_asset(pipeline: Pipeline, node: Node[Any]) -> dg.AssetsDefinition:
                 result = kind.make(work)
         except (OSError, MiniplmError) as error:
             raise explained(error, context.log, num_tries=context.retry_number) from None
+        outcomes = (*result.manifest.checks, *work.tally.checks)
+        for outcome in outcomes:
+            if not outcome.passed:
+                context.log.error(f"check {outcome.name} of {node.key} failed. {outcome.description}")
         return dg.MaterializeResult(
             asset_key=key,
             data_version=dg.DataVersion(result.manifest.fingerprint),
             metadata=describe(work, result),
-            check_results=[_check_result(kind, outcome) for outcome in (*result.manifest.checks, *work.tally.checks)],
+            check_results=[_check_result(kind, outcome) for outcome in outcomes],
         )
 
     return materialize

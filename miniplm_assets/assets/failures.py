@@ -102,7 +102,10 @@ def console_logger(context: dg.InitLoggerContext) -> logging.Logger:
 
 
 def _without_repetition(record: logging.LogRecord) -> bool:
-    event = getattr(record, "dagster_meta", {}).get("dagster_event")
+    told = getattr(record, "dagster_meta", {})
+    if str(told.get("orig_message")).startswith("Dependencies for step"):
+        return False  # a line for each asset behind the one that failed; the UI shows them
+    event = told.get("dagster_event")
     if event is not None and event.event_type == dg.DagsterEventType.RUN_FAILURE:
         record.msg = _first_lines(str(record.msg).splitlines())
     return True

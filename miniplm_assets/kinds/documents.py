@@ -95,10 +95,7 @@ def _make(work: Work[Reading]) -> Result:
     def check(pieces: Mapping[str, Result]) -> Iterator[CheckOutcome]:
         yield _domain_field_is_found(settings.fields.domain_field, pieces)
         yield _excluded_domains_are_found(settings.excluded_domains, pieces)
-        rejected = _few_rows_are_rejected(settings.max_rejected_share, pieces)
-        if not rejected.passed:
-            work.report(rejected.description)
-        yield rejected
+        yield _few_rows_are_rejected(settings.max_rejected_share, pieces)
 
     return work.make_pieces(write, check=check)
 
