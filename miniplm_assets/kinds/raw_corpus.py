@@ -59,7 +59,7 @@ def _nothing_left_out(left_out: Sequence[LeftOut]) -> CheckOutcome:
     return CheckOutcome(
         name=NOTHING_IS_LEFT_OUT.name,
         passed=not suspects,
-        description=f"{len(suspects):,} files look like corpus and are not read:\n{shown}" if suspects else "",
+        description=f"not read, though named like corpus ({len(suspects):,}):\n{shown}" if suspects else "",
         facts={"num_left_out": len(left_out), "num_that_look_like_corpus": len(suspects)},
     )
 
