@@ -186,6 +186,7 @@ def test_a_page_shows_no_more_than_can_be_read() -> None:
     assert table[202:] == ["", "800 more rows are in manifest.json in the folder."]
     assert _shown(rows[:200]).md_str.splitlines()[-1] == "| d199 | 199 |"
 
+    assert _shown([{"why": "new file; " * 20_000}]).md_str.splitlines()[2] == "| " + 50 * "new file; " + " … |"
     odd = [{"domain": name} for name in ("a|b", "no_kd", "__init__", "<b>", "`x` *y* $z$ [u](v)", "a\nb")]
     assert _shown(odd).md_str.splitlines()[2:] == [
         r"| a\|b |",

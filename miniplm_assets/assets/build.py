@@ -30,6 +30,7 @@ MARKUP = re.compile(r"[\\`*\[\]<>|~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 # files and domains.
 MAX_SHOWN_ROWS = 200
 MAX_SHOWN_CHARACTERS = 50_000
+MAX_CELL_CHARACTERS = 500
 
 
 def build_assets(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
@@ -196,4 +197,6 @@ def _cell(value: Any) -> str:
         return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.4g}"
     if isinstance(value, int):
         return f"{value:,}"
-    return MARKUP.sub(r"\\\g<0>", str(value).replace("\n", " "))
+    text = str(value).replace("\n", " ")
+    shown = text if len(text) <= MAX_CELL_CHARACTERS else f"{text[:MAX_CELL_CHARACTERS]} …"
+    return MARKUP.sub(r"\\\g<0>", shown)
