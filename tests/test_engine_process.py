@@ -144,6 +144,17 @@ def test_what_an_engine_leaves_behind_goes_with_it(start, tmp_path, how):
     assert left() == ["engine.log"]
 
 
+def test_an_engine_that_does_not_listen_can_be_ended_at_once(start, monkeypatch):
+    engine, grandchild = start()
+    engine.send({"hang": True})
+    waited = []
+    real = engine._process.wait
+    monkeypatch.setattr(engine._process, "wait", lambda timeout=None: waited.append(timeout) or real(timeout))
+    engine.end(patience_seconds=0)
+    assert waited == [0, None]
+    assert is_gone(grandchild)
+
+
 def test_a_killed_engine_is_noticed(start):
     engine, grandchild = start()
     os.kill(engine.session, signal.SIGKILL)

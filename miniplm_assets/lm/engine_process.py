@@ -151,15 +151,15 @@ class EngineProcess:
         """The session, and process group, that holds the child and all that it starts."""
         return self._process.pid
 
-    def end(self) -> None:
-        """End the process and all that it started; gracefully where it listens."""
+    def end(self, *, patience_seconds: float = END_SECONDS) -> None:
+        """End the process and all that it started; gracefully where it listens within this time."""
         if self._is_killed:  # after a failure, whose log stays
             return
         self._is_ending = True
         with contextlib.suppress(OSError):
-            self._sender.send({"end": True}, patience_seconds=END_SECONDS)
+            self._sender.send({"end": True}, patience_seconds=patience_seconds)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(END_SECONDS)
+            self._process.wait(patience_seconds)
         self._kill()
         shutil.rmtree(self._folder, ignore_errors=True)
 

@@ -88,7 +88,7 @@ class VllmScorer:
         except EngineFailure as failure:
             raise ModelError(f"{model_folder}: vLLM does not start: {failure}") from None
         except BaseException:  # an interrupt while it loads must not leave it behind
-            self._engine.end()
+            self._engine.end(patience_seconds=0)  # it does not listen yet
             raise
         report(f"vLLM is ready after {time.monotonic() - started:,.0f} s")
 
