@@ -10,6 +10,7 @@ from miniplm_assets.experiment import Scoring
 from miniplm_assets.kinds.models import OwnModel, require_fit
 from miniplm_assets.kinds.tokenizer import TOKENIZER
 from miniplm_assets.lineage.work import Work
+from miniplm_assets.lm.causality import require_causal
 from miniplm_assets.lm.ray_workers import RayWorkers, ScorerSettings
 from miniplm_assets.lm.scorer import Scorer, open_scorer
 
@@ -22,8 +23,11 @@ def devices_for(work: Work[Any], scoring: Scoring) -> AbstractContextManager[Non
     return nullcontext() if is_elsewhere else work.run.device()
 
 
-def open_engine(work: Work[Any], scoring: Scoring, max_sequence_tokens: int) -> AbstractContextManager[Scorer]:
+@contextmanager
+def open_engine(work: Work[Any], scoring: Scoring, max_sequence_tokens: int) -> Iterator[Scorer]:
     """Load the model of an asset's input `model`, here or on the cluster; it is closed when the context ends.
+
+    It is asked first whether its scores stand by themselves.
 
     Args:
         work: the asset; its input `tokenizer` says which token ends a document.
@@ -32,21 +36,35 @@ def open_engine(work: Work[Any], scoring: Scoring, max_sequence_tokens: int) -> 
     """
     model_folder = work.input(MODEL).verified_folder()
     tokenizer_folder = work.input(TOKENIZER.name).verified_folder()
+    tokenizer = load_tokenizer(tokenizer_folder)
     settings = ScorerSettings(
         model_folder=model_folder,
         scoring=scoring,
-        end_of_document_id=load_tokenizer(tokenizer_folder).end_of_document_id,
+        end_of_document_id=tokenizer.end_of_document_id,
         begin_of_sequence_id=_begin_of_sequence_id(work, scoring, model_folder, tokenizer_folder),
         max_sequence_tokens=max_sequence_tokens,
     )
-    if scoring.engine == "ray":
+    with _opened(work, settings) as scorer:
+        require_causal(
+            scorer,
+            named=work.node.inputs[MODEL],
+            vocab_size=tokenizer.vocab_size,
+            end_of_document_id=tokenizer.end_of_document_id,
+            max_sequence_tokens=max_sequence_tokens,
+            dtype=scoring.dtype,
+        )
+        yield scorer
+
+
+def _opened(work: Work[Any], settings: ScorerSettings) -> AbstractContextManager[Scorer]:
+    if settings.scoring.engine == "ray":
         return _on_ray(work, settings)
     return open_scorer(
         settings.model_folder,
-        scoring=scoring,
+        scoring=settings.scoring,
         end_of_document_id=settings.end_of_document_id,
         begin_of_sequence_id=settings.begin_of_sequence_id,
-        max_sequence_tokens=max_sequence_tokens,
+        max_sequence_tokens=settings.max_sequence_tokens,
         report=work.report,
         look=work.run.stop.look,
     )

@@ -26,7 +26,8 @@ from miniplm_assets.lineage.folders import require_copied
 from miniplm_assets.lineage.kind import Blueprint, Cost, Kind, Node
 from miniplm_assets.lineage.sizes import Sizes
 from miniplm_assets.lineage.work import Work
-from miniplm_assets.lm.model_folder import check_model
+from miniplm_assets.lm.causality import require_causal_config
+from miniplm_assets.lm.model_folder import check_model, read_config
 from miniplm_assets.lm.model_sources import fetch_model, model_files, name_model
 from miniplm_assets.lm.scorer import check_model_length
 from miniplm_assets.storage.store import Draft, Result
@@ -166,6 +167,10 @@ def _make(work: Work[Any]) -> Result:
             named = name_model(settings.model)
             check_model(draft.path, named=named, backend=settings.scoring.backend)
             check_model_length(draft.path, settings.max_sequence_tokens, named)
+            if settings.scoring.backend == "torch":  # vLLM looks at nothing later, and fixes what stretches
+                require_causal_config(
+                    read_config(draft.path, named), named=named, max_sequence_tokens=settings.max_sequence_tokens
+                )
 
     result = work.make(write)
     if isinstance(settings, CopiedModel):

@@ -1,10 +1,13 @@
 """What teachers, references and students that are trained here have in common."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 from miniplm_assets.core.errors import ModelError
+from miniplm_assets.core.recipe import canonical_json
 from miniplm_assets.corpus.tokenizer import load_tokenizer
 from miniplm_assets.experiment import Training
 from miniplm_assets.experiment.objectives import CrossEntropy, Objective
@@ -28,22 +31,34 @@ TRAINING_COLUMNS: Final = {
 
 
 def architecture_problems(node: Node[Any], sizes: Sizes) -> Iterator[str]:
-    """Say why the model of a node cannot be built, if it cannot.
+    """Say why the model of a node cannot be built, or cannot score, if it cannot.
 
     Args:
         node: its settings have an architecture and the length of the longest sequence.
         sizes: know the vocabulary.
     """
-    from miniplm_assets.lm.architectures import require_buildable
+    vocab_size = sizes.vocab_size(node.inputs[TOKENIZER.name])
+    problem = _problem(canonical_json(node.settings.architecture), vocab_size, node.settings.max_sequence_tokens)
+    if problem is not None:
+        yield problem
 
+
+@cache  # the students of a pair ask for the same
+def _problem(architecture_json: str, vocab_size: int, max_sequence_tokens: int) -> str | None:
+    from miniplm_assets.lm.architectures import build_config, require_buildable
+    from miniplm_assets.lm.causality import require_causal_config
+
+    architecture = json.loads(architecture_json)
     try:
-        require_buildable(
-            node.settings.architecture,
-            vocab_size=sizes.vocab_size(node.inputs[TOKENIZER.name]),
-            max_sequence_tokens=node.settings.max_sequence_tokens,
+        require_buildable(architecture, vocab_size=vocab_size, max_sequence_tokens=max_sequence_tokens)
+        config = build_config(
+            architecture, vocab_size=vocab_size, end_of_document_id=0, max_sequence_tokens=max_sequence_tokens
         )
+        named = f"architecture of model_type {architecture['model_type']}"
+        require_causal_config(config, named=named, max_sequence_tokens=max_sequence_tokens)
     except ModelError as error:
-        yield str(error)
+        return str(error)
+    return None
 
 
 def train(

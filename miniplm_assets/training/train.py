@@ -9,6 +9,7 @@ from miniplm_assets.core.errors import TrainingError
 from miniplm_assets.core.stop import Stop
 from miniplm_assets.lm.architectures import build_model, count_model_parameters
 from miniplm_assets.lm.attention import settle_attention
+from miniplm_assets.lm.causality import require_causal_model
 from miniplm_assets.lm.memory import kept_memory
 from miniplm_assets.lm.quiet import without_progress_bars
 from miniplm_assets.training.checkpoint import find_checkpoint
@@ -70,6 +71,9 @@ def train_language_model(
         seed=job.seed,
     )
     settle_attention(model, report)
+    require_causal_model(
+        model, named=job.name, end_of_document_id=job.end_of_document_id, max_sequence_tokens=job.max_sequence_tokens
+    )
     held_out = HeldOut(
         job.held_out_files,
         num_sequences=measured["num_held_out_sequences"],
