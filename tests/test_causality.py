@@ -7,9 +7,11 @@ import pytest
 from transformers import AutoConfig
 
 from miniplm_assets.core.errors import ExperimentError, ModelError
+from miniplm_assets.experiment import Scoring
 from miniplm_assets.kinds.registry import open_pipeline
 from miniplm_assets.lineage.plan import plan_on, require_possible
 from miniplm_assets.lm.causality import require_causal, require_causal_config, require_causal_model
+from miniplm_assets.lm.scorer import open_scorer
 from miniplm_assets.lm.scores import Scores, sum_by_sequence
 from tests.corpora import tiny_experiment, write_experiment
 from tests.scoring_oracle import END_OF_DOCUMENT, tiny_model
@@ -68,6 +70,22 @@ def test_positions_that_stretch_are_refused_beyond_their_original_length(kind):
     require_causal_config(config, named="it", max_sequence_tokens=ORIGINAL + 1)
     with pytest.raises(ModelError, match=r"with 112 more behind them.*longrope or dynamic.*original_max_position"):
         require_causal_config(config, named="it", max_sequence_tokens=129)
+
+
+def test_a_model_that_does_not_run_is_named(tmp_path):
+    # Its rotary positions are wider than its heads: built and saved without a word.
+    tiny_model("gptj", tmp_path, n_embd=64, n_layer=1, n_head=2, rotary_dim=64, vocab_size=300)
+    with (
+        pytest.raises(ModelError, match=r"cannot score \(RuntimeError: .*\); take a causal language model of text"),
+        open_scorer(
+            tmp_path,
+            scoring=Scoring(device="cpu"),
+            end_of_document_id=END_OF_DOCUMENT,
+            max_sequence_tokens=65,
+            report=lambda _: None,
+        ),
+    ):
+        pass
 
 
 @dataclass

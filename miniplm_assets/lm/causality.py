@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from miniplm_assets.core.doors import explained_as
 from miniplm_assets.core.errors import ModelError
 from miniplm_assets.experiment.scoring import Dtype
 from miniplm_assets.lm.modes import evaluation_mode
@@ -60,7 +61,8 @@ def require_causal(
     middle, short = longest[:MIDDLE_TOKENS], longest[:num_short]
 
     def logprobs(*sequences: NDArray[np.int32]) -> list[NDArray[np.float32]]:
-        scores = scorer.score(sequences, np.arange(len(sequences), dtype=np.int64))
+        with explained_as(ModelError, f"{named}: cannot score", "take a causal language model of text"):
+            scores = scorer.score(sequences, np.arange(len(sequences), dtype=np.int64))
         return np.split(scores.token_logprobs_nats(), np.cumsum(scores.num_scored_tokens)[:-1])
 
     [alone] = logprobs(short)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from miniplm_assets.core.doors import explained_as
 from miniplm_assets.core.errors import ModelError
 from miniplm_assets.experiment import Scoring
 from miniplm_assets.lm.memory import kept_memory
@@ -107,14 +108,17 @@ def _opened(
     else:
         from miniplm_assets.lm.torch_scorer import TorchScorer
 
-        scorer = TorchScorer(
-            load_model(model_folder, scoring, report),
-            rule=rule,
-            tokens_per_batch=scoring.tokens_per_batch,
-            max_sequence_tokens=max_sequence_tokens,
-            report=report,
-            look=look,
-        )
+        model = load_model(model_folder, scoring, report)
+        with explained_as(ModelError, f"{model_folder}: cannot score", "take a causal language model of text"):
+            scorer = TorchScorer(
+                model,
+                rule=rule,
+                tokens_per_batch=scoring.tokens_per_batch,
+                max_sequence_tokens=max_sequence_tokens,
+                report=report,
+                look=look,
+            )
+        del model  # the scorer gives it back when it is closed
     with kept_memory():
         try:
             yield scorer

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from miniplm_assets.core.errors import TrainingError
+from miniplm_assets.core.doors import explained_as
+from miniplm_assets.core.errors import ModelError, TrainingError
 from miniplm_assets.core.stop import Stop
 from miniplm_assets.lm.architectures import build_model, count_model_parameters
 from miniplm_assets.lm.attention import settle_attention
@@ -70,10 +71,14 @@ def train_language_model(
         max_sequence_tokens=job.max_sequence_tokens,
         seed=job.seed,
     )
-    settle_attention(model, report)
-    require_causal_model(
-        model, named=job.name, end_of_document_id=job.end_of_document_id, max_sequence_tokens=job.max_sequence_tokens
-    )
+    with explained_as(ModelError, f"{job.name}: a model of its architecture does not run", "correct its settings"):
+        settle_attention(model, report)
+        require_causal_model(
+            model,
+            named=job.name,
+            end_of_document_id=job.end_of_document_id,
+            max_sequence_tokens=job.max_sequence_tokens,
+        )
     held_out = HeldOut(
         job.held_out_files,
         num_sequences=measured["num_held_out_sequences"],
