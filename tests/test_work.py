@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from miniplm_assets.core.errors import MissingResultError, StoreError
-from miniplm_assets.core.stop import Stop
+from miniplm_assets.core.stop import Stop, Stopped
 from miniplm_assets.experiment import Experiment
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.documents import DOCUMENTS
@@ -75,6 +75,8 @@ class TestRun:
 
     def report(self, line):
         self.lines.append(line)
+        if not self.stop.is_held:
+            self.stop.look()
 
     def snapshot(self):
         return latest_snapshot(self.pipeline.graph["raw_corpus"], self.pipeline.store)
@@ -222,6 +224,25 @@ def test_a_part_that_fails_gives_up_what_is_under_way_and_keeps_what_is_publishe
     assert make_lengths(again).facts["num_rows"] == 5  # no lock is left behind
     assert (again.tally.num_computed, again.tally.num_reused) == (1, 1)
     assert again.run.lines[-1] == "lengths: 1 computed, 1 found stored"
+
+
+def test_what_is_finished_is_published_before_a_stop(work, monkeypatch):
+    one = work("lengths")
+    publish, asked = one.pipeline.store.publish, []
+
+    def publish_and_ask(draft):
+        if not asked:
+            asked.append(draft.recipe.describe())
+            one.run.stop.ask()  # as a signal would
+        return publish(draft)
+
+    monkeypatch.setattr(one.pipeline.store, "publish", publish_and_ask)
+    with pytest.raises(Stopped):
+        make_lengths(one)
+    assert len(asked) == 1
+    again = work("lengths")
+    make_lengths(again)
+    assert (again.tally.num_computed, again.tally.num_reused) == (1, 1)
 
 
 def test_one_slow_part_does_not_keep_the_others_waiting():

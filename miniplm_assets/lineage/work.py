@@ -197,10 +197,12 @@ class Work(Generic[S]):
             return begun
         try:
             write(begun)
-            return self._publish(begun)
+            result = self._publish(begun)
         except BaseException as error:
             self.pipeline.store.give_up(begun, error)
             raise
+        self.run.stop.look()
+        return result
 
     def make_pieces(
         self,
@@ -264,6 +266,7 @@ class Work(Generic[S]):
                     parts.add(part)
                 parts.finish()
                 pieces[piece] = self._publish(draft)
+                self.run.stop.look()
         return self._whole({piece: pieces[piece] for piece in self.piece_recipes}, finish)
 
     def _begin(self, recipe: Recipe) -> Result | Draft:
