@@ -372,10 +372,10 @@ ODD_NAMES = ("$\\frac{$", "$$", "cost $^$ x", "a_b^c", "$x$ and $y$", "\\$5 \\al
 
 
 def test_names_of_domains_are_drawn_as_they_stand(drawn: list[str]) -> None:
-    rows = {"domain": [*ODD_NAMES, "two\nlines\t and more", "https://example.org/" + 50 * "x" + "/end"]}
+    rows = {"domain": [*ODD_NAMES, "two\nlines\t and more", " ", "https://example.org/" + 50 * "x" + "/end"]}
     shares = [1 / len(rows["domain"])] * len(rows["domain"])
     plot_domain_shares(pl.DataFrame({**rows, "share_of_candidate_tokens": shares, "share_of_kept_tokens": shares}))
-    expected = {*ODD_NAMES, "two lines and more", "https://example.org/…" + 15 * "x" + "/end"}
+    expected = {*ODD_NAMES, "two lines and more", "' '", "https://example.org/…" + 15 * "x" + "/end"}
     assert set(drawn) >= expected
     assert len("https://example.org/…" + 15 * "x" + "/end") == 40
 

@@ -171,7 +171,7 @@ def plot_domain_shares(domain_shift: pl.DataFrame) -> bytes:
 def shortened(name: str) -> str:
     """Return a name as a picture has room for it: on one line, without the middle where it is long."""
     visible = "".join(character if character.isprintable() else " " for character in name)
-    line = " ".join(visible.split())
+    line = " ".join(visible.split()) or repr(name)  # of white space alone, or of nothing
     if len(line) <= MAX_NAME_CHARACTERS:
         return line
     end = (MAX_NAME_CHARACTERS - 1) // 2
