@@ -2,6 +2,7 @@
 
 import json
 import queue
+import shutil
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ import yaml
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from miniplm_assets.cli import main
-from miniplm_assets.core.errors import CorpusError, ExperimentError
+from miniplm_assets.core.errors import CorpusError, ExperimentError, MissingResultError
 from miniplm_assets.core.stop import Stop
 from miniplm_assets.kinds.registry import open_pipeline
 from miniplm_assets.lineage.pipeline import Pipeline
@@ -254,3 +255,39 @@ def test_a_document_without_tokens_is_a_rejected_row(case: Case) -> None:
         assert connection.execute("select file, line, reason from rejected_documents").fetchall() == [
             ("a.jsonl", 31, "no_tokens")
         ]
+
+
+def test_a_copied_warehouse_never_shows_the_old_one(case: Case) -> None:
+    case.corpus("a.jsonl", *texts(60)).write()
+    steps = ("raw_corpus", "documents", "bpe/tokenizer", "bpe/sequences", "warehouse_catalog")
+    case.make(*steps)
+    shutil.copytree(case.folder / "wh", case.folder / "copy")
+    catalog = case.folder / "copy" / "warehouse.duckdb"
+    with (
+        duckdb.connect(catalog, read_only=True) as connection,
+        pytest.raises(duckdb.Error, match=r"shows the files of the warehouse .*/wh, and lies elsewhere now"),
+    ):
+        connection.execute("select count(*) from documents").fetchall()
+    case.write(warehouse="copy")
+    assert main(["verify", str(case.folder / "experiment.yaml")]) == 0
+    shutil.rmtree(case.folder / "wh")
+    case.make(*steps)
+    assert [line for line in case.lines if "making" in line and "(shard" in line][
+        2:
+    ] == []  # all but the catalog is found
+    with duckdb.connect(catalog, read_only=True) as connection:
+        assert connection.execute("select count(*) from documents").fetchall() == [(60,)]
+
+
+def test_the_demo_corpus_of_a_copied_warehouse_is_its_own(case: Case) -> None:
+    """Its files lie in the warehouse."""
+    demo = {"source": {"type": "demo", "num_shards": 1, "megabytes": 0.05}}
+    case.write(corpus=demo).make("raw_corpus")
+    shutil.copytree(case.folder / "wh", case.folder / "copy")
+    case.write(warehouse="copy", corpus=demo)
+    assert main(["verify", str(case.folder / "experiment.yaml")]) == 0
+    with pytest.raises(MissingResultError, match="Materialise it first"):
+        case.make("documents")
+    result = case.make("raw_corpus")
+    (files,) = pl.read_parquet(result.file("files.parquet"), glob=False)["files"].to_list()
+    assert files[0].startswith((case.folder / "copy").as_uri())

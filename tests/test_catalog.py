@@ -45,7 +45,7 @@ def shown(tmp_path: Path) -> list[CatalogTable]:
 
 def test_the_questions_of_a_person(tmp_path: Path, shown: list[CatalogTable]):
     target = tmp_path / "warehouse.duckdb"
-    write_catalog(target, shown)
+    write_catalog(target, shown, warehouse=tmp_path)
     with duckdb.connect(str(target), read_only=True) as reader:
         lost = reader.execute("select domain from domains_that_lost_most where selection = 'half'").fetchall()
         assert lost[0] == ("noise",)
@@ -66,7 +66,7 @@ def test_the_questions_of_a_person(tmp_path: Path, shown: list[CatalogTable]):
 
 def test_everything_is_described(tmp_path: Path, shown: list[CatalogTable]):
     target = tmp_path / "warehouse.duckdb"
-    write_catalog(target, shown)
+    write_catalog(target, shown, warehouse=tmp_path)
     with duckdb.connect(str(target), read_only=True) as reader:
         comments = dict(
             reader.execute(
@@ -83,7 +83,7 @@ def test_everything_is_described(tmp_path: Path, shown: list[CatalogTable]):
 
 def test_a_reader_reads_on_while_a_newer_catalog_takes_its_place(tmp_path: Path, shown: list[CatalogTable]):
     target = tmp_path / "warehouse.duckdb"
-    write_catalog(target, shown)
+    write_catalog(target, shown, warehouse=tmp_path)
     with duckdb.connect(str(target), read_only=True) as reader:
         only_half = [
             CatalogTable(
@@ -96,7 +96,7 @@ def test_a_reader_reads_on_while_a_newer_catalog_takes_its_place(tmp_path: Path,
             for table in shown
             if table.name == "selection_cutoff"
         ]
-        write_catalog(target, only_half)
+        write_catalog(target, only_half, warehouse=tmp_path)
         assert reader.execute("select count(*) from selection_cutoff").fetchall() == [(2,)]
     with duckdb.connect(str(target), read_only=True) as reader:
         assert reader.execute("select selection from selection_cutoff").fetchall() == [("half",)]
@@ -106,11 +106,11 @@ def test_a_reader_reads_on_while_a_newer_catalog_takes_its_place(tmp_path: Path,
 
 def test_a_failed_catalog_leaves_the_old_one(tmp_path: Path, shown: list[CatalogTable]):
     target = tmp_path / "warehouse.duckdb"
-    write_catalog(target, shown)
+    write_catalog(target, shown, warehouse=tmp_path)
     before = target.read_bytes()
     gone = CatalogTable(name="x", description="", columns={}, files={(): [tmp_path / "gone.parquet"]})
     with pytest.raises(duckdb.IOException, match=r"gone\.parquet"):
-        write_catalog(target, [gone])
+        write_catalog(target, [gone], warehouse=tmp_path)
     assert target.read_bytes() == before
     assert list(tmp_path.glob("*duckdb*")) == [target]
 
@@ -129,7 +129,7 @@ def test_pieces_are_told_apart_by_their_seed_and_absent_columns_have_no_comment(
         name_columns=("student", "seed"),
         is_copied=True,
     )
-    write_catalog(tmp_path / "warehouse.duckdb", [table])
+    write_catalog(tmp_path / "warehouse.duckdb", [table], warehouse=tmp_path)
     with duckdb.connect(str(tmp_path / "warehouse.duckdb"), read_only=True) as reader:
         rows = reader.execute("select student, seed, loss from losses order by all").fetchall()
         assert rows == [("large", 9, 2.0), ("small", 9, 3.5), ("small", 10, 3.0)]

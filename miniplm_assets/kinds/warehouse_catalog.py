@@ -44,7 +44,7 @@ def _make(work: Work[Place]) -> Result:
 
     def write(draft: Draft) -> None:
         tables = list(_tables(work))
-        write_catalog(draft.path / CATALOG, tables)
+        write_catalog(draft.path / CATALOG, tables, warehouse=work.pipeline.store.root)
         draft.facts = {"num_tables": len(tables), "tables": [table.name for table in tables]}
 
     result = work.make(write)
@@ -103,7 +103,7 @@ def _place(stored: Path, target: Path) -> None:
 
 WAREHOUSE_CATALOG = Kind(
     name="warehouse_catalog",
-    code_version="1",
+    code_version="2",
     section="reports",
     technologies=frozenset({"duckdb"}),
     description="""`warehouse.duckdb`: every table of this graph under its own name, for any DuckDB client.

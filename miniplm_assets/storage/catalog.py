@@ -6,8 +6,9 @@
 
 Assets of one kind (`<teacher>/teacher_scores`) are one table over all of them, with the name in the first column, and
 the seed in the next where there is a result for each. Large tables are views over the Parquet files, by absolute
-path; small ones are copied in, so that they can still be read where the warehouse itself is not. A new catalog takes
-the place of the old one in one step: whoever has the old one open reads on undisturbed.
+path; small ones are copied in, so that they can still be read where the warehouse itself is not. A view of a catalog that
+was moved or copied elsewhere is an error: it would read the old place. A new catalog takes the place of the old one in
+one step: whoever has the old one open reads on undisturbed.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -87,12 +88,13 @@ READY_MADE_VIEWS: Final = (
 )
 
 
-def write_catalog(target: Path, tables: Sequence[CatalogTable]) -> None:
+def write_catalog(target: Path, tables: Sequence[CatalogTable], *, warehouse: Path) -> None:
     """Write warehouse.duckdb, in the place of an older one.
 
     Args:
         target: the file.
         tables: what it shows.
+        warehouse: the folder that the file belongs to; its views work nowhere else.
 
     Raises:
         duckdb.Error: if a file of a table cannot be read.
@@ -104,7 +106,7 @@ def write_catalog(target: Path, tables: Sequence[CatalogTable]) -> None:
             connection.execute("set enable_progress_bar = false")  # it would draw itself into the log of a run
             connection.execute(f"attach {_literal(str(written))} as catalog (storage_version '{STORAGE_VERSION}')")
             connection.execute("use catalog")
-            for statement in _statements(tables):
+            for statement in _statements(tables, warehouse):
                 connection.execute(statement)
             connection.execute("use memory")
             connection.execute("detach catalog")  # writes everything into the one file
@@ -115,11 +117,12 @@ def write_catalog(target: Path, tables: Sequence[CatalogTable]) -> None:
         written.unlink(missing_ok=True)
 
 
-def _statements(tables: Sequence[CatalogTable]) -> Iterator[str]:
+def _statements(tables: Sequence[CatalogTable], warehouse: Path) -> Iterator[str]:
     shown = [table for table in tables if any(table.files.values())]
     for table in shown:
         kind = "table" if table.is_copied else "view"
-        yield f"create {kind} {_identifier(table.name)} as {_union(table)}"
+        guarded = "" if table.is_copied else f" where {_is_in_place(warehouse)}"
+        yield f"create {kind} {_identifier(table.name)} as select * from ({_union(table)}){guarded}"
         yield f"comment on {kind} {_identifier(table.name)} is {_literal(table.description)}"
         present = _columns_of(table)
         for column, description in table.columns.items():
@@ -147,6 +150,21 @@ def _union(table: CatalogTable) -> str:
         )
         parts.append(f"select {named}* from read_parquet([{files}], hive_partitioning = false)")  # noqa: S608
     return " union all by name ".join(parts)
+
+
+def _is_in_place(warehouse: Path) -> str:
+    """Return a condition that is true where the catalog lies in its warehouse, and an error where it does not."""
+    place = warehouse.resolve()
+    moved = (
+        f"this catalog shows the files of the warehouse {place}, and lies elsewhere now. Materialise warehouse_catalog "
+        "in its new place, or open the one that lies there"
+    )
+    # Some clients tell a relative path, of which nobody knows where it is.
+    known = f"path is not null and (not starts_with(path, '/') or starts_with(path, {_literal(f'{place}/')}))"
+    return (
+        f"(select case when count(*) = 0 then error({_literal(moved)}) else true end from duckdb_databases() "  # noqa: S608
+        f"where {known})"
+    )
 
 
 def _columns_of(table: CatalogTable) -> set[str]:
