@@ -257,7 +257,7 @@ def test_a_document_without_tokens_is_a_rejected_row(case: Case) -> None:
         ]
 
 
-def test_a_copied_warehouse_never_shows_the_old_one(case: Case) -> None:
+def test_a_copied_warehouse_never_shows_the_old_one(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
     case.corpus("a.jsonl", *texts(60)).write()
     steps = ("raw_corpus", "documents", "bpe/tokenizer", "bpe/sequences", "warehouse_catalog")
     case.make(*steps)
@@ -269,12 +269,15 @@ def test_a_copied_warehouse_never_shows_the_old_one(case: Case) -> None:
     ):
         connection.execute("select count(*) from documents").fetchall()
     case.write(warehouse="copy")
-    assert main(["verify", str(case.folder / "experiment.yaml")]) == 0
+    experiment = str(case.folder / "experiment.yaml")
+    assert main(["verify", experiment]) == 1
+    wrong = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WRONG")]
+    assert [line.split(": ")[1] for line in wrong] == ["view documents", "view sequences"]
     shutil.rmtree(case.folder / "wh")
+    case.lines.clear()
     case.make(*steps)
-    assert [line for line in case.lines if "making" in line and "(shard" in line][
-        2:
-    ] == []  # all but the catalog is found
+    assert [line.split(": ")[0] for line in case.lines if ": making " in line] == ["warehouse_catalog"]
+    assert main(["verify", experiment]) == 0
     with duckdb.connect(catalog, read_only=True) as connection:
         assert connection.execute("select count(*) from documents").fetchall() == [(60,)]
 

@@ -8,14 +8,16 @@ from dataclasses import dataclass, field
 from miniplm_assets.core.errors import MiniplmError, MissingResultError
 from miniplm_assets.core.stop import Stop
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS
+from miniplm_assets.lineage.outcome import CATALOG
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.snapshot import Snapshot, latest_snapshot
 from miniplm_assets.lineage.work import Work
+from miniplm_assets.storage.catalog import catalog_problems
 from miniplm_assets.storage.store import Store
 
 
 def verify_store(store: Store, report: Callable[[str], None]) -> Iterator[str]:
-    """Re-read every stored file and say what differs from its manifest."""
+    """Re-read every stored file and say what differs from its manifest; and whether the catalog shows what lies here."""
     num_results = num_bytes = 0
     unreadable: list[str] = []
     for result in store.results(on_problem=unreadable.append):
@@ -26,6 +28,7 @@ def verify_store(store: Store, report: Callable[[str], None]) -> Iterator[str]:
         except OSError as error:
             yield f"{result.folder}: cannot be read ({error})"
     yield from unreadable
+    yield from catalog_problems(store.root / CATALOG)
     report(f"{num_results:,} results, {num_bytes / 1e6:,.1f} MB re-read")
 
 

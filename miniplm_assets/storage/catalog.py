@@ -6,9 +6,9 @@
 
 Assets of one kind (`<teacher>/teacher_scores`) are one table over all of them, with the name in the first column, and
 the seed in the next where there is a result for each. Large tables are views over the Parquet files, by absolute
-path; small ones are copied in, so that they can still be read where the warehouse itself is not. A view of a catalog that
-was moved or copied elsewhere is an error: it would read the old place. A new catalog takes the place of the old one in
-one step: whoever has the old one open reads on undisturbed.
+path; small ones are copied in, so that they can still be read where the warehouse itself is not. A view of a catalog
+that was moved or copied elsewhere is an error: it would read the old place. A new catalog takes the place of the old
+one in one step: whoever has the old one open reads on undisturbed.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -117,12 +117,28 @@ def write_catalog(target: Path, tables: Sequence[CatalogTable], *, warehouse: Pa
         written.unlink(missing_ok=True)
 
 
+def catalog_problems(catalog: Path) -> Iterator[str]:
+    """Say which views of a catalog cannot be read where it lies; nothing where there is no catalog."""
+    if not catalog.exists():
+        return
+    try:
+        with closing(duckdb.connect(str(catalog), read_only=True)) as connection:
+            views = connection.execute("select view_name from duckdb_views() where not internal order by all")
+            for (view,) in views.fetchall():
+                try:
+                    connection.execute(f"select 1 from {_identifier(view)} limit 1").fetchall()  # noqa: S608
+                except duckdb.Error as error:
+                    yield f"{catalog}: view {view}: {error}"
+    except duckdb.Error as error:
+        yield f"{catalog}: cannot be opened ({error}); materialise warehouse_catalog"
+
+
 def _statements(tables: Sequence[CatalogTable], warehouse: Path) -> Iterator[str]:
     shown = [table for table in tables if any(table.files.values())]
     for table in shown:
         kind = "table" if table.is_copied else "view"
         guarded = "" if table.is_copied else f" where {_is_in_place(warehouse)}"
-        yield f"create {kind} {_identifier(table.name)} as select * from ({_union(table)}){guarded}"
+        yield f"create {kind} {_identifier(table.name)} as select * from ({_union(table)}){guarded}"  # noqa: S608
         yield f"comment on {kind} {_identifier(table.name)} is {_literal(table.description)}"
         present = _columns_of(table)
         for column, description in table.columns.items():
