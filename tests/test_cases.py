@@ -272,7 +272,9 @@ def test_a_copied_warehouse_never_shows_the_old_one(case: Case, capsys: pytest.C
     experiment = str(case.folder / "experiment.yaml")
     assert main(["verify", experiment]) == 1
     wrong = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WRONG")]
-    assert [line.split(": ")[1] for line in wrong] == ["view documents", "view sequences"]
+    assert [line.split(": ")[1] for line in wrong] == [
+        f"view {name}" for name in ("documents", "rejected_documents", "sequences")
+    ]
     shutil.rmtree(case.folder / "wh")
     case.lines.clear()
     case.make(*steps)

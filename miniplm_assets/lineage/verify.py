@@ -17,7 +17,7 @@ from miniplm_assets.storage.store import Store
 
 
 def verify_store(store: Store, report: Callable[[str], None]) -> Iterator[str]:
-    """Re-read every stored file and say what differs from its manifest; and whether the catalog shows what lies here."""
+    """Re-read every stored file, and say what differs from its manifest and what the catalog shows of elsewhere."""
     num_results = num_bytes = 0
     unreadable: list[str] = []
     for result in store.results(on_problem=unreadable.append):
