@@ -181,7 +181,7 @@ def test_what_is_renamed_is_found_and_not_made_again(copy_of_tiny):
     )
     # Nobody prunes what is in use under its new name.
     wanted = referenced([pipeline])
-    old = {result.manifest.key for result in unreferenced_results(pipeline.store, wanted)}
+    old = {result.manifest.key for result in unreferenced_results(pipeline.store, wanted, pytest.fail)}
     assert not old & {"miniplm/student_checkpoint", "half/refined_corpus"}
     assert list(verify_derived(pipeline, print)) == []
 
