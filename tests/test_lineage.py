@@ -12,7 +12,7 @@ import yaml
 from miniplm_assets.core.errors import CorpusError, MissingResultError, ModelError
 from miniplm_assets.core.recipe import Recipe
 from miniplm_assets.corpus.shards import observe_corpus
-from miniplm_assets.experiment import DemoSource, FolderModel, FolderTokenizer, JsonlSource
+from miniplm_assets.experiment import DemoSource, FolderModel, FolderTokenizer, JsonlSource, Scoring
 from miniplm_assets.kinds.models import MODELS, CopiedModel
 from miniplm_assets.kinds.raw_corpus import RAW_CORPUS as LISTING
 from miniplm_assets.kinds.registry import PROJECT, open_pipeline
@@ -195,7 +195,9 @@ def copied(kind, folder):
     if kind == "tokenizer":
         settings = FolderTokenizer(source="folder", path=str(folder))
         return Node(kind=TOKENIZER, names=("bpe",), settings=settings, folder=folder)
-    settings = CopiedModel(model=FolderModel(source="folder", path=str(folder)), max_sequence_tokens=9, backend="torch")
+    settings = CopiedModel(
+        model=FolderModel(source="folder", path=str(folder)), max_sequence_tokens=9, scoring=Scoring()
+    )
     return Node(kind=MODELS[kind.removesuffix("_model")], names=("large",), settings=settings, folder=folder)
 
 

@@ -11,9 +11,9 @@ from typing import IO, Final
 
 from miniplm_assets.core.errors import StoreError
 from miniplm_assets.storage.files import LOCK_POLL_SECONDS, try_lock
-from miniplm_assets.storage.store import WORK
 
-LEASE: Final = "in-use"
+# Beside what is stored, hidden from whoever looks for results.
+LEASE: Final = ".in-use"
 
 
 @contextmanager
@@ -52,6 +52,5 @@ def unused(root: Path) -> Iterator[None]:
 
 
 def _open(root: Path) -> IO[str]:
-    path = root / WORK / LEASE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.open("a")
+    root.mkdir(parents=True, exist_ok=True)
+    return (root / LEASE).open("a")
