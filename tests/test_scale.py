@@ -122,8 +122,9 @@ def test_why_files_are_missing() -> None:
         return Recipe(kind="documents", code_version=version, shard=f"{place}.jsonl")
 
     def manifest(place: int) -> Manifest:
+        made = recipe("1", place)
         return Manifest(
-            key="documents", kind="documents", fingerprint="0", ingredients=recipe("1", place).ingredients,
+            key="documents", kind="documents", fingerprint=made.fingerprint, ingredients=made.ingredients,
             files=(), facts={}, seconds=1, created_at="", versions={},
         )  # fmt: skip
 
