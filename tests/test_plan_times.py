@@ -21,12 +21,22 @@ def test_a_large_model_takes_its_flops_at_a_share_of_the_rate_of_a_product(monke
     assert DeviceSpeed().seconds(one) == pytest.approx(6 * 1e9 * 1_000 / (0.6 * 4e9))
 
 
+@pytest.fixture
+def one_thread():
+    """Let torch have one thread, and as many as before afterwards: with another number, later tests round otherwise."""
+    import torch
+
+    was = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(was)
+
+
 @pytest.mark.parametrize(("is_training", "num_tokens_timed"), [(True, 3 * 21), (False, 21 * 21)])
-def test_a_small_model_is_timed_itself(is_training, num_tokens_timed, monkeypatch):
+def test_a_small_model_is_timed_itself(is_training, num_tokens_timed, monkeypatch, one_thread):
     """As many sequences as a step has are trained on at once; as many as a limit says are scored."""
     timed = []
     monkeypatch.setattr(device_speed, "SCORED_TOKENS_PER_THREAD", 21 * 21)
-    monkeypatch.setattr("torch.get_num_threads", lambda: 1)
     monkeypatch.setattr(device_speed, "_product_flops_per_second", lambda _: 1e12)
     monkeypatch.setattr(device_speed, "_least_seconds", lambda run, _: timed.append(run) or 2.0)
     one = ModelPass(
