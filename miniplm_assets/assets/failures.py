@@ -7,7 +7,6 @@ told at DEBUG and kept with the failed step. Errors that are not ours are mistak
 import errno
 import logging
 import traceback
-from collections.abc import Iterable
 from typing import Any, Final
 
 import dagster as dg
@@ -107,15 +106,5 @@ def _without_repetition(record: logging.LogRecord) -> bool:
         return False  # a line for each asset behind the one that failed; the UI shows them
     event = told.get("dagster_event")
     if event is not None and event.event_type == dg.DagsterEventType.RUN_FAILURE:
-        record.msg = _first_lines(str(record.msg).splitlines())
+        record.msg = str(record.msg).partition("\n\n")[0]  # the error stands behind an empty line
     return True
-
-
-def _first_lines(lines: Iterable[str]) -> str:
-    """Return what stands before the first empty line."""
-    first = []
-    for line in lines:
-        if not line:
-            break
-        first.append(line)
-    return "\n".join(first)

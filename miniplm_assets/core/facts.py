@@ -23,6 +23,11 @@ def _add(total: dict[str, Any], shard: Mapping[str, Any]) -> None:
             total[name] = total.get(name, 0) + value
 
 
+def counts_in_words(counts: Mapping[str, int]) -> str:
+    """Return counts as messages show them, in their order: ``empty 2, too_long 1``."""
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items())
+
+
 def model_tokens(facts: Mapping[str, Any]) -> int:
     """Return the tokens that went through a model for a result: trained on, or scored in all splits; else 0."""
     if "by_split_and_domain" in facts:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from miniplm_assets.core.errors import CorpusError
+from miniplm_assets.core.facts import counts_in_words
 from miniplm_assets.core.splits import SPLITS, split_of
 from miniplm_assets.corpus.cleaning import UNKNOWN_DOMAIN, Document, Rejected
 from miniplm_assets.corpus.listing import current_stamp
@@ -129,7 +130,7 @@ def write_documents(
 
 
 def _none_is_a_document(shard: str, per_reason: Counter[str], text_field: str, keys: RowKeys) -> str:
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in per_reason.most_common())
+    reasons = counts_in_words(dict(per_reason.most_common()))
     fields = f"Its rows have the fields {', '.join(keys.names)}. " if keys.names else ""
     return (
         f"shard {shard}: none of its {per_reason.total():,} rows is a document ({reasons}). {fields}The text is looked "

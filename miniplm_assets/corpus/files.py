@@ -120,17 +120,22 @@ def state_of(filesystem: fsspec.AbstractFileSystem, path: str, info: dict[str, A
         info: what a remote file system says of it.
     """
     if isinstance(filesystem, LocalFileSystem):
-        status = Path(path).stat()
-        # The change time too: a copy that keeps the modification time cannot keep that one.
-        modified_ns = max(status.st_mtime_ns, status.st_ctime_ns)
-        stamp = f"{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}-{status.st_ino}"
-        return FileState(status.st_size, stamp, modified_ns)
+        return local_state(Path(path))
     url = filesystem.unstrip_protocol(path)
     if is_pinned(url):
         return FileState(int(info["size"]), url, 0)
     marks = {mark: str(info[mark]) for mark in _CONTENT_MARKS if info.get(mark) is not None}
     num_bytes = int(info["size"] or 0)
     return FileState(num_bytes, fingerprint_of({"size": num_bytes, **marks}) if marks else None, 0)
+
+
+def local_state(path: Path) -> FileState:
+    """Return size and stamp of a file of this machine."""
+    status = path.stat()
+    # The change time too: a copy that keeps the modification time cannot keep that one.
+    modified_ns = max(status.st_mtime_ns, status.st_ctime_ns)
+    stamp = f"{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}-{status.st_ino}"
+    return FileState(status.st_size, stamp, modified_ns)
 
 
 def is_pinned(url: str) -> bool:

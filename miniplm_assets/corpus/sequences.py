@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from miniplm_assets.core.errors import CorpusError
+from miniplm_assets.core.facts import counts_in_words
 from miniplm_assets.core.packing import EncodedTexts, PackedSequences, Packer
 from miniplm_assets.core.splits import SPLITS
 from miniplm_assets.corpus.cleaning import excerpt_of
@@ -117,7 +118,7 @@ def write_sequences(
             last_ones = open_streams[first : first + _STREAMS_AT_ONCE]
             write(last_ones, packer.finish(last_ones))
     if per_reason and not num_documents:
-        reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(per_reason.items()))
+        reasons = counts_in_words(dict(sorted(per_reason.items())))
         raise CorpusError(
             f"shard {shard}: the tokenizer can encode none of its {per_reason.total():,} documents ({reasons}). Use "
             "another tokenizer, or another end-of-document token (eos_token)."

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import ClassVar, Final
 
-from miniplm_assets.core.facts import sum_facts
+from miniplm_assets.core.facts import counts_in_words, sum_facts
 from miniplm_assets.corpus.documents import write_documents
 from miniplm_assets.experiment import DemoSource, DocumentFields, Source, Splits
 from miniplm_assets.experiment.settings import Settings, nearest
@@ -134,7 +134,7 @@ def _few_rows_are_rejected(max_share: float, pieces: Mapping[str, Result]) -> Ch
     facts = sum_facts(result.facts for result in pieces.values())
     num_rejected = facts["num_rejected"]
     share = num_rejected / max(1, num_rejected + facts["num_documents"])
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in facts["rejected_per_reason"].items())
+    reasons = counts_in_words(facts["rejected_per_reason"])
     worst = max(pieces, key=lambda shard: pieces[shard].facts["num_rejected"])
     return CheckOutcome(
         name=FEW_ROWS_ARE_REJECTED.name,

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator
 
+from miniplm_assets.core.facts import counts_in_words
 from miniplm_assets.core.recipe import key_of
 from miniplm_assets.corpus.sequences import write_sequences
 from miniplm_assets.experiment import Sequences
@@ -66,7 +67,7 @@ def _make(work: Work[Sequences]) -> Result:
                 facts={"num_documents_read": num_read, "num_documents_packed": num_packed},
             )
         )
-        reasons = ", ".join(f"{reason} {count:,}" for reason, count in draft.facts["rejected_per_reason"].items())
+        reasons = counts_in_words(draft.facts["rejected_per_reason"])
         draft.checks.append(
             CheckOutcome(
                 name=NO_DOCUMENT_IS_REJECTED.name,

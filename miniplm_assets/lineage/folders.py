@@ -6,6 +6,7 @@ from typing import Any
 
 from miniplm_assets.core.errors import ModelError
 from miniplm_assets.core.recipe import Recipe, fingerprint_of
+from miniplm_assets.corpus.files import local_state
 from miniplm_assets.corpus.shards import RACY_NS
 from miniplm_assets.lineage.kind import Node
 from miniplm_assets.storage.files import read_note, sha256_of, write_note
@@ -44,13 +45,11 @@ class FolderFingerprints:
         digests = {}
         now_ns = time.time_ns()
         for path in files:
-            status = path.stat()
-            # The change time too: a copy that keeps the modification time cannot keep that one.
-            stamp = f"{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}-{status.st_ino}"
+            state = local_state(path)
             old_stamp, digest = known.get(path.name, (None, ""))
-            digests[path.name] = digest if old_stamp == stamp else sha256_of(path)
-            if max(status.st_mtime_ns, status.st_ctime_ns) <= now_ns - RACY_NS:
-                trusted[path.name] = [stamp, digests[path.name]]
+            digests[path.name] = digest if old_stamp == state.stamp else sha256_of(path)
+            if state.modified_ns <= now_ns - RACY_NS:
+                trusted[path.name] = [state.stamp, digests[path.name]]
         if self._takes_notes and trusted != known:
             write_note(cache, trusted)
         return fingerprint_of(digests)

@@ -120,14 +120,17 @@ def remade_by_a_new_file(graph: Graph) -> dict[str, list[str]]:
             graph[key].kind.pieces == "shard" for key in node.inputs.values()
         )
         if node.kind.section in LEARNING_SECTIONS and node.kind.pieces is None and learns_from_all:
-            remade[node.key] = [
-                other.key for other in graph.values() if other.kind.pieces == "shard" and _needs(graph, other, node.key)
-            ]
+            remade[node.key] = [key for key in _made_from(graph, node.key) if graph[key].kind.pieces == "shard"]
     return remade
 
 
-def _needs(graph: Graph, node: Node[Any], key: str) -> bool:
-    return any(needed == key or _needs(graph, graph[needed], key) for needed in node.inputs.values())
+def _made_from(graph: Graph, key: str) -> list[str]:
+    """Return what is made from an asset, by way of others too; the graph has inputs before what needs them."""
+    made = {key: None}
+    for other in graph.values():
+        if not made.keys().isdisjoint(other.inputs.values()):
+            made[other.key] = None
+    return list(made)[1:]
 
 
 def missing_recipes(store: Store, fingerprints: Fingerprints, key: str) -> list[Recipe]:

@@ -82,11 +82,7 @@ def count_parameters(architecture: Mapping[str, Any], *, vocab_size: int) -> Par
     Raises:
         ModelError: as `build_model`.
     """
-    import torch
-
-    with torch.device("meta"):
-        model = build_model(architecture, vocab_size=vocab_size, end_of_document_id=0, max_sequence_tokens=None, seed=0)
-    return count_model_parameters(model)
+    return count_model_parameters(_build_unallocated(architecture, vocab_size, max_sequence_tokens=None))
 
 
 def require_buildable(architecture: Mapping[str, Any], *, vocab_size: int, max_sequence_tokens: int) -> None:
@@ -95,10 +91,16 @@ def require_buildable(architecture: Mapping[str, Any], *, vocab_size: int, max_s
     Raises:
         ModelError: as `build_model`.
     """
+    _build_unallocated(architecture, vocab_size, max_sequence_tokens)
+
+
+def _build_unallocated(
+    architecture: Mapping[str, Any], vocab_size: int, max_sequence_tokens: int | None
+) -> "PreTrainedModel":
     import torch
 
     with torch.device("meta"):
-        build_model(
+        return build_model(
             architecture,
             vocab_size=vocab_size,
             end_of_document_id=0,
