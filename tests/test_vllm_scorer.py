@@ -1,8 +1,11 @@
 """The real vLLM against a float64 brute force. Slow: an engine takes half a minute to start on two cores."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +18,7 @@ from miniplm_assets.experiment import Scoring
 from miniplm_assets.lm import vllm_scorer
 from miniplm_assets.lm.scorer import open_scorer
 from miniplm_assets.lm.scores import TokenRule
-from miniplm_assets.lm.vllm_engine import max_batched_tokens
+from miniplm_assets.lm.vllm_engine import _lost, max_batched_tokens
 from miniplm_assets.lm.vllm_scorer import VllmScorer
 from tests.scoring_oracle import END_OF_DOCUMENT, brute_force, scrambled_sequences, tiny_model
 
@@ -102,6 +105,17 @@ def test_vllm_gives_the_scores_of_the_brute_force(kind, tmp_path, monkeypatch):
             log_of(failure).unlink()
     assert processes_of(session) == []
     assert lines[0].startswith("starting vLLM")
+
+
+def test_how_a_process_ended_is_told_though_another_thread_was_told_first():
+    child = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,), name="Core")
+    child.start()
+    child.kill()
+    _, status = os.waitpid(child.pid, 0)  # as vLLM's own watch does, which notes it a moment later
+    note = threading.Timer(0.2, setattr, (child._popen, "returncode", os.waitstatus_to_exitcode(status)))
+    note.start()
+    assert _lost([child]).startswith("vLLM's process Core is gone (SIGKILL ended it")
+    note.join()
 
 
 @pytest.mark.vllm

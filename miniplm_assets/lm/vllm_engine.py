@@ -12,8 +12,10 @@ import json
 import multiprocessing
 import os
 import threading
+import time
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Any, Final
 
 import numpy as np
@@ -29,8 +31,9 @@ ENGINE_MEMORY_SHARE: Final = 0.92 - LOGPROBS_MEMORY_SHARE
 # Fewer tokens a step than this leave any device idle, however little memory there is.
 MIN_BATCHED_TOKENS: Final = 64
 MAX_SEQUENCES_IN_FLIGHT: Final = 256
-# A process that has ended shows its status a moment after its connections are closed.
-JOIN_SECONDS: Final = 2.0
+# A process that has ended shows its status a moment after its connections are closed, or after another thread asked.
+STATUS_SECONDS: Final = 2.0
+STATUS_POLL_SECONDS: Final = 0.01
 
 
 def max_batched_tokens(
@@ -194,19 +197,25 @@ def answer(connection: Connection, settings: dict[str, Any]) -> None:
             raise
 
 
-def _watch(children: list[Any], sender: Sender, is_ending: threading.Event) -> None:
+def _watch(children: list[BaseProcess], sender: Sender, is_ending: threading.Event) -> None:
     # vLLM waits for ever on an engine that was killed between two calls.
     wait([child.sentinel for child in children])
     if not is_ending.is_set():
         sender.send({"failed": _lost(children)})
 
 
-def _lost(children: list[Any]) -> str:
+def _lost(children: list[BaseProcess]) -> str:
     """Say which of vLLM's processes are gone, and how."""
     gone = [child for child in children if wait([child.sentinel], timeout=0)]
-    for child in gone:
-        child.join(JOIN_SECONDS)
-    return ", ".join(f"vLLM's process {child.name} is gone ({how_it_ended(child.exitcode)})" for child in gone)
+    return ", ".join(f"vLLM's process {child.name} is gone ({how_it_ended(_status(child))})" for child in gone)
+
+
+def _status(child: BaseProcess) -> int | None:
+    """Return the exit status. The system tells it once: who asks beside vLLM's own thread has to wait for its note."""
+    deadline = time.monotonic() + STATUS_SECONDS
+    while (status := child.exitcode) is None and time.monotonic() < deadline:
+        time.sleep(STATUS_POLL_SECONDS)
+    return status
 
 
 if __name__ == "__main__":
