@@ -68,6 +68,14 @@ class QuietRun:
         """Return the state of the corpus that was seen last."""
         return latest_snapshot(self.pipeline.graph["raw_corpus"], self.pipeline.store)
 
+    def asked_snapshot(self) -> Snapshot | None:
+        """Return None: it looks by itself."""
+        return None
+
+    def maker_of(self, _key: str) -> str | None:
+        """Return None: nobody else is at work."""
+        return None
+
     def pin(self, snapshot: Snapshot) -> None:
         """Do nothing: nobody else works on this warehouse."""
 

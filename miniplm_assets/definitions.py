@@ -13,7 +13,8 @@ from miniplm_assets.assets.build import build_assets
 from miniplm_assets.assets.failures import console_logger
 from miniplm_assets.assets.ray_cluster import ray_resources
 from miniplm_assets.assets.stopping import in_process_executor
-from miniplm_assets.automation import corpus_sensor, nightly_schedule
+from miniplm_assets.automation.corpus_sensor import corpus_sensor
+from miniplm_assets.automation.nightly import nightly_schedule
 from miniplm_assets.kinds.registry import open_chosen
 
 # torch never lets go of the kernels that its Python half registers, nor these, through the globals of torch.fx, of
@@ -29,7 +30,7 @@ pipeline = open_chosen()
 defs = dg.Definitions(
     assets=build_assets(pipeline),
     sensors=[corpus_sensor(pipeline)],
-    schedules=[nightly_schedule()],
+    schedules=[nightly_schedule(pipeline.automation)],
     resources=ray_resources(pipeline.graph),
     # In one process an asset costs 0.1 s, in its own 1.2 to 2.5 s: too much for a graph that is mostly stored.
     executor=in_process_executor,

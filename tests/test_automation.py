@@ -1,14 +1,15 @@
 """The separate daemon and webserver at work: a file is dropped, changed, touched and taken away."""
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from miniplm_assets.automation import SECONDS_BETWEEN_LOOKS
 from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shard
 from tests.dagster_server import RUNS, SELECTOR, START_SENSOR, running_dagster
 
+QUIET_SECONDS = 4
 FINISHED = ("SUCCESS", "FAILURE", "CANCELED")
 
 
@@ -22,6 +23,7 @@ def watched(tmp_path):
         content["references"]["small"]["model"],
     ):
         learner["shards"] = ["a.jsonl"]
+    content["automation"] = {"seconds_between_looks": 1, "quiet_seconds": QUIET_SECONDS}
     experiment_file = write_experiment(tmp_path / "experiment.yaml", content)
     programs = Path(sys.executable).parent
     commands = (
@@ -48,11 +50,19 @@ def test_the_sensor_asks_for_what_the_files_make_stale_and_for_nothing_else(watc
     wait_for_runs(server, 1, seconds=240)
     assert server.materialisations("large/teacher_scores")[0]["num_results_computed"] == 1
 
-    write_shard(corpus / "b.jsonl", ("textwrap", "shlex"))
+    # Written bit by bit, over more than a look: one run, of the whole file.
+    lines = write_shard(corpus.with_name("b.jsonl"), ("textwrap", "shlex")).read_text().splitlines(keepends=True)
+    with (corpus / "b.jsonl").open("w") as file:
+        for line in lines:
+            file.write(line)
+            file.flush()
+            time.sleep(2 * QUIET_SECONDS / len(lines))
     wait_for_runs(server, 2, seconds=120)
     newest = {key: server.materialisations(key)[0] for key in ("large/teacher_scores", "small/reference_scores")}
     for one in newest.values():
         assert (one["num_results_computed"], one["num_results_reused"]) == (1, 1)
+    documents = server.materialisations("documents")
+    assert documents[0]["num_documents"] - documents[1]["num_documents"] == len(lines)
     for key in ("half/refined_corpus", "miniplm/student_checkpoint", "comparison"):
         assert server.materialisations(key)[0]["num_results_computed"] == 1
     # The teacher does not learn from the new file, and is not even asked for.
@@ -60,9 +70,7 @@ def test_the_sensor_asks_for_what_the_files_make_stale_and_for_nothing_else(watc
 
     (corpus / "b.jsonl").touch()
     started = len(runs(server))
-    import time
-
-    time.sleep(3 * SECONDS_BETWEEN_LOOKS)
+    time.sleep(3 * QUIET_SECONDS)
     assert len(runs(server)) == started
 
     (corpus / "b.jsonl").unlink()

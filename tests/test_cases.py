@@ -86,6 +86,12 @@ class Case:
     def snapshot(self) -> Snapshot:
         return latest_snapshot(self.pipeline.graph["raw_corpus"], self.pipeline.store)
 
+    def asked_snapshot(self) -> None:
+        return None
+
+    def maker_of(self, _key: str) -> None:
+        return None
+
     def pin(self, _snapshot: Snapshot) -> None:
         """Each asset asks for the latest."""
 

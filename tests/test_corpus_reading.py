@@ -15,7 +15,7 @@ import zstandard
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry as filesystems
 
-from miniplm_assets.core.errors import CorpusError
+from miniplm_assets.core.errors import CorpusChangedError, CorpusError
 from miniplm_assets.core.splits import split_of
 from miniplm_assets.corpus.cleaning import Document, Rejected
 from miniplm_assets.corpus.documents import write_documents
@@ -444,5 +444,22 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path: Path, trusts_
     path.write_bytes(lines({"text": "as observed"}))  # written again, but the same
     assert write_documents(shard, **settings)["num_documents"] == 1
     path.write_bytes(lines({"text": "as_observed"}))
-    with pytest.raises(CorpusError, match=r"shard a\.jsonl: its files changed while they were read .* Start again"):
+    with pytest.raises(CorpusChangedError, match=r"shard a\.jsonl: its files changed while the run .* Start again"):
         write_documents(shard, **settings)
+    path.write_bytes(b"{")  # cut off, but another file: nobody's fault
+    with pytest.raises(CorpusChangedError):
+        write_documents(shard, **settings)
+    path.unlink()
+    with pytest.raises(CorpusChangedError, match="gone now"):
+        write_documents(shard, **settings)
+
+
+def test_a_bad_file_that_stayed_as_it_is_is_not_said_to_have_changed(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(lines({"text": "one"}))[:-9])
+    source = jsonl(path)
+    (shard,) = observe_corpus(source, known={}, now_ns=NOW_NS).shards
+    settings: dict[str, Any] = {"source": source, "fields": DocumentFields(), "shares": SHARES, "seed": 0}
+    with pytest.raises(CorpusError, match="cannot be read") as failure:
+        write_documents(shard, **settings, shard_fingerprint=FINGERPRINT, folder=tmp_path, report=print)
+    assert not isinstance(failure.value, CorpusChangedError)

@@ -239,6 +239,10 @@ ROWS = [
     Row("students.plain.baseline", None, "better", REPORTS),
     Row("students.plain.owners", (), ["a@b.c"], NOTHING),
     Row("evaluation.excluded_domains", (), ["noise"], {"student_evaluation"} | REPORTS),
+    Row("automation.seconds_between_looks", 15, 5, NOTHING),
+    Row("automation.quiet_seconds", 60, 5, NOTHING),
+    Row("automation.nightly", "0 3 * * *", "0 4 * * *", NOTHING),
+    Row("automation.timezone", "UTC", "Europe/Berlin", NOTHING),
 ]
 for _name, _default, _other in (
     ("token_budget", REQUIRED, 11),

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from miniplm_assets.assets.build import build_asset, build_assets
+from miniplm_assets.assets.build import build_assets
 from miniplm_assets.experiment import load_experiment
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.registry import DEMO, PROJECT, open_pipeline
@@ -42,5 +42,5 @@ def test_dagster_keeps_to_it(tmp_path):
     kinds = {name: kind(name) for name in ("z_pilot", "m_scores", "a_student")}
     graph = build_graph(kinds.values(), load_experiment(DEMO), load_sql_project(PROJECT / "dbt_like_sql"))
     pipeline = Pipeline(graph, Store(tmp_path))
-    assert dg.materialize([build_asset(pipeline, node) for node in graph.values()]).success
+    assert dg.materialize(build_assets(pipeline)).success
     assert order == ["z_pilot", "m_scores", "a_student"]

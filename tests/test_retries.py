@@ -35,7 +35,7 @@ def materialise_failing(tmp_path, monkeypatch):
             return RAW_CORPUS.make(work)
 
         node = pipeline.graph["raw_corpus"]
-        asset = build_asset(pipeline, replace(node, kind=replace(node.kind, make=make)))
+        asset = build_asset(pipeline, replace(node, kind=replace(node.kind, make=make)), "as asked")
         location = dg.Definitions(
             [asset],
             jobs=[dg.define_asset_job("job")],

@@ -3,6 +3,7 @@
 import errno
 import queue
 import threading
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,6 +71,7 @@ class TestRun:
 
     pipeline: Pipeline
     lines: list[str] = field(default_factory=list)
+    makers: dict[str, Iterator[str]] = field(default_factory=dict)
     errands: queue.SimpleQueue = field(default_factory=queue.SimpleQueue)
     stop: Stop = field(default_factory=Stop)
 
@@ -80,6 +82,12 @@ class TestRun:
 
     def snapshot(self):
         return latest_snapshot(self.pipeline.graph["raw_corpus"], self.pipeline.store)
+
+    def asked_snapshot(self):
+        return None
+
+    def maker_of(self, key):
+        return next(self.makers.get(key, iter(())), None)
 
     def pin(self, snapshot):
         self.pinned = snapshot
@@ -224,6 +232,34 @@ def test_a_part_that_fails_gives_up_what_is_under_way_and_keeps_what_is_publishe
     assert make_lengths(again).facts["num_rows"] == 5  # no lock is left behind
     assert (again.tally.num_computed, again.tally.num_reused) == (1, 1)
     assert again.run.lines[-1] == "lengths: 1 computed, 1 found stored"
+
+
+def test_an_input_that_another_run_is_making_is_waited_for(work, monkeypatch):
+    monkeypatch.setattr("miniplm_assets.lineage.work.INPUT_POLL_SECONDS", 0)
+    one = work("lengths")
+    [*_, place] = (result.folder for result in one.input_pieces("documents").values())
+
+    def makers():
+        yield "run 7"
+        yield "run 7"
+        place.with_name("aside").rename(place)
+        yield "run 7"
+
+    place.rename(place.with_name("aside"))
+    one.run.makers["documents"] = makers()
+    assert [result.folder for result in one.input_pieces("documents").values()][-1] == place
+    [line] = [line for line in one.run.lines if "waiting" in line]
+    assert line == "documents (shard b.jsonl) has no stored result yet: run 7 is making it; waiting for that"
+
+
+def test_a_stop_ends_the_wait_for_another_run(work):
+    one = work("lengths")
+    [*_, place] = (result.folder for result in one.input_pieces("documents").values())
+    place.rename(place.with_name("aside"))
+    one.run.makers["documents"] = iter(["run 7", "run 7"])
+    one.run.stop.is_asked = True
+    with pytest.raises(Stopped):
+        one.input_pieces("documents")
 
 
 def test_what_is_finished_is_published_before_a_stop(work, monkeypatch):

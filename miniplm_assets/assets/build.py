@@ -8,10 +8,11 @@ from typing import Any
 
 import dagster as dg
 
-from miniplm_assets.assets.dagster_run import RAY_RESOURCE, DagsterRun
+from miniplm_assets.assets.dagster_run import DEFINITION_TAG, RAY_RESOURCE, DagsterRun
 from miniplm_assets.assets.failures import explained
-from miniplm_assets.core.errors import MiniplmError
-from miniplm_assets.lineage.fingerprints import RAW_CORPUS
+from miniplm_assets.assets.stopping import RunStoppedError
+from miniplm_assets.core.errors import CorpusChangedError, MiniplmError
+from miniplm_assets.lineage.graph import definition_digests
 from miniplm_assets.lineage.kind import Kind, Node
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.work import Work
@@ -35,7 +36,8 @@ MAX_CELL_CHARACTERS = 500
 
 def build_assets(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
     """Return the Dagster asset of every node of an experiment."""
-    return [build_asset(pipeline, node) for node in pipeline.graph.values()]
+    digests = definition_digests(pipeline.graph)
+    return [build_asset(pipeline, node, digests[node.key]) for node in pipeline.graph.values()]
 
 
 def asset_key(key: str) -> dg.AssetKey:
@@ -43,8 +45,14 @@ def asset_key(key: str) -> dg.AssetKey:
     return dg.AssetKey(key.split("/"))
 
 
-def build_asset(pipeline: Pipeline, node: Node[Any]) -> dg.AssetsDefinition:
-    """Return the Dagster asset of one node."""
+def build_asset(pipeline: Pipeline, node: Node[Any], definition: str) -> dg.AssetsDefinition:
+    """Return the Dagster asset of one node.
+
+    Args:
+        pipeline: the experiment.
+        node: of its graph.
+        definition: digest of what defines it; see `lineage.graph.definition_digests`.
+    """
     kind, key = node.kind, asset_key(node.key)
 
     @dg.asset(
@@ -56,9 +64,8 @@ def build_asset(pipeline: Pipeline, node: Node[Any]) -> dg.AssetsDefinition:
         owners=list(node.owners),
         description=kind.description,
         code_version=kind.code_version,
-        automation_condition=None if node.key == RAW_CORPUS else _when_content_changed(),
         required_resource_keys={RAY_RESOURCE} if kind.needs_ray(node.settings) else None,
-        op_tags={PRIORITY_TAG: str(-node.rank)},
+        op_tags={PRIORITY_TAG: str(-node.rank), DEFINITION_TAG: definition},
         metadata={
             "settings": dg.MetadataValue.json(node.settings.model_dump(mode="json", exclude_none=True)),
             "dagster/column_lineage": _column_lineage(node),
@@ -72,9 +79,13 @@ def build_asset(pipeline: Pipeline, node: Node[Any]) -> dg.AssetsDefinition:
         run = DagsterRun(pipeline, context)
         work = Work(pipeline, node, run)
         try:
+            run.require_as_asked(node.key, definition)
             with run.stoppable(node.key), in_use(pipeline.store.root, work.report):
                 result = kind.make(work)
         except (OSError, MiniplmError) as error:
+            if isinstance(error, CorpusChangedError) and run.is_asked_by_the_sensor:
+                run.note_superseded(str(error))
+                raise RunStoppedError(node.key, f"{error} The sensor asks again when the files rest") from None
             raise explained(error, context.log, num_tries=context.retry_number) from None
         outcomes = (*result.manifest.checks, *work.tally.checks)
         for outcome in outcomes:
@@ -101,13 +112,6 @@ def _column_lineage(node: Node[Any]) -> dg.TableColumnLineage:
             for column, sources in node.kind.column_sources.items()
         }
     )
-
-
-def _when_content_changed() -> Any:
-    """A dependency that was materialised with the same data version, as one that was found stored, changes nothing."""
-    when: Any = dg.AutomationCondition  # its own types do not agree on what the keys may be
-    is_stale = when.missing() | when.code_version_changed() | when.any_deps_match(when.data_version_changed())
-    return is_stale.since_last_handled() & ~when.any_deps_missing() & ~when.any_deps_in_progress() & ~when.in_progress()
 
 
 def _check_result(kind: Kind[Any], outcome: CheckOutcome) -> dg.AssetCheckResult:

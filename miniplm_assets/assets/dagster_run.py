@@ -4,13 +4,14 @@ import queue
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import Final
 
 import dagster as dg
 
 from miniplm_assets.assets.device_lock import device_lock
 from miniplm_assets.assets.stopping import kept_handlers, stopped_by_signals
+from miniplm_assets.core.errors import ExperimentError
 from miniplm_assets.core.stop import Stop
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS
 from miniplm_assets.lineage.pipeline import Pipeline
@@ -19,6 +20,12 @@ from miniplm_assets.lineage.snapshot import Snapshot, latest_snapshot, load_snap
 RAY_RESOURCE: Final = "ray"
 # Every asset of a run works on the same state of the corpus, whatever happens to its files meanwhile.
 SNAPSHOT_TAG: Final = "miniplm/raw_corpus"
+# When that was seen, where the run was asked for it, and does not look by itself.
+SEEN_TAG: Final = "miniplm/seen_ns"
+# Of a run that was put down since its state of the corpus is not wanted any more: why.
+SUPERSEDED_TAG: Final = "miniplm/superseded"
+# Of the operation behind an asset: what defined it where the run was asked for.
+DEFINITION_TAG: Final = "miniplm/definition"
 
 
 class DagsterRun:
@@ -64,18 +71,72 @@ class DagsterRun:
 
     @cached_property
     def _snapshot(self) -> Snapshot:
-        node, store = self._pipeline.graph[RAW_CORPUS], self._pipeline.store
-        run = self._context.instance.get_run_by_id(self._context.run.run_id)
-        pinned = run.tags.get(SNAPSHOT_TAG) if run else None
+        pinned = self._pinned()
         if pinned is not None:
-            return load_snapshot(node, store, pinned)
-        snapshot = latest_snapshot(node, store)
+            return pinned
+        snapshot = latest_snapshot(self._pipeline.graph[RAW_CORPUS], self._pipeline.store)
         self.pin(snapshot)
         return snapshot
 
+    def asked_snapshot(self) -> Snapshot | None:
+        """Return the state of the corpus that the sensor asked for."""
+        return self._pinned() if self.is_asked_by_the_sensor else None
+
+    @property
+    def is_asked_by_the_sensor(self) -> bool:
+        """Whether the run is for a state of the corpus that the sensor saw."""
+        return SEEN_TAG in self._context.run.tags
+
+    def _pinned(self) -> Snapshot | None:
+        run = self._context.instance.get_run_by_id(self._context.run.run_id)
+        pinned = run.tags.get(SNAPSHOT_TAG) if run else None
+        if pinned is None:
+            return None
+        node, seen_ns = self._pipeline.graph[RAW_CORPUS], int(self._context.run.tags.get(SEEN_TAG, 0))
+        return load_snapshot(node, self._pipeline.store, pinned, seen_ns=seen_ns)
+
     def pin(self, snapshot: Snapshot) -> None:
         """Let all later assets of this run work on this state of the corpus."""
-        self._context.instance.add_run_tags(self._context.run.run_id, {SNAPSHOT_TAG: snapshot.recipe.fingerprint})
+        self._add_tag(SNAPSHOT_TAG, snapshot.recipe.fingerprint)
+
+    def note_superseded(self, why: str) -> None:
+        """Let the sensor ask again for what this run does not make any more."""
+        self._add_tag(SUPERSEDED_TAG, why)
+
+    def _add_tag(self, name: str, value: str) -> None:
+        self._context.instance.add_run_tags(self._context.run.run_id, {name: value})
+
+    def maker_of(self, key: str) -> str | None:
+        """Say which other run is making an asset on the same state of the corpus; None: nobody."""
+        mine, asset = self._context.run.run_id, dg.AssetKey(key.split("/"))
+        under_way = dg.RunsFilter(
+            statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED],
+            tags={SNAPSHOT_TAG: self.snapshot().recipe.fingerprint},
+        )
+        for run in self._context.instance.get_runs(under_way):
+            if run.run_id != mine and (run.asset_selection is None or asset in run.asset_selection):
+                return f"run {run.run_id}"
+        return None
+
+    def require_as_asked(self, key: str, definition: str) -> None:
+        """Make sure that this process has loaded the asset as it was when the run was asked for.
+
+        Args:
+            key: of the asset.
+            definition: its digest, as loaded here; see `lineage.graph.definition_digests`.
+
+        Raises:
+            ExperimentError: if it was another one.
+        """
+        run = self._context.run
+        if run.job_snapshot_id is None:
+            return
+        asked = _definitions(self._context.instance, run.job_snapshot_id).get(self._context.op_def.name)
+        if asked not in (None, definition):
+            raise ExperimentError(
+                f"{key}: the experiment file or the code changed after this run was asked for, before it started. "
+                "Reload the code location (Deployment, in the UI), and ask again."
+            )
 
     def device(self) -> AbstractContextManager[None]:
         """Have the accelerators of this machine for a model alone; nothing where there are none."""
@@ -92,3 +153,10 @@ class DagsterRun:
         if not resource.connected:
             with kept_handlers():  # Ray would end the process at a SIGTERM
                 resource.connect(self._context)
+
+
+@cache
+def _definitions(instance: dg.DagsterInstance, job_snapshot_id: str) -> dict[str, str | None]:
+    """Return the digest of what defined each asset where a run was asked for, by the name of its operation."""
+    operations = instance.get_job_snapshot(job_snapshot_id).node_defs_snapshot.op_def_snaps
+    return {operation.name: operation.tags.get(DEFINITION_TAG) for operation in operations}

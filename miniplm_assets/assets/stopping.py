@@ -28,8 +28,8 @@ ECHO_SECONDS: Final = 1.0
 class RunStoppedError(dg.DagsterExecutionInterruptedError, WithoutTraceError):
     """Dagster's own interruption, without a trace: where the work was put down is nothing to mend."""
 
-    def __init__(self, key: str) -> None:
-        message = f"{key}: told to stop. What was finished is kept; run again to go on from there."
+    def __init__(self, key: str, why: str = "told to stop") -> None:
+        message = f"{key}: {why}. What was finished is kept; run again to go on from there."
         super().__init__(message)
         self.tell(message)
 

@@ -3,6 +3,7 @@
     MiniplmError
     ├── ExperimentError       the experiment file is wrong: which key, what was expected
     ├── CorpusError           a source file cannot be read, or holds nothing to work with
+    │   └── CorpusChangedError    a source file is not the one that the run works on any more
     ├── ModelError            a model or tokenizer cannot be found, built or used as asked
     ├── ScoringError          a score is not finite, or a sequence cannot be scored
     ├── TrainingError         a model cannot be trained, or resumed, as asked
@@ -29,6 +30,10 @@ class ExperimentError(MiniplmError):
 
 class CorpusError(MiniplmError):
     """A source file cannot be read, or holds nothing to work with."""
+
+
+class CorpusChangedError(CorpusError):
+    """A source file changed, or went, since the run looked at the corpus."""
 
 
 class ModelError(MiniplmError):

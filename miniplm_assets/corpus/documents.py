@@ -9,11 +9,10 @@ from miniplm_assets.core.errors import CorpusError
 from miniplm_assets.core.facts import counts_in_words
 from miniplm_assets.core.splits import SPLITS, split_of
 from miniplm_assets.corpus.cleaning import UNKNOWN_DOMAIN, Document, Rejected
-from miniplm_assets.corpus.listing import current_stamp
 from miniplm_assets.corpus.progress import Progress, Report
 from miniplm_assets.corpus.readers import read_rows
 from miniplm_assets.corpus.row_keys import RowKeys
-from miniplm_assets.corpus.shards import ObservedShard, require_unchanged
+from miniplm_assets.corpus.shards import ObservedShard, unchanged_while_read
 from miniplm_assets.corpus.tables import DOCUMENTS, REJECTED, RowGroupWriter, RowNumbers
 from miniplm_assets.experiment.sources import DocumentFields, Source
 from miniplm_assets.storage.tables import DOCUMENTS as DOCUMENTS_FILE
@@ -51,10 +50,10 @@ def write_documents(
         (documents that have no domain_field, or an empty one), keys (of its rows).
 
     Raises:
-        CorpusError: if a file cannot be read, has no text column, is no JSON lines, changed since it was observed, or
-            has rows of which none is a document.
+        CorpusError: if a file cannot be read, has no text column, is no JSON lines, or has rows of which none is a
+            document.
+        CorpusChangedError: if it is another file now than it was when it was observed.
     """
-    stamp_before = current_stamp(shard.files)
     ids = RowNumbers(shard_fingerprint, shard=shard.name)
     per_split = dict.fromkeys(SPLITS, 0)
     per_reason: Counter[str] = Counter()
@@ -65,6 +64,7 @@ def write_documents(
     rejected: list[Rejected] = []
     progress = Progress(report)
     with (
+        unchanged_while_read(shard, source=source),
         RowGroupWriter(folder / DOCUMENTS_FILE, DOCUMENTS) as documents_writer,
         RowGroupWriter(folder / REJECTED_FILE, REJECTED) as rejected_writer,
     ):
@@ -113,7 +113,6 @@ def write_documents(
                     f"{shard.name}: {sum(per_split.values()):,} documents, {total_bytes / 1e6:,.0f} MB of text"
                 )
         write_batch()
-    require_unchanged(shard, source=source, stamp_before=stamp_before)
     num_documents = sum(per_split.values())
     if per_reason and not num_documents:
         raise CorpusError(_none_is_a_document(shard.name, per_reason, fields.text_field, keys))

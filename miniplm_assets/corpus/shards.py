@@ -1,12 +1,13 @@
 """What the corpus is now: a fingerprint of each shard's content, without reading again what has not changed."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from miniplm_assets.core.errors import CorpusError
+from miniplm_assets.core.errors import CorpusChangedError, CorpusError, UnreachableCorpusError
 from miniplm_assets.core.recipe import FINGERPRINT_HEX_DIGITS, fingerprint_of
 from miniplm_assets.corpus.files import LeftOut, is_pinned
 from miniplm_assets.corpus.listing import (
@@ -28,7 +29,7 @@ __all__ = [
     "fingerprint_shard",
     "list_shards",
     "observe_corpus",
-    "require_unchanged",
+    "unchanged_while_read",
 ]
 
 # git's rule for its index: a file that changed just now may change again, in the same size and within the same
@@ -65,7 +66,12 @@ class Observed:
 
 
 def observe_corpus(
-    source: FileSource, *, known: Mapping[str, tuple[str, str]], now_ns: int, warehouse: Path | None = None
+    source: FileSource,
+    *,
+    known: Mapping[str, tuple[str, str]],
+    now_ns: int,
+    warehouse: Path | None = None,
+    on_read: Callable[[Sequence["ObservedShard"], int], None] = lambda _observed, _num_shards: None,
 ) -> Observed:
     """Fingerprint the shards of a source; only those whose stamp changed are read.
 
@@ -74,15 +80,17 @@ def observe_corpus(
         known: stamp and fingerprint by shard name, of those shards of the last observation that have a stamp.
         now_ns: the clock, read just before the call.
         warehouse: a folder that is never looked into.
+        on_read: called after each shard that had to be read, with what is observed so far, and of how many.
 
     Raises:
         CorpusError: if there is no corpus, or a file cannot be read.
     """
-    observed = []
+    observed: list[ObservedShard] = []
     listed = list_shards(source, warehouse=warehouse)
     for shard in listed.shards:
         stamp, fingerprint = known.get(shard.name, (None, ""))
-        if stamp is None or stamp != shard.stamp:
+        is_read = stamp is None or stamp != shard.stamp
+        if is_read:
             fingerprint = fingerprint_shard(shard)
         is_racy = shard.modified_ns > now_ns - RACY_NS
         observed.append(
@@ -94,6 +102,8 @@ def observe_corpus(
                 stamp=None if is_racy else shard.stamp,
             )
         )
+        if is_read:
+            on_read(observed, len(listed.shards))
     return Observed(shards=tuple(observed), left_out=listed.left_out)
 
 
@@ -109,26 +119,42 @@ def fingerprint_shard(shard: Shard) -> str:
     return _fingerprint(shard.name, shard.files, shard.file_names, shard.domain)
 
 
-def require_unchanged(shard: ObservedShard, *, source: Source, stamp_before: str | None) -> None:
-    """Make sure that what was just read is what was observed.
+@contextmanager
+def unchanged_while_read(shard: ObservedShard, *, source: Source) -> Iterator[None]:
+    """Make sure that what is read is what was observed; what is wrong with another content is not its reader's fault.
 
     Args:
         shard: as observed.
         source: where it comes from.
-        stamp_before: `current_stamp` before its files were opened.
 
     Raises:
-        CorpusError: if the content is another one now.
+        CorpusChangedError: if the files have another content now, or are gone.
     """
-    is_untouched = shard.stamp is not None and stamp_before == shard.stamp == current_stamp(shard.files)
-    if is_untouched:
-        return
+    try:
+        stamp_before = current_stamp(shard.files)
+        yield
+        if shard.stamp is not None and stamp_before == shard.stamp == current_stamp(shard.files):
+            return
+    except UnreachableCorpusError:
+        raise
+    except CorpusError:
+        _require_unchanged(shard, source)
+        raise
+    _require_unchanged(shard, source)
+
+
+def _require_unchanged(shard: ObservedShard, source: Source) -> None:
     names = file_names(shard.name, shard.files, source)
-    found = _fingerprint(shard.name, shard.files, names, default_domain(shard.name, source))
+    try:
+        found = _fingerprint(shard.name, shard.files, names, default_domain(shard.name, source))
+    except CorpusError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            return  # not to be read, which says nothing of what is in it
+        found = "gone"
     if found != shard.fingerprint:
-        raise CorpusError(
-            f"shard {shard.name}: its files changed while they were read (fingerprint {shard.fingerprint} when the "
-            f"corpus was observed, {found} now). Start again when nothing writes to them any more."
+        raise CorpusChangedError(
+            f"shard {shard.name}: its files changed while the run was at work (fingerprint {shard.fingerprint} when "
+            f"the corpus was looked at, {found} now). Start again when nothing writes to them any more."
         )
 
 

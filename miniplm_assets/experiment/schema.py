@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, JsonValue, ValidationInfo, model_validator
 
 from miniplm_assets.core.splits import HELD_APART, REFERENCE, TEACHER, VALIDATION
+from miniplm_assets.experiment.automation import Automation
 from miniplm_assets.experiment.cross_check import CANDIDATES, LEFT_OUT, REFINED, CrossCheck
 from miniplm_assets.experiment.models import Owners, Scored, Seed, TokenizerSource, Training
 from miniplm_assets.experiment.objectives import CrossEntropy, Objective
@@ -135,6 +136,7 @@ class Experiment(Settings):
     selections: dict[Name, Selection] = {}
     students: dict[Name, Student] = {}
     evaluation: Evaluation = Evaluation()
+    automation: Automation = Automation()
 
     @model_validator(mode="after")
     def _references_exist(self, info: ValidationInfo) -> "Experiment":

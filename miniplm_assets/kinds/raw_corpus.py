@@ -9,7 +9,7 @@ from miniplm_assets.experiment import DemoSource
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS as NAME
 from miniplm_assets.lineage.kind import ALL_FILES, Blueprint, Check, Kind, Node
 from miniplm_assets.lineage.plan import PlannedAsset, plan_on, require_possible
-from miniplm_assets.lineage.snapshot import Listing, look, make_latest, write_listing
+from miniplm_assets.lineage.snapshot import Listing, corpus_listing, look, make_latest, write_listing
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.manifest import CheckOutcome
 from miniplm_assets.storage.store import Result
@@ -37,16 +37,19 @@ def _nodes(blueprint: Blueprint) -> Iterator[Node[Listing]]:
 
 
 def _make(work: Work[Listing]) -> Result:
-    """Look at the corpus files and let the rest of the run work on what is seen."""
+    """Look at the corpus files, unless the run was asked for what somebody saw; the rest of the run works on that."""
     store = work.pipeline.store
-    snapshot = look(work.node, store, work.report)
+    asked = work.run.asked_snapshot()
+    snapshot = look(work.node, store, work.report) if asked is None else asked
+    left_out = snapshot.left_out if asked is None else corpus_listing(work.node, store).left_out
     result = work.make_as(snapshot.recipe, partial(write_listing, snapshot))
-    make_latest(snapshot, work.node, store)
     work.run.pin(snapshot)
-    work.tally.checks.append(_nothing_left_out(snapshot.left_out))
-    if snapshot.left_out:
-        work.tally.notes["left_out"] = [{"name": one.name, "why": one.reason} for one in snapshot.left_out[:MAX_SHOWN]]
-        work.tally.notes["num_left_out"] = len(snapshot.left_out)
+    if not make_latest(snapshot, work.node, store):
+        work.report("somebody has looked at the corpus since: commands and other runs work on what was seen last")
+    work.tally.checks.append(_nothing_left_out(left_out))
+    if left_out:
+        work.tally.notes["left_out"] = [{"name": one.name, "why": one.reason} for one in left_out[:MAX_SHOWN]]
+        work.tally.notes["num_left_out"] = len(left_out)
     planned = plan_on(work.pipeline, snapshot)
     require_possible(planned)
     work.tally.notes["plan"] = _plan_table(planned)

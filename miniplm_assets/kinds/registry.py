@@ -68,7 +68,8 @@ def open_pipeline(experiment_file: Path, *, warehouse: str | None = None) -> Pip
     """
     experiment = load_experiment(experiment_file, warehouse=warehouse)
     sql = load_sql_project(PROJECT / "dbt_like_sql")
-    return Pipeline(build_graph(all_kinds(sql), experiment, sql), Store(Path(experiment.warehouse)))
+    graph = build_graph(all_kinds(sql), experiment, sql)
+    return Pipeline(graph, Store(Path(experiment.warehouse)), experiment.automation)
 
 
 def open_chosen(experiment_file: Path | None = None, environment: Mapping[str, str] = os.environ) -> Pipeline:

@@ -40,7 +40,7 @@ def _nodes(blueprint: Blueprint) -> Iterator[Node[Place]]:
 
 
 def _make(work: Work[Place]) -> Result:
-    """Write the catalog, and put a copy of it at the top of the warehouse."""
+    """Write the catalog, and put a copy of the latest at the top of the warehouse."""
 
     def write(draft: Draft) -> None:
         tables = list(_tables(work))
@@ -48,8 +48,24 @@ def _make(work: Work[Place]) -> Result:
         draft.facts = {"num_tables": len(tables), "tables": [table.name for table in tables]}
 
     result = work.make(write)
-    _place(result.folder / CATALOG, work.pipeline.store.root / CATALOG)
+    _place_latest(work)
     return result
+
+
+def _place_latest(work: Work[Place]) -> None:
+    """Put the catalog of the latest state of the corpus at the top of the warehouse, whoever has made it.
+
+    Where a run on an older state ends last, what a newer one put there stays. Where the newer one has not come to its
+    catalog yet, it will.
+    """
+    pipeline, placed = work.pipeline, None
+    while placed != (wanted := pipeline.latest_fingerprints().recipe(work.node.key)):  # which another run may change
+        stored = pipeline.store.find(wanted)
+        if stored is None:
+            work.report(f"{CATALOG} is left to the run on the latest state of the corpus")
+            return
+        _place(stored.folder / CATALOG, pipeline.store.root / CATALOG)
+        placed = wanted
 
 
 def _tables(work: Work[Place]) -> Iterator[CatalogTable]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from graphlib import TopologicalSorter
 from typing import Any, TypeAlias
 
+from miniplm_assets.core.recipe import fingerprint_of
 from miniplm_assets.experiment import Experiment
 from miniplm_assets.lineage.kind import Blueprint, Kind, Node
 from miniplm_assets.storage.sql_project import SqlProject
@@ -32,6 +33,28 @@ def build_graph(kinds: Iterable[Kind[Any]], experiment: Experiment, sql: SqlProj
     # The sorter keeps the order in which nodes were added where their needs leave a choice.
     order = TopologicalSorter({key: node.needs for key, node in by_key.items()}).static_order()
     return {key: by_key[key] for key in order}
+
+
+def definition_digests(graph: Graph) -> dict[str, str]:
+    """Return a digest of what defines each asset, whatever the corpus: its settings and code, and those of its inputs.
+
+    Args:
+        graph: inputs before what needs them.
+    """
+    digests: dict[str, str] = {}
+    for key, node in graph.items():
+        digests[key] = fingerprint_of(
+            {
+                "kind": node.kind.name,
+                "code_version": node.kind.code_version,
+                "settings": node.settings.identity(),
+                "inputs": {role: digests[needed] for role, needed in node.inputs.items()},
+                "shards": list(node.shards),
+                "seeds": list(node.seeds),
+                "folder": None if node.folder is None else str(node.folder),
+            }
+        )
+    return digests
 
 
 def _owners(experiment: Experiment, node: Node[Any]) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """One experiment, opened: its graph and the store. What the assets and the commands work on."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from miniplm_assets.experiment.automation import Automation
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS, Fingerprints
 from miniplm_assets.lineage.folders import FolderFingerprints
 from miniplm_assets.lineage.graph import Graph
@@ -16,11 +17,13 @@ class Pipeline:
     Attributes:
         graph: the nodes by key.
         store: the warehouse.
+        automation: when what runs by itself looks, and asks for a run.
         takes_notes: whether the store keeps by what local folders were known, so that they are not read again.
     """
 
     graph: Graph
     store: Store
+    automation: Automation = field(default_factory=Automation)
     takes_notes: bool = True
 
     def looked_at(self) -> "Pipeline":

@@ -8,7 +8,7 @@ by which stamps the files were known: who only looks never changes what is the l
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -18,20 +18,22 @@ from miniplm_assets.core.errors import CorpusError, MissingResultError
 from miniplm_assets.core.recipe import Recipe, fingerprint_of
 from miniplm_assets.corpus.demo import write_demo_corpus
 from miniplm_assets.corpus.files import LeftOut
-from miniplm_assets.corpus.listing import DemoFiles, FileSource
+from miniplm_assets.corpus.listing import DemoFiles, FileSource, Listed, list_shards
 from miniplm_assets.corpus.shards import ObservedShard, observe_corpus
 from miniplm_assets.corpus.streams import is_remote
 from miniplm_assets.experiment import DemoSource, HuggingFaceSource, Source
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS, Fingerprints
 from miniplm_assets.lineage.kind import Node
-from miniplm_assets.storage.files import read_note, write_note
+from miniplm_assets.storage.files import read_note, take_lock, write_note
 from miniplm_assets.storage.store import Draft, Store
 
 FILES: Final = "files.parquet"
 # The demo corpus is written before there is a graph, so that it is no asset; it lies in the store like one.
 DEMO_CORPUS: Final = "demo_corpus"
 DEMO_CORPUS_VERSION: Final = "1"
+# How much of a look is lost at most where it is broken off. All stamps are one file, so that each is not noted alone.
+SECONDS_BETWEEN_NOTES: Final = 5.0
 SCHEMA: Final[dict[str, pl.DataType]] = {
     "shard": pl.String(),
     "files": pl.List(pl.String()),
@@ -63,16 +65,20 @@ class Snapshot:
     Attributes:
         recipe: of the `raw_corpus` result that lists them.
         shards: the files, by name.
+        seen_ns: when, by the clock of whoever looked.
         left_out: what lies beside them and is none; nothing in a snapshot that was loaded.
     """
 
     recipe: Recipe
     shards: tuple[ObservedShard, ...]
+    seen_ns: int
     left_out: tuple[LeftOut, ...] = ()
 
 
 def look(node: Node[Listing], store: Store, report: Callable[[str], None]) -> Snapshot:
     """Look at the corpus; only files whose size or time changed since the last look are read.
+
+    What was read is kept on the way, so that a look that is broken off goes on from there.
 
     Args:
         node: the node of `raw_corpus`; the demo's files are written first, unless they are stored.
@@ -85,11 +91,28 @@ def look(node: Node[Listing], store: Store, report: Callable[[str], None]) -> Sn
     source = node.settings.source
     if isinstance(source, DemoSource):
         store.make(demo_recipe(source), lambda draft: write_demo_corpus(source, draft.path, report))
-    snapshot = _seen_now(node, store)
-    stamps = {shard.name: (shard.stamp, shard.fingerprint) for shard in snapshot.shards if shard.stamp is not None}
-    if stamps != _known_stamps(node, store):
-        write_note(_beside(node, store, "stamps"), stamps)
+    kept_at = time.monotonic()
+
+    def keep(observed: Sequence[ObservedShard], num_shards: int) -> None:
+        nonlocal kept_at
+        if time.monotonic() - kept_at >= SECONDS_BETWEEN_NOTES:
+            report(f"looking at the corpus: {len(observed):,} of {num_shards:,} files")
+            _note_stamps(node, store, _known_stamps(node, store) | _stamps(observed))
+            kept_at = time.monotonic()
+
+    snapshot = _seen_now(node, store, keep)
+    _note_stamps(node, store, _stamps(snapshot.shards))
     return snapshot
+
+
+def corpus_listing(node: Node[Listing], store: Store) -> Listed:
+    """Return the corpus files with their stamps, unread, and what lies beside them; the demo's files are there.
+
+    Raises:
+        CorpusError: if the corpus is not there, empty, or cannot be listed.
+        MissingResultError: if it is the demo's, and has not been written yet.
+    """
+    return list_shards(_file_source(node, store), warehouse=store.root)
 
 
 def current_snapshot(node: Node[Listing], store: Store) -> tuple[Snapshot | None, str | None]:
@@ -142,12 +165,19 @@ def write_listing(snapshot: Snapshot, draft: Draft) -> None:
     }
 
 
-def make_latest(snapshot: Snapshot, node: Node[Listing], store: Store) -> None:
-    """Let those who do not look themselves, other runs and commands, work on this snapshot from now on."""
+def make_latest(snapshot: Snapshot, node: Node[Listing], store: Store) -> bool:
+    """Let those who do not look themselves, other runs and commands, work on this snapshot from now on.
+
+    Returns:
+        Whether it is the latest now: not where somebody has looked later, and made that the latest.
+    """
     latest = _beside(node, store, "latest")
-    content = {"fingerprint": snapshot.recipe.fingerprint}
-    if read_note(latest) != content:
-        write_note(latest, content)
+    with take_lock(latest.with_suffix(".lock"), lambda: None):
+        noted = read_note(latest) or {}
+        if noted.get("seen_ns", 0) > snapshot.seen_ns:
+            return False
+        write_note(latest, {"fingerprint": snapshot.recipe.fingerprint, "seen_ns": snapshot.seen_ns})
+    return True
 
 
 def latest_snapshot(node: Node[Listing], store: Store) -> Snapshot:
@@ -162,11 +192,17 @@ def latest_snapshot(node: Node[Listing], store: Store) -> Snapshot:
             "raw_corpus has not been materialised, so that the corpus files are unknown. Materialise it first: "
             "dagster asset materialize --select raw_corpus -m miniplm_assets.definitions"
         )
-    return load_snapshot(node, store, noted["fingerprint"])
+    return load_snapshot(node, store, noted["fingerprint"], seen_ns=noted.get("seen_ns", 0))
 
 
-def load_snapshot(node: Node[Listing], store: Store, fingerprint: str) -> Snapshot:
+def load_snapshot(node: Node[Listing], store: Store, fingerprint: str, *, seen_ns: int) -> Snapshot:
     """Return a state of the corpus by its fingerprint.
+
+    Args:
+        node: the node of `raw_corpus`.
+        store: the warehouse.
+        fingerprint: of the `raw_corpus` result that lists it.
+        seen_ns: when somebody saw it.
 
     Raises:
         MissingResultError: if it is not stored.
@@ -187,12 +223,14 @@ def load_snapshot(node: Node[Listing], store: Store, fingerprint: str) -> Snapsh
                 stamp=stamp if seen == row["fingerprint"] else None,
             )
         )
-    return _snapshot_of(node, shards)
+    return _snapshot_of(node, shards, seen_ns)
 
 
-def _snapshot_of(node: Node[Listing], shards: Sequence[ObservedShard]) -> Snapshot:
+def _snapshot_of(
+    node: Node[Listing], shards: Sequence[ObservedShard], seen_ns: int, left_out: tuple[LeftOut, ...] = ()
+) -> Snapshot:
     fingerprints = Fingerprints({RAW_CORPUS: node}, {shard.name: shard.fingerprint for shard in shards}, _no_folder)
-    return Snapshot(fingerprints.recipe(RAW_CORPUS), tuple(shards))
+    return Snapshot(fingerprints.recipe(RAW_CORPUS), tuple(shards), seen_ns, left_out)
 
 
 def demo_recipe(source: DemoSource) -> Recipe:
@@ -204,14 +242,33 @@ def demo_recipe(source: DemoSource) -> Recipe:
     )
 
 
-def _seen_now(node: Node[Listing], store: Store) -> Snapshot:
-    """Return the corpus as it is; the files of the demo are there."""
+def _file_source(node: Node[Listing], store: Store) -> FileSource:
     source = node.settings.source
-    files: FileSource
-    files = DemoFiles(str(store.require(demo_recipe(source)).folder)) if isinstance(source, DemoSource) else source
-    known = _known_stamps(node, store)
-    observed = observe_corpus(files, known=known, now_ns=time.time_ns(), warehouse=store.root)
-    return replace(_snapshot_of(node, observed.shards), left_out=observed.left_out)
+    return DemoFiles(str(store.require(demo_recipe(source)).folder)) if isinstance(source, DemoSource) else source
+
+
+def _seen_now(
+    node: Node[Listing], store: Store, on_read: Callable[[Sequence[ObservedShard], int], None] = lambda *_: None
+) -> Snapshot:
+    """Return the corpus as it is; the files of the demo are there."""
+    seen_ns = time.time_ns()
+    observed = observe_corpus(
+        _file_source(node, store),
+        known=_known_stamps(node, store),
+        now_ns=seen_ns,
+        warehouse=store.root,
+        on_read=on_read,
+    )
+    return _snapshot_of(node, observed.shards, seen_ns, observed.left_out)
+
+
+def _stamps(shards: Sequence[ObservedShard]) -> dict[str, tuple[str, str]]:
+    return {shard.name: (shard.stamp, shard.fingerprint) for shard in shards if shard.stamp is not None}
+
+
+def _note_stamps(node: Node[Listing], store: Store, stamps: dict[str, tuple[str, str]]) -> None:
+    if stamps != _known_stamps(node, store):
+        write_note(_beside(node, store, "stamps"), stamps)
 
 
 def _known_stamps(node: Node[Listing], store: Store) -> dict[str, tuple[str, str]]:

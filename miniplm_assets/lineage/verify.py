@@ -67,6 +67,12 @@ class _Looking:
     def snapshot(self) -> Snapshot:
         return self.seen
 
+    def asked_snapshot(self) -> Snapshot | None:
+        return self.seen
+
+    def maker_of(self, _key: str) -> str | None:
+        return None
+
     def pin(self, snapshot: Snapshot) -> None:
         raise AssertionError(f"a run that makes nothing pinned {snapshot.recipe.fingerprint}")
 

@@ -1,60 +1,34 @@
 """One asset in one run: its settings and inputs, and making its result unless it is stored.
 
-Nothing here knows who runs it; see `Run`. What a kind's `make` is given is all that it may read: its own settings, and
-the stored results of its inputs.
+Nothing here knows who runs it; see `lineage.run`. What a kind's `make` is given is all that it may read: its own
+settings, and the stored results of its inputs.
 """
 
-import queue
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Generic, Protocol
+from typing import Any, Final, Generic, Protocol
 
+from miniplm_assets.core.errors import CorpusChangedError, CorpusError, TransientError
 from miniplm_assets.core.facts import model_tokens, sum_facts
 from miniplm_assets.core.recipe import Recipe
-from miniplm_assets.core.stop import Stop
 from miniplm_assets.lineage.fingerprints import Fingerprints
 from miniplm_assets.lineage.kind import Node, S
 from miniplm_assets.lineage.pipeline import Pipeline
-from miniplm_assets.lineage.snapshot import Snapshot
+from miniplm_assets.lineage.run import Run
 from miniplm_assets.lm.part_threads import PartThreads
 from miniplm_assets.storage.manifest import CheckOutcome
 from miniplm_assets.storage.store import Draft, Result
 
-
-class Run(Protocol):
-    """Who runs an asset, and is told how it goes."""
-
-    @property
-    def errands(self) -> "queue.SimpleQueue[Callable[[], object]]":
-        """What other threads leave for the run's own thread to do, such as a line of progress."""
-
-    @property
-    def stop(self) -> Stop:
-        """Says whether the run has been told to stop."""
-
-    def report(self, line: str) -> None:
-        """Show a line of progress; from any thread.
-
-        Raises:
-            Stopped: in the run's own thread, if the run was told to stop and what is under way is not held.
-        """
-
-    def snapshot(self) -> Snapshot:
-        """Return the state of the corpus that the run works on."""
-
-    def pin(self, snapshot: Snapshot) -> None:
-        """Let everything later in the run work on this state of the corpus."""
-
-    def device(self) -> AbstractContextManager[None]:
-        """Have the accelerators of this machine for a model alone; nothing where there are none."""
-
-    def connect_ray(self) -> None:
-        """Connect to the Ray cluster, or start Ray on this machine."""
+# How often somebody who waits for another run's result looks for it.
+INPUT_POLL_SECONDS: Final = 1.0
+# Where so many are bad, it is not the files: each of them may be hours of reading.
+MAX_BAD_FILES: Final = 20
 
 
 @dataclass
@@ -165,7 +139,7 @@ class Work(Generic[S]):
         Raises:
             MissingResultError: if it has not been materialised.
         """
-        return self.pipeline.store.require(self.fingerprints.recipe(self.node.inputs[role]))
+        return self._stored(self.node.inputs[role], self.fingerprints.recipe(self.node.inputs[role]))
 
     def input_pieces(self, role: str) -> dict[str, Result]:
         """Return the stored results of an input in pieces: of the corpus files that this asset reads, or of all seeds.
@@ -176,13 +150,28 @@ class Work(Generic[S]):
         needed = self.input_node(role)
         recipes = self.fingerprints.pieces(needed.key)
         wanted = self.fingerprints.matching_shards(self.node) if needed.kind.pieces == "shard" else list(recipes)
-        return {piece: self.pipeline.store.require(recipes[piece]) for piece in wanted}
+        return {piece: self._stored(needed.key, recipes[piece]) for piece in wanted}
 
     def input_tables(self, role: str) -> list[Path]:
         """Return the Parquet files of an input's table: of each piece that this asset reads, or of the whole."""
         kind = self.input_node(role).kind
         results = self.input_pieces(role).values() if kind.pieces else [self.input(role)]
         return [path for result in results for path in result.matching(kind.table or "")]
+
+    def _stored(self, key: str, recipe: Recipe) -> Result:
+        """Return the stored result of an input, after another run has made it where one is at it.
+
+        Raises:
+            MissingResultError: if it is not there, and nobody is making it.
+        """
+        store, awaited = self.pipeline.store, None
+        while (found := store.find(recipe)) is None and (maker := self.run.maker_of(key)) is not None:
+            if maker != awaited:
+                self.report(f"{recipe.describe()} has no stored result yet: {maker} is making it; waiting for that")
+                awaited = maker
+            self.run.stop.look()
+            time.sleep(INPUT_POLL_SECONDS)
+        return found or store.require(recipe)
 
     def make(self, write: Callable[[Draft], None]) -> Result:
         """Return the asset's result; make it unless it is stored."""
@@ -212,6 +201,9 @@ class Work(Generic[S]):
     ) -> Result:
         """Make what is missing of an asset in pieces, one after the other, each published on its own.
 
+        Raises:
+            CorpusError: after the good files have been made, if some are not; what is wrong with each.
+
         Args:
             write: fills the draft of a corpus file, or of a seed.
             finish: adds to the facts of all pieces together what follows from them: a mean, the outcome of a check.
@@ -222,7 +214,19 @@ class Work(Generic[S]):
         def write_piece(piece: str) -> Callable[[Draft], None]:
             return lambda draft: write(piece, draft)
 
-        pieces = {piece: self.make_as(recipe, write_piece(piece)) for piece, recipe in self.piece_recipes.items()}
+        pieces: dict[str, Result] = {}
+        faults: list[CorpusError] = []
+        for piece, recipe in self.piece_recipes.items():
+            try:
+                pieces[piece] = self.make_as(recipe, write_piece(piece))
+            except (CorpusChangedError, TransientError):
+                raise
+            except CorpusError as error:  # one bad file does not keep the good ones from being made
+                faults.append(error)
+                if len(faults) == MAX_BAD_FILES:
+                    error.add_note(f"After {MAX_BAD_FILES} files like that the others were not looked at.")
+                    break
+        _raise_all(faults)
         if check is not None:
             self.tally.checks.extend(check(pieces))
         return self._whole(pieces, finish)
@@ -315,6 +319,14 @@ class Work(Generic[S]):
             self.report(f"{self.node.key}: stored as {result.manifest.fingerprint}, nothing to do")
         elif self.tally.num_reused:
             self.report(f"{self.node.key}: {self.tally.num_computed} computed, {self.tally.num_reused} found stored")
+
+
+def _raise_all(faults: Sequence[CorpusError]) -> None:
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        sentences = ["\n".join([str(error), *getattr(error, "__notes__", ())]) for error in faults]
+        raise CorpusError("\n".join([f"{len(faults)} corpus files cannot be used:", *sentences])) from faults[0]
 
 
 def _over_seeds(pieces: Mapping[str, Result]) -> dict[str, Any]:

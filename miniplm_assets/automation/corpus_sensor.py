@@ -1,0 +1,132 @@
+"""On new, changed or removed corpus files: one run for one state of the corpus, once its files rest.
+
+Off until somebody starts it, since it may cost hundreds of device hours. Whatever else runs beside it, by hand or by
+the clock: what one has made, the other finds stored.
+"""
+
+import json
+import time
+from typing import Final
+
+import dagster as dg
+
+from miniplm_assets.assets.build import asset_key
+from miniplm_assets.assets.dagster_run import SEEN_TAG, SNAPSHOT_TAG, SUPERSEDED_TAG
+from miniplm_assets.automation.corpus_watch import CorpusWatch, Sighting, Wanted
+from miniplm_assets.automation.own_runs import STATE_TAG, OwnRuns
+from miniplm_assets.core.errors import MiniplmError, MissingResultError
+from miniplm_assets.corpus.listing import Shard
+from miniplm_assets.lineage.fingerprints import RAW_CORPUS
+from miniplm_assets.lineage.pipeline import Pipeline
+from miniplm_assets.lineage.snapshot import corpus_listing
+
+SENSOR: Final = "corpus_changed"
+# Of the 60 s that Dagster gives a tick.
+SECONDS_FOR_A_LOOK: Final = 20.0
+
+
+class CorpusNotReadableError(dg.DagsterError):
+    """The tick failed: what the sensor looks at cannot be read."""
+
+
+def corpus_sensor(pipeline: Pipeline) -> dg.SensorDefinition:
+    """Return the sensor that looks at the corpus files and asks for what they make stale, in one run."""
+    watch = CorpusWatch(pipeline)
+
+    @dg.sensor(
+        name=SENSOR,
+        target=dg.AssetSelection.all(),
+        minimum_interval_seconds=pipeline.automation.seconds_between_looks,
+        description="Looks at the corpus files; where one is new, changed or gone, and they rest, requests a run of "
+        "what that makes stale. A file that was only touched is read once and changes nothing. One run at a time: one "
+        "that works on an older state is stopped as soon as it makes what is not wanted any more. A run that failed is "
+        "not asked for again until something changes; start it again by hand.",
+    )
+    def corpus_changed(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        try:
+            return _tick(pipeline, watch, context)
+        except MiniplmError as error:
+            raise CorpusNotReadableError(str(error)) from None
+
+    return corpus_changed
+
+
+def _tick(pipeline: Pipeline, watch: CorpusWatch, context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    now_ns, shards = time.time_ns(), _listed(pipeline)
+    sighting = Sighting.of(shards, before=_from_cursor(context.cursor), now_ns=now_ns)
+
+    def skip(reason: str) -> dg.SensorResult:
+        return dg.SensorResult(skip_reason=reason, cursor=_as_cursor(sighting))
+
+    unrest = sighting.why_not_quiet(shards, quiet_seconds=pipeline.automation.quiet_seconds, now_ns=now_ns)
+    if unrest is not None:
+        return skip(f"waiting until the corpus files rest: {unrest}")
+    wanted = watch.wanted(sighting.listing, seconds=SECONDS_FOR_A_LOOK)
+    if isinstance(wanted, str):
+        return skip(f"{wanted}; this goes on until the next tick")
+    runs = OwnRuns(context.instance, sensor=SENSOR, repository=_repository(context))
+    older = [runs.supersede(run, wanted, pipeline) for run in runs.of_older_states(wanted.state)]
+    if older:
+        return skip("; ".join(older))
+    reason = _why_not_ask(runs, wanted)
+    if reason is not None:
+        return skip(reason)
+    return dg.SensorResult([_request(wanted)], cursor=_as_cursor(sighting))
+
+
+def _listed(pipeline: Pipeline) -> tuple[Shard, ...]:
+    try:
+        return corpus_listing(pipeline.graph[RAW_CORPUS], pipeline.store).shards
+    except MissingResultError:  # the demo's, which the first look writes
+        return ()
+
+
+def _why_not_ask(runs: OwnRuns, wanted: Wanted) -> str | None:
+    if not wanted.stale:
+        return "everything is stored for the corpus and the experiment as they are"
+    last = runs.last()
+    if last is None or last.tags.get(STATE_TAG) != wanted.state:
+        return None
+    match last.status:
+        case dg.DagsterRunStatus.FAILURE:
+            return (
+                f"run {last.run_id} failed on the corpus and the experiment as they are: {runs.failure(last)}. It is "
+                "asked for again when something changes; or start it again by hand"
+            )
+        case dg.DagsterRunStatus.CANCELED:
+            if SUPERSEDED_TAG in last.tags:
+                return None
+            return f"run {last.run_id} was cancelled by hand; start it again by hand, or change something"
+        case dg.DagsterRunStatus.SUCCESS:  # and something is stale again: another state was made the latest meanwhile
+            return None
+        case _:
+            return f"run {last.run_id} is at it"
+
+
+def _request(wanted: Wanted) -> dg.RunRequest:
+    return dg.RunRequest(
+        asset_selection=[asset_key(key) for key in wanted.stale],
+        tags={
+            "miniplm/reason": f"{len(wanted.stale)} assets are stale",
+            STATE_TAG: wanted.state,
+            SNAPSHOT_TAG: wanted.snapshot.recipe.fingerprint,
+            SEEN_TAG: str(wanted.snapshot.seen_ns),
+        },
+    )
+
+
+def _repository(context: dg.SensorEvaluationContext) -> str | None:
+    location = context.code_location_origin
+    return None if location is None else f"{context.repository_name}@{location.location_name}"
+
+
+def _as_cursor(sighting: Sighting) -> str:
+    return json.dumps({"listing": sighting.listing, "since_ns": sighting.since_ns})
+
+
+def _from_cursor(cursor: str | None) -> Sighting | None:
+    try:
+        noted = json.loads(cursor or "")
+        return Sighting(str(noted["listing"]), int(noted["since_ns"]))
+    except (ValueError, LookupError, TypeError):  # the first tick, or the cursor of an earlier version
+        return None
