@@ -14,7 +14,7 @@ from miniplm_assets.assets.build import asset_key, build_assets
 from miniplm_assets.assets.dagster_run import SEEN_TAG, SNAPSHOT_TAG, SUPERSEDED_TAG
 from miniplm_assets.assets.stopping import in_process_executor
 from miniplm_assets.kinds.registry import open_pipeline
-from miniplm_assets.lineage.snapshot import latest_snapshot, look, make_latest, write_listing
+from miniplm_assets.lineage.snapshot import complete_snapshot, latest_snapshot, look, make_latest, write_listing
 from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shard
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning")
@@ -194,8 +194,11 @@ def test_a_newer_state_that_is_under_way_gets_its_catalog_from_its_own_run(insta
     execute(instance, older, pipeline)
     assert status(instance, older) == dg.DagsterRunStatus.SUCCESS
     assert not (pipeline.store.root / "warehouse.duckdb").exists()
+    node, store = pipeline.graph["raw_corpus"], pipeline.store
+    assert complete_snapshot(node, store) is None
     execute(instance, newer, pipeline)
     assert catalog_at_the_top(pipeline) > 0
+    assert complete_snapshot(node, store).recipe == latest_snapshot(node, store).recipe
 
 
 def test_an_older_look_never_replaces_a_newer_one(experiment_file, tmp_path):

@@ -382,6 +382,19 @@ def test_the_outcome_is_the_stored_verdict_and_where_to_look(tmp_path):
     ):
         assert words in text
     assert "shape" not in text and "f64" not in text
+
+    # A newer state is in the making: what was complete is shown, and called what it is.
+    (tmp_path / "texts" / "b.jsonl").write_text('{"text": "two"}\n')
+    newer = snapshot_module.look(node, pipeline.store, print)
+    pipeline.store.make(newer.recipe, lambda draft: snapshot_module.write_listing(newer, draft))
+    snapshot_module.make_latest(newer, node, pipeline.store)
+    with pytest.raises(MissingResultError, match="comparison has no stored result"):
+        outcome(pipeline)
+    snapshot_module.mark_complete(seen, node, pipeline.store)
+    assert outcome(pipeline) == (
+        f"The corpus has changed since: this is the outcome on its state before, raw_corpus {seen.recipe.fingerprint}. "
+        f"On the latest it is still to be made.\n\n{text}"
+    )
     del content["students"]
     path.write_text(yaml.safe_dump(content))
     assert outcome(open_pipeline(path)).startswith("The experiment compares no students.")

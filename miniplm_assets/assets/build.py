@@ -85,7 +85,7 @@ def build_asset(pipeline: Pipeline, node: Node[Any], definition: str) -> dg.Asse
         except (OSError, MiniplmError) as error:
             if isinstance(error, CorpusChangedError) and run.is_asked_by_the_sensor:
                 run.note_superseded(str(error))
-                raise RunStoppedError(node.key, f"{error} The sensor asks again when the files rest") from None
+                raise RunStoppedError(node.key, f"{error} The sensor asks again when they rest") from None
             raise explained(error, context.log, num_tries=context.retry_number) from None
         outcomes = (*result.manifest.checks, *work.tally.checks)
         for outcome in outcomes:

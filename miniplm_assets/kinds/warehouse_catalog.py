@@ -8,8 +8,10 @@ from typing import Any, Final
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.documents import DOCUMENTS
 from miniplm_assets.kinds.sequences import SEQUENCES
+from miniplm_assets.lineage.fingerprints import RAW_CORPUS
 from miniplm_assets.lineage.kind import Blueprint, Kind, Node
 from miniplm_assets.lineage.outcome import CATALOG
+from miniplm_assets.lineage.snapshot import latest_state, mark_complete
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.catalog import CatalogTable, write_catalog
 from miniplm_assets.storage.files import beside, flush_to_disk
@@ -58,14 +60,19 @@ def _place_latest(work: Work[Place]) -> None:
     Where a run on an older state ends last, what a newer one put there stays. Where the newer one has not come to its
     catalog yet, it will.
     """
-    pipeline, placed = work.pipeline, None
-    while placed != (wanted := pipeline.latest_fingerprints().recipe(work.node.key)):  # which another run may change
-        stored = pipeline.store.find(wanted)
+    pipeline, own, placed = work.pipeline, work.run.snapshot(), None
+    node, store = pipeline.graph[RAW_CORPUS], pipeline.store
+    while placed != (latest := latest_state(node, store)):  # which another run may change meanwhile
+        is_own = latest == own.recipe.fingerprint
+        recipe = work.recipe if is_own else pipeline.latest_fingerprints().recipe(work.node.key)
+        stored = store.find(recipe)
         if stored is None:
-            work.report(f"{CATALOG} is left to the run on the latest state of the corpus")
+            work.report(f"{CATALOG} is left to the run on the latest state of the corpus, raw_corpus {latest}")
             return
-        _place(stored.folder / CATALOG, pipeline.store.root / CATALOG)
-        placed = wanted
+        _place(stored.folder / CATALOG, store.root / CATALOG)
+        if is_own:
+            mark_complete(own, node, store)
+        placed = latest
 
 
 def _tables(work: Work[Place]) -> Iterator[CatalogTable]:

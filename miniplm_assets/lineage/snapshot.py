@@ -180,6 +180,26 @@ def make_latest(snapshot: Snapshot, node: Node[Listing], store: Store) -> bool:
     return True
 
 
+def latest_state(node: Node[Listing], store: Store) -> str | None:
+    """Return the fingerprint of the state of the corpus that was seen last; None where nobody has looked yet."""
+    noted = read_note(_beside(node, store, "latest"))
+    return None if noted is None else str(noted["fingerprint"])
+
+
+def mark_complete(snapshot: Snapshot, node: Node[Listing], store: Store) -> None:
+    """Note that everything is made on this state of the corpus: what is shown while a newer one is in the making."""
+    write_note(_beside(node, store, "complete"), {"fingerprint": snapshot.recipe.fingerprint})
+
+
+def complete_snapshot(node: Node[Listing], store: Store) -> Snapshot | None:
+    """Return the last state of the corpus on which everything was made; None where there is none, or it is pruned."""
+    noted = read_note(_beside(node, store, "complete"))
+    try:
+        return None if noted is None else load_snapshot(node, store, noted["fingerprint"], seen_ns=0)
+    except MissingResultError:
+        return None
+
+
 def latest_snapshot(node: Node[Listing], store: Store) -> Snapshot:
     """Return the state of the corpus that was seen last.
 
