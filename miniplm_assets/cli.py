@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
+from miniplm_assets.core.doors import cause_of
 from miniplm_assets.core.errors import MiniplmError
 from miniplm_assets.kinds.registry import EXPERIMENT_VARIABLE, open_chosen
 from miniplm_assets.lineage.outcome import outcome
@@ -20,6 +21,7 @@ from miniplm_assets.lineage.plan import (
 from miniplm_assets.lineage.prune import leftovers, referenced, remove_leftover, unreferenced_results
 from miniplm_assets.lineage.verify import verify_derived, verify_store
 from miniplm_assets.lm.device_speed import DeviceSpeed
+from miniplm_assets.storage.faults import NOT_PERMITTED, not_permitted
 from miniplm_assets.storage.leases import unused
 
 
@@ -34,6 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader has seen enough
         sys.stderr.close()
         return 0
+    except OSError as error:  # of a disk or a network, or of rights
+        is_forbidden = error.errno in NOT_PERMITTED and error.filename is not None
+        print(f"error: {not_permitted(error.filename, error) if is_forbidden else cause_of(error)}", file=sys.stderr)
+        return 2
 
 
 def _parser() -> argparse.ArgumentParser:

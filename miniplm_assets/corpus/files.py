@@ -6,6 +6,7 @@ or no longer, or not at all data.
 
 import os
 import re
+import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,8 +100,12 @@ def find_files(location: str, *, endings: Collection[str], apart: Path | None) -
             left_out.append(LeftOut.because(name, reason))
             continue
         if name != storable(name):
+            encoding = sys.getfilesystemencoding()
             raise CorpusError(
                 f"{storable(path)}: the name of this file is not UTF-8, so that no table could hold it; rename it"
+                if encoding == "utf-8"
+                else f"{storable(path)}: Python takes the names of files for {encoding} here, and this one is not; set "
+                "PYTHONUTF8=1, or LC_ALL to a locale of UTF-8 such as C.UTF-8"
             )
         files[name] = (filesystem.unstrip_protocol(path), state_of(filesystem, path, info))
     return FoundFiles(files, tuple(sorted(left_out, key=lambda one: one.name)))

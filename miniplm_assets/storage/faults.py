@@ -3,8 +3,25 @@
 import errno
 import os
 from pathlib import Path
+from typing import Final
 
 from miniplm_assets.core.errors import StoreError
+
+# The system's word to a user who may not, and on a file system that is mounted for reading alone.
+NOT_PERMITTED: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def not_permitted(path: object, error: OSError) -> StoreError:
+    """Return the error of a user who may not read or write something of a warehouse.
+
+    Args:
+        path: what was to be read or written.
+        error: what the system said of that.
+    """
+    return StoreError(
+        f"{path} cannot be read or written by user {os.getuid()} ({error.strerror}). Give this user the rights, run as "
+        "the one who has them, or set MINIPLM_WAREHOUSE to another folder."
+    )
 
 
 def explain_fault(error: BaseException, what: str, root: Path) -> None:
@@ -27,7 +44,7 @@ def explain_fault(error: BaseException, what: str, root: Path) -> None:
             f"{what}: the disk of the warehouse {root} is full. Free some space (`prune` lists what no "
             "experiment needs) and start again: what is stored stays, and the work goes on where it stopped."
         ) from error
-    if isinstance(error, OSError) and code in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if isinstance(error, OSError) and code in NOT_PERMITTED:
         raise StoreError(
             f"{what}: the warehouse {root} cannot be written ({error.strerror}: {error.filename}). Give "
             "this user write access, or set MINIPLM_WAREHOUSE to a folder that can be written."

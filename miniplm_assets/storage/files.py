@@ -10,11 +10,13 @@ import secrets
 import stat
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Final
 
 from miniplm_assets.core.errors import StoreError
 from miniplm_assets.core.recipe import fingerprint_of
+from miniplm_assets.storage.faults import not_permitted
 
 # A process that waits in the system's own call for a lock hears of nothing, not even an interrupt.
 LOCK_POLL_SECONDS: Final = 0.5
@@ -66,10 +68,16 @@ def write_note(path: Path, content: Any) -> None:
 
 
 def read_note(path: Path) -> Any:
-    """Return what `write_note` wrote; None where it is missing or damaged, in which case its writer makes it anew."""
+    """Return what `write_note` wrote; None where it is missing or damaged, in which case its writer makes it anew.
+
+    Raises:
+        StoreError: if this user may not read it: there is one, and nobody should go on as if there were none.
+    """
     try:
         note = json.loads(path.read_bytes())
         is_whole = fingerprint_of(note["content"]) == note["checksum"]
+    except PermissionError as error:
+        raise not_permitted(path, error) from None
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
     return note["content"] if is_whole else None
@@ -84,7 +92,9 @@ def runtime_folder() -> Path:
     user = os.getuid()
     given = (os.environ.get("XDG_RUNTIME_DIR"), f"/run/user/{user}")
     places = [Path(place) for place in given if place and Path(place).is_dir()]
-    for place in (*places, Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")):
+    with suppress(RuntimeError):  # of a user without a home, as in a container
+        places.append(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"))
+    for place in places:
         folder = place / "miniplm_assets"
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)

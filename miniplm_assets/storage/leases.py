@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from miniplm_assets.core.errors import StoreError
+from miniplm_assets.storage.faults import NOT_PERMITTED, not_permitted
 from miniplm_assets.storage.files import LOCK_POLL_SECONDS, try_lock
 
 # Beside what is stored, hidden from whoever looks for results.
@@ -25,7 +26,7 @@ def in_use(root: Path, report: Callable[[str], None]) -> Iterator[None]:
         report: told where somebody deletes, and this one waits.
 
     Raises:
-        StoreError: if the file system has no locks.
+        StoreError: if this user may not write there, or the file system has no locks.
     """
     with _open(root) as lease:
         if not try_lock(lease, is_shared=True):
@@ -40,7 +41,7 @@ def unused(root: Path) -> Iterator[None]:
     """Have a warehouse for oneself, to delete from it; runs that begin meanwhile wait.
 
     Raises:
-        StoreError: if a run uses it.
+        StoreError: if a run uses it, or this user may not write there.
     """
     with _open(root) as lease:
         if not try_lock(lease):
@@ -52,5 +53,10 @@ def unused(root: Path) -> Iterator[None]:
 
 
 def _open(root: Path) -> IO[str]:
-    root.mkdir(parents=True, exist_ok=True)
-    return (root / LEASE).open("a")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        return (root / LEASE).open("a")
+    except OSError as error:
+        if error.errno in NOT_PERMITTED:
+            raise not_permitted(root, error) from error
+        raise

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 from miniplm_assets.core.doors import cause_of
 from miniplm_assets.core.errors import DamagedResultError
 from miniplm_assets.core.recipe import fingerprint_of
+from miniplm_assets.storage.faults import not_permitted
 
 MANIFEST = "manifest.json"
 # Raised when the layout of a manifest changes; an older one is then refused, not misread.
@@ -120,6 +121,7 @@ def read_manifest(folder: Path) -> Manifest | None:
 
     Raises:
         DamagedResultError: if it is not a manifest, or one of another version.
+        StoreError: if this user may not read it.
     """
     path = folder / MANIFEST
     remedy = f"Delete the folder {folder} and materialise again."
@@ -127,6 +129,8 @@ def read_manifest(folder: Path) -> Manifest | None:
         content_bytes = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except PermissionError as error:
+        raise not_permitted(path, error) from error
     except OSError as error:
         raise DamagedResultError(f"{path} cannot be read ({error.strerror}). {remedy}") from error
     try:

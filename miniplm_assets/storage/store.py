@@ -24,7 +24,7 @@ from typing import IO, Any, Final
 
 import pyarrow.parquet as pq
 
-from miniplm_assets.core.errors import DamagedResultError, MissingResultError
+from miniplm_assets.core.errors import DamagedResultError, MissingResultError, StoreError
 from miniplm_assets.core.recipe import Recipe
 from miniplm_assets.storage.faults import explain_fault
 from miniplm_assets.storage.files import flush_to_disk, sha256_of, take_lock, write_json
@@ -154,6 +154,7 @@ class Store:
 
         Raises:
             DamagedResultError: if its manifest cannot be read, or describes another result.
+            StoreError: if this user may not read it.
         """
         for place in (self.root / key, *self._other_places(kind)):
             manifest = read_manifest(place / fingerprint)
@@ -295,7 +296,7 @@ class Store:
                 continue
             try:
                 manifest = read_manifest(path.parent)
-            except DamagedResultError as error:
+            except StoreError as error:
                 on_problem(str(error))
                 continue
             if manifest is not None:
