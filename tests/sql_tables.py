@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from miniplm_assets.storage.sql_checks import PLAIN
 from miniplm_assets.storage.sql_project import SqlProject, load_sql_project
 from miniplm_assets.storage.sql_run import run_model
 
@@ -110,12 +111,14 @@ class Tables:
             rows = [score(key, nats, num_scored_tokens=tokens.get(key, 2) - 1) for key, nats in scores.items()]
             self.write(table, rows, num_files=3, seed=len(table))
 
-    def run(self, sql: SqlProject, name: str, **parameters: object) -> dict[str, Any]:
+    def run(
+        self, sql: SqlProject, name: str, *, traits: frozenset[str] = PLAIN, **parameters: object
+    ) -> dict[str, Any]:
         """Run a model on what is there, make its result an input of the next, and return its checks by name."""
         target = self.folder / name
         target.mkdir()
         settings = {"rank_by": "nats_per_token", "keep_fraction": None, "token_budget": None, **parameters}
-        outcomes = run_model(sql, name, inputs=self.paths, parameters=settings, target=target)
+        outcomes = run_model(sql, name, inputs=self.paths, parameters=settings, target=target, traits=traits)
         self.paths[name] = sorted(target.glob("*.parquet"))
         return {outcome.name: outcome for outcome in outcomes}
 

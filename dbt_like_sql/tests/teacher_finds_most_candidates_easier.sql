@@ -3,6 +3,7 @@
 -- teacher. Take a stronger one; a pilot would have said so before everything was scored.
 -- model: score_distribution
 -- severity: warn
+-- selections: plain
 with
 
 selection_cutoff as (

@@ -1,7 +1,8 @@
 """Tests of dbt_like_sql: each a query that returns the rows that fail.
 
 Generic tests stand in the YAML beside the models; a singular test is a file in tests/ that opens with
-comments: what a failure means, then `model:`, and where they differ from the default `severity:` and `scope:`.
+comments: what a failure means, then `model:` (or several, with commas), and where they differ from the default
+`severity:`, `scope:` and `selections:`, of which selections it speaks at all.
 
 A test that looks for culprits among all rows can have a screen: a cheaper query that returns no row only where the
 test is sure to pass, which then does not run. A singular test's is the file of its name in tests/screens/.
@@ -18,8 +19,12 @@ from miniplm_assets.storage.sql_text import refs_of
 
 Severity = Literal["stop", "error", "warn"]
 Scope = Literal["shard", "whole"]
+# Of which selections a check speaks: plain - Difference Sampling as published; ranked - all others; differences - whose
+# score is the difference; transformed - both of these; within_domain - that keep the same share of each domain.
+Trait = Literal["plain", "ranked", "differences", "transformed", "within_domain"]
 
-HEADER_KEYS: Final = ("model", "severity", "scope")
+PLAIN: Final[frozenset[Trait]] = frozenset({"plain", "differences"})
+HEADER_KEYS: Final = ("model", "severity", "scope", "selections")
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class SqlCheck:
         sql: returns the rows that fail, with ``{{ ref('...') }}``; of a `stop`, a column `problem` may say what to do.
         parameters: the values that its parameters are bound to.
         screen: where it returns no row, `sql` would return none; None where nothing cheaper than `sql` tells.
+        selections: of which selections it speaks; None where of all.
     """
 
     name: str
@@ -44,6 +50,7 @@ class SqlCheck:
     sql: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     screen: str | None = None
+    selections: Trait | None = None
 
     @property
     def queries(self) -> tuple[str, ...]:
@@ -76,6 +83,9 @@ def generic_check(model: str, column: str | None, test: str | Mapping[str, Any],
     name, arguments = (test, {}) if isinstance(test, str) else next(iter(test.items()))
     arguments = dict(arguments)
     severity = _one_of(arguments.pop("severity", "error"), get_args(Severity), f"{where}: severity")
+    selections = arguments.pop("selections", None)
+    if selections is not None:
+        _one_of(selections, get_args(Trait), f"{where}: selections")
     build = GENERIC_TESTS.get(name)
     if build is None:
         raise SqlError(f"{where}: unknown test '{name}'; known: {', '.join(sorted(GENERIC_TESTS))}")
@@ -87,7 +97,7 @@ def generic_check(model: str, column: str | None, test: str | Mapping[str, Any],
     except TypeError as error:
         raise SqlError(f"{where}: {name}: wrong arguments ({error})") from None
     screen = _screen_of_unique(model, columns) if build is _unique else None
-    return SqlCheck("_".join([name, *columns]), description, severity, "shard", sql, parameters, screen)
+    return SqlCheck("_".join([name, *columns]), description, severity, "shard", sql, parameters, screen, selections)
 
 
 def _unique(model: str, columns: list[str]) -> tuple[str, dict[str, Any], str]:
@@ -153,7 +163,7 @@ def _ref(name: str) -> str:
 
 
 def singular_checks(folder: Path) -> Iterator[tuple[str, SqlCheck]]:
-    """Go through the files of tests/: the model that each belongs to, and its check.
+    """Go through the files of tests/: each model that one belongs to, and its check.
 
     Raises:
         SqlError: if a file does not open with its description and its model, or a screen is of no test.
@@ -166,17 +176,20 @@ def singular_checks(folder: Path) -> Iterator[tuple[str, SqlCheck]]:
             raise SqlError(
                 f"{path}: a test opens with '-- A failure means: ...' and '-- model: <the model that it belongs to>'"
             )
-        yield (
-            header["model"],
-            SqlCheck(
-                name=path.stem,
-                description=description,
-                severity=_one_of(header.get("severity", "error"), get_args(Severity), f"{path}: severity"),
-                scope=_one_of(header.get("scope", "whole"), get_args(Scope), f"{path}: scope"),
-                sql=text,
-                screen=screens.pop(path.stem, None),
-            ),
+        selections: Any = header.get("selections")
+        if selections is not None:
+            _one_of(selections, get_args(Trait), f"{path}: selections")
+        check = SqlCheck(
+            name=path.stem,
+            description=description,
+            severity=_one_of(header.get("severity", "error"), get_args(Severity), f"{path}: severity"),
+            scope=_one_of(header.get("scope", "whole"), get_args(Scope), f"{path}: scope"),
+            sql=text,
+            screen=screens.pop(path.stem, None),
+            selections=selections,
         )
+        for model in header["model"].split(","):
+            yield model, check
     for name in screens:
         raise SqlError(f"{folder}/screens/{name}.sql: there is no test {name}.sql that it belongs to")
 

@@ -11,8 +11,8 @@ values that it is given. The YAML beside it describes every column. Nothing is d
 parameters and column lineage are read off the SQL.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +24,7 @@ from sqlglot import exp
 from miniplm_assets.core.errors import SqlError
 from miniplm_assets.core.recipe import fingerprint_of
 from miniplm_assets.experiment.settings import Settings, nearest
-from miniplm_assets.storage.sql_checks import SqlCheck, generic_check, singular_checks
+from miniplm_assets.storage.sql_checks import PLAIN, SqlCheck, generic_check, singular_checks
 from miniplm_assets.storage.sql_lineage import trace_columns
 from miniplm_assets.storage.sql_text import normalised, output_columns, parameters_of, parse, refs_of, render
 
@@ -76,8 +76,9 @@ class SqlModel:
         is_mart: whether it is an asset; if not, it is expanded into the models that use it.
         template: the SQL as it stands in the file.
         tree: the same, parsed, with refs as plain table names.
-        checks: its tests, in the order of the YAML and then of the files.
+        every_check: its tests of whatever selection, in the order of the YAML and then of the files.
         project: where it stands, with the models and sources that it refers to.
+        traits: of the selections that it is for: those of Difference Sampling as published, unless others are asked.
     """
 
     name: str
@@ -85,8 +86,18 @@ class SqlModel:
     is_mart: bool
     template: str
     tree: exp.Query
-    checks: tuple[SqlCheck, ...]
+    every_check: tuple[SqlCheck, ...]
     project: "SqlProject"
+    traits: frozenset[str] = PLAIN
+
+    def of(self, traits: Collection[str]) -> "SqlModel":
+        """Return the same model for selections of other traits, with the checks that speak of those."""
+        return replace(self, traits=frozenset(traits))
+
+    @property
+    def checks(self) -> tuple[SqlCheck, ...]:
+        """Its tests, in the order of the YAML and then of the files."""
+        return tuple(check for check in self.every_check if check.selections in (None, *self.traits))
 
     @property
     def description(self) -> str:
@@ -272,7 +283,7 @@ def _require_columns(tree: exp.Query, entry: TableEntry, path: Path) -> None:
 
 def _require_refs(model: SqlModel, project: SqlProject, path: Path) -> None:
     known = [*project.sources, *project.models]
-    for where, refs in [(str(path), model.refs), *((check.name, check.refs) for check in model.checks)]:
+    for where, refs in [(str(path), model.refs), *((check.name, check.refs) for check in model.every_check)]:
         for name in refs:
             if name not in known:
                 raise SqlError(f"{where}: ref('{name}') names nothing; {nearest(name, known)}")

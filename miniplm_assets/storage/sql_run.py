@@ -11,7 +11,7 @@ the files that it opens grow with the corpus (see `shard_ranges`).
 import errno
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,10 +23,11 @@ from miniplm_assets.core.errors import SqlError
 from miniplm_assets.storage.files import path_for_duckdb
 from miniplm_assets.storage.manifest import CheckOutcome
 from miniplm_assets.storage.shard_ranges import SEQUENCE_ID, IdIndex, ShardRange, shard_ranges
-from miniplm_assets.storage.sql_checks import SqlCheck
+from miniplm_assets.storage.sql_checks import PLAIN, SqlCheck
 from miniplm_assets.storage.sql_project import SqlModel, SqlProject
 from miniplm_assets.storage.sql_text import parameters_of, render
 
+SEQUENCES: Final = "sequences"
 # DuckDB's own size for rows of numbers. With lists (texts, tokens) a row takes some 10 kB: 160 MB at once are enough.
 ROWS_PER_GROUP: Final = 122_880
 ROWS_WITH_LISTS_PER_GROUP: Final = 16_384
@@ -43,6 +44,7 @@ def run_model(
     parameters: Mapping[str, object],
     target: Path,
     memory_limit: str | None = None,
+    traits: Collection[str] = PLAIN,
 ) -> list[CheckOutcome]:
     """Write the rows of a model as Parquet and test them.
 
@@ -52,8 +54,9 @@ def run_model(
         inputs: the Parquet files of each of `SqlModel.inputs`; more do no harm.
         parameters: a value for each of `SqlModel.parameters`; more do no harm.
         target: an existing folder; gets `<model>.parquet`, or for a `per_shard` model a file for each corpus file
-            that has sequences, even where it has no row.
+            that has sequences (or rows of the model's first table that has shards), even where it has no row.
         memory_limit: for DuckDB, for example "4GB"; beyond it, work goes through files in `target`.
+        traits: of the selection, which decide what is tested; see `sql_checks`.
 
     Returns:
         How each check ended, in the order of `SqlModel.checks`.
@@ -63,7 +66,7 @@ def run_model(
             published); the SQL does not run, or yields other types than the YAML says.
         OSError: if the disk is full.
     """
-    model = project.model(name)
+    model = project.model(name).of(traits)
     if not model.is_mart:
         raise SqlError(f"{name} is an intermediate model, not a mart: it is expanded into the models that use it")
     for table in model.inputs:
@@ -141,10 +144,14 @@ class _Run:
         return [self._outcome(check) for check in self._model.checks]
 
     def _write_shards(self, checks: Sequence[SqlCheck]) -> Iterator[Path]:
-        entries = {table: self._model.project.entry(table) for table in self._inputs}
-        keyed = [table for table, entry in entries.items() if SEQUENCE_ID in [column.name for column in entry.columns]]
+        columns = {
+            table: [column.name for column in self._model.project.entry(table).columns] for table in self._inputs
+        }
+        keyed = [table for table, names in columns.items() if SEQUENCE_ID in names]
         index = IdIndex(self._inputs, keyed)
-        for ids in shard_ranges(self._connection.table("sequences")):
+        # Of what rests on no sequences, the table before it says which corpus files there are.
+        by_shard = SEQUENCES if SEQUENCES in keyed else next(table for table in keyed if "shard" in columns[table])
+        for ids in shard_ranges(self._connection.table(by_shard)):
             for table in keyed:
                 self._open(table, index.files(table, ids) or self._inputs[table][:1], ids)
             self._test(check for check in checks if not self._is_behind(check.refs))
