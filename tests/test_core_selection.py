@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miniplm_assets.core.selection import is_kept, kept_sequences
+from miniplm_assets.core.ranking import kept_sequences
+from miniplm_assets.core.selection import is_kept
 
 logprobs = st.sampled_from([-3.0, -2.0, -1.5, -1.0, 0.0])  # few, so that most differences are ties
 rows = st.lists(st.tuples(logprobs, logprobs, st.integers(1, 4), st.integers(2, 5)), min_size=1, max_size=20)
@@ -31,7 +32,8 @@ def frames(scored: list[tuple[float, float, int, int]]) -> tuple[pl.DataFrame, d
         ).sample(fraction=1, shuffle=True, seed=place)
         for place, model in enumerate(("teacher", "reference"))
     }
-    return pl.DataFrame({"sequence_id": ids, "num_tokens": [row[3] for row in scored]})[::-1], of_models
+    candidates = {"sequence_id": ids, "domain": ["web"] * len(scored), "num_tokens": [row[3] for row in scored]}
+    return pl.DataFrame(candidates)[::-1], of_models
 
 
 @given(rows, st.sampled_from(["nats_per_token", "nats_per_sequence"]), amounts)

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from miniplm_assets.core.selection import kept_sequences
+from miniplm_assets.core.ranking import kept_sequences
 
 QUANTILES: Final = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
@@ -15,10 +15,10 @@ def judge_pilot(
     *,
     teacher_scores: pl.DataFrame,
     reference_scores: pl.DataFrame,
-    rank_by: str,
     keep_fraction: float | None,
     token_budget: int | None,
     share: float,
+    **ranking: Any,
 ) -> dict[str, Any]:
     """Measure a pilot.
 
@@ -26,10 +26,10 @@ def judge_pilot(
         candidates: sequence_id, domain, num_tokens of the pilot's sequences.
         teacher_scores: sequence_id, logprob_nats, num_scored_tokens of the same.
         reference_scores: the same under the reference.
-        rank_by: as the selection's.
         keep_fraction: as the selection's.
         token_budget: as the selection's; a share of it is what the pilot keeps.
         share: of the candidates that the pilot holds.
+        ranking: as the selection's; see `best_first`.
 
     Returns:
         num_sequences, num_tokens; mean_, spread_ (standard deviation) and quantiles_nats_per_token (one row) of the
@@ -48,9 +48,9 @@ def judge_pilot(
         candidates,
         teacher_scores=teacher_scores,
         reference_scores=reference_scores,
-        rank_by=rank_by,
         keep_fraction=keep_fraction,
         token_budget=None if token_budget is None else max(1, round(token_budget * share)),
+        **ranking,
     )
     return {
         "num_sequences": len(candidates),
