@@ -112,6 +112,74 @@ def test_top_level_keys_with_x_are_left_alone(tmp_path):
             r"selections\.half\.teacher 'larg' is not in this file; did you mean 'large'\?",
         ),
         ("selections.half.reference", "none", r"selections\.half\.reference 'none' is not in this file; known: small"),
+        ("selections.half.score", "randm", r"selections\.half\.score: .*'prior' or 'random' \(found 'randm'\)"),
+        ("selections.half.within", "shard", r"selections\.half\.within: .*'domain' \(found 'shard'\)"),
+        ("selections.half.temperature", 0, r"selections\.half\.temperature: .*greater than 0 \(found 0\)"),
+        ("selections.half.temperature", -1.5, r"selections\.half\.temperature: .*greater than 0 \(found -1\.5\)"),
+        ("selections.half.teacher", None, r"selections\.half\.teacher: score difference needs one.*; known: large"),
+        ("selections.half.reference", None, r"selections\.half\.reference: score difference needs one.*known: small"),
+        (
+            "selections.half.score",
+            "teacher",
+            r"selections\.half\.reference 'small' is not asked by score teacher; .*score: difference",
+        ),
+        (
+            "selections.half",
+            {"score": "reference", "teacher": "large", "keep_fraction": 0.5},
+            r"selections\.half\.teacher 'large' is not asked by score reference; leave it out, or write score: teacher",
+        ),
+        (
+            "selections.half",
+            {"score": "random", "reference": "small", "tokenizer": "bpe", "keep_fraction": 0.5},
+            r"half\.reference 'small' is not asked by score random; leave it out, or write score: reference",
+        ),
+        (
+            "selections.half",
+            {"score": "prior", "keep_fraction": 0.5},
+            r"selections\.half\.tokenizer: score prior needs one, and none is named; known: bpe, other",
+        ),
+        (
+            "selections.half",
+            {"score": "prior", "tokenizer": "bqe", "keep_fraction": 0.5},
+            r"selections\.half\.tokenizer 'bqe' is not in this file; did you mean 'bpe'\?",
+        ),
+        (
+            "selections.half.tokenizer",
+            "bpe",
+            r"selections\.half\.tokenizer 'bpe': .* its models' tokenizer; leave it out",
+        ),
+        (
+            "selections.half.seed",
+            3,
+            r"selections\.half\.seed 3: nothing is drawn here; .* score: random or a temperature",
+        ),
+        (
+            "selections.half",
+            {
+                "score": "random",
+                "tokenizer": "bpe",
+                "keep_fraction": 0.5,
+                "rank_by": "nats_per_token",
+                "temperature": 2,
+            },
+            r"rank_by nats_per_token: score random is in no nats; leave it out\n.*temperature 2: score random is drawn",
+        ),
+        (
+            "selections.half",
+            {"score": "teacher", "teacher": "large", "keep_fraction": 0.5, "scale_correction": "residual"},
+            r"scale_correction residual: it brings two models to one scale, .* write score: difference",
+        ),
+        (
+            "selections.half",
+            {
+                "teacher": "large",
+                "reference": "small",
+                "keep_fraction": 0.5,
+                "order": "lowest",
+                "agreement": {"dtype": "bfloat16"},
+            },
+            r"selections\.half\.agreement: .*put it at such a selection of the same teacher and reference",
+        ),
         (
             "students.better.corpus",
             "refined_corpus/hlaf",
@@ -152,6 +220,23 @@ def test_top_level_keys_with_x_are_left_alone(tmp_path):
 def test_what_is_wrong_is_said_at_its_key(tmp_path, path, value, message):
     with pytest.raises(ExperimentError, match=message):
         load(tmp_path, changed(path, value))
+
+
+def test_a_second_pass_is_for_the_plain_difference_alone(tmp_path):
+    content = minimal()
+    half = content["selections"]["half"]
+    content["selections"]["low"] = {**half, "order": "lowest"}
+    content["selections"]["again"] = {**half, "rescoring": {"around": "low", "within_nats": 0.1, "dtype": "float16"}}
+    with pytest.raises(ExperimentError, match=r"again\.rescoring\.around: .*; 'low' ranks in another way"):
+        load(tmp_path, content)
+
+
+def test_a_selection_without_a_model_gives_its_students_their_tokenizer(tmp_path):
+    content = changed("selections.half", {"score": "random", "tokenizer": "other", "keep_fraction": 0.5})
+    with pytest.raises(ExperimentError, match=r"students\.better: tokenizer bpe differs from other, in whose tokens"):
+        load(tmp_path, content)
+    content["selections"]["half"]["tokenizer"] = "bpe"
+    assert load(tmp_path, content).selection_tokenizer("half") == "bpe"
 
 
 def test_a_teacher_trained_here_needs_a_split_of_its_own(tmp_path):

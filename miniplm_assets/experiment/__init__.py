@@ -15,8 +15,9 @@ from miniplm_assets.experiment.models import (
     Training,
 )
 from miniplm_assets.experiment.objectives import CrossEntropy, Objective
-from miniplm_assets.experiment.schema import Experiment, Selection, Sequences, Splits, Student
+from miniplm_assets.experiment.schema import Experiment, Sequences, Splits, Student
 from miniplm_assets.experiment.scoring import Agreement, OtherScoring, Pilot, Rescoring, Scoring
+from miniplm_assets.experiment.selections import Selection
 from miniplm_assets.experiment.sources import (
     DemoSource,
     DocumentFields,

@@ -4,11 +4,11 @@ from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Final
 
 from miniplm_assets.experiment.models import TrainedModel
+from miniplm_assets.experiment.selection_check import SelectionCheck
 from miniplm_assets.experiment.settings import nearest
 
 if TYPE_CHECKING:  # the schema checks itself by this
-    from miniplm_assets.experiment.schema import Experiment, Selection, Student
-    from miniplm_assets.experiment.scoring import Rescoring
+    from miniplm_assets.experiment.schema import Experiment, Student
 
 CANDIDATES: Final = "candidates"
 REFINED: Final = "refined_corpus/"
@@ -51,55 +51,10 @@ class CrossCheck:
                             f"{where} is trained here, but corpus.splits.teacher is 0; a teacher that learns from the "
                             "candidates would score its own memory: give the teacher split a share"
                         )
-        for name, selection in self._file.selections.items():
-            yield from self._selection_problems(f"selections.{name}", selection)
+        for name in self._file.selections:
+            yield from SelectionCheck(self._file, name, self._left_out).problems()
         for name, student in self._file.students.items():
             yield from self._student_problems(f"students.{name}", student)
-
-    def _selection_problems(self, where: str, selection: "Selection") -> Iterator[str]:
-        yield from self._unknown(f"{where}.teacher", selection.teacher, self._file.teachers)
-        yield from self._unknown(f"{where}.reference", selection.reference, self._file.references)
-        if selection.rescoring is not None:
-            yield from self._rescoring_problems(f"{where}.rescoring.around", selection, selection.rescoring)
-        teacher = self._file.teachers.get(selection.teacher)
-        reference = self._file.references.get(selection.reference)
-        if teacher is None or reference is None:
-            return
-        if teacher.tokenizer != reference.tokenizer:
-            yield (
-                f"{where}: teacher {selection.teacher} uses tokenizer {teacher.tokenizer}, reference "
-                f"{selection.reference} uses {reference.tokenizer}; a difference of log-probabilities exists only over "
-                "the same tokens, so both need the same tokenizer"
-            )
-        if teacher.scoring.score_after_end_of_document != reference.scoring.score_after_end_of_document:
-            yield (
-                f"{where}: score_after_end_of_document differs between teacher and reference; their sums would cover "
-                "different tokens"
-            )
-        if selection.agreement is not None:
-            other = selection.agreement
-            if all(
-                one.scoring.by(other.backend, other.dtype) == one.scoring.by(None, None) for one in (teacher, reference)
-            ):
-                yield (
-                    f"{where}.agreement: teacher and reference are scored by {teacher.scoring.backend} in "
-                    f"{teacher.scoring.dtype} already; name another backend or dtype"
-                )
-
-    def _rescoring_problems(self, where: str, selection: "Selection", rescoring: "Rescoring") -> Iterator[str]:
-        first = self._file.selections.get(rescoring.around)
-        if first is None:
-            yield from self._unknown(where, rescoring.around, self._file.selections)
-            return
-        if first.rescoring is not None:
-            yield f"{where}: '{rescoring.around}' is a second pass itself; name a selection without rescoring"
-        for name in ("teacher", "reference", "keep_fraction", "token_budget", "rank_by"):
-            mine, theirs = getattr(selection, name), getattr(first, name)
-            if mine != theirs:
-                yield (
-                    f"{where}: '{rescoring.around}' has {name} {theirs}, this selection {mine}; a second pass moves "
-                    "scores, not what they are for, so that both need the same"
-                )
 
     def _student_problems(self, where: str, student: "Student") -> Iterator[str]:
         yield from self._unknown(f"{where}.architecture", student.architecture, self._file.architectures)

@@ -4,7 +4,7 @@ Relative paths are relative to the experiment file. Keys at the top level that b
 left alone, so that YAML anchors have a place to stand.
 """
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import Field, JsonValue, ValidationInfo, model_validator
 
@@ -13,7 +13,8 @@ from miniplm_assets.experiment.automation import Automation
 from miniplm_assets.experiment.cross_check import CANDIDATES, LEFT_OUT, REFINED, CrossCheck
 from miniplm_assets.experiment.models import Owners, Scored, Seed, TokenizerSource, Training
 from miniplm_assets.experiment.objectives import CrossEntropy, Objective
-from miniplm_assets.experiment.scoring import Agreement, Pilot, Rescoring
+from miniplm_assets.experiment.scoring import Pilot
+from miniplm_assets.experiment.selections import Selection
 from miniplm_assets.experiment.settings import Name, Settings, Share
 from miniplm_assets.experiment.sources import DocumentFields, Source
 
@@ -60,27 +61,6 @@ class Sequences(Settings):
 
     sequence_length: int = Field(1024, ge=8, description="tokens that are predicted in a full sequence")
     trim_to_sentence_end: bool = Field(True, description="end a sequence at the last sentence end that fits")
-
-
-class Selection(Settings):
-    """Difference Sampling: which candidates are kept."""
-
-    teacher: str
-    reference: str
-    keep_fraction: float | None = Field(None, gt=0, le=1, description="alpha: share of the candidates")
-    token_budget: int | None = Field(None, ge=1, description="keep the best until they hold this many tokens")
-    rank_by: Literal["nats_per_token", "nats_per_sequence"] = Field(
-        "nats_per_token", description="nats_per_token as published, nats_per_sequence as in the paper's formula"
-    )
-    agreement: Agreement | None = Field(None, description="a gate: a sample must score alike in another way")
-    rescoring: Rescoring | None = Field(None, description="the band around another selection's cutoff is scored again")
-    owners: Owners = ()
-
-    @model_validator(mode="after")
-    def _one_amount(self) -> "Selection":
-        if (self.keep_fraction is None) == (self.token_budget is None):
-            raise ValueError("give exactly one of keep_fraction and token_budget")
-        return self
 
 
 class Student(Settings):
@@ -146,6 +126,8 @@ class Experiment(Settings):
         return self
 
     def selection_tokenizer(self, selection: str) -> str | None:
-        """Return the tokenizer that a selection's sequences are in, or None where its teacher is unknown."""
-        teacher = self.teachers.get(self.selections[selection].teacher)
-        return teacher.tokenizer if teacher else None
+        """Return the tokenizer that a selection's sequences are in, or None where nothing known says so."""
+        chosen = self.selections[selection]
+        known = {"teacher": self.teachers, "reference": self.references}
+        models = [known[who].get(name) for who, name in chosen.models.items()]
+        return chosen.tokenizer if not models else next((model.tokenizer for model in models if model), None)

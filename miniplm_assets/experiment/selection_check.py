@@ -1,0 +1,141 @@
+"""Whether a selection fits the rest of an experiment, and its settings each other."""
+
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+from miniplm_assets.experiment.selections import DIFFERENCE, MODELS_OF_SCORE
+from miniplm_assets.experiment.settings import nearest
+
+if TYPE_CHECKING:  # the schema checks itself by this
+    from miniplm_assets.experiment.schema import Experiment
+    from miniplm_assets.experiment.scoring import Rescoring
+    from miniplm_assets.experiment.selections import Selection
+
+# In which a second pass is as the first: all but what it is for.
+_SAME_IN_BOTH: Final = ("teacher", "reference", "keep_fraction", "token_budget", "rank_by")
+_PLAIN: Final = "the highest differences as they are: no order, scale_correction, temperature or within"
+
+
+class SelectionCheck:
+    """The checks of one selection.
+
+    Args:
+        file: the experiment.
+        name: of the selection.
+        left_out: names of others that are wrong in themselves; nothing is said of what they are named for.
+    """
+
+    def __init__(self, file: "Experiment", name: str, left_out: Collection[str]) -> None:
+        self._file = file
+        self._selection: Selection = file.selections[name]
+        self._where = f"selections.{name}"
+        self._left_out = left_out
+
+    def problems(self) -> Iterator[str]:
+        """Say what does not fit together, each at its key."""
+        yield from self._model_problems()
+        yield from self._unread_settings()
+        selection = self._selection
+        if selection.rescoring is not None:
+            yield from self._rescoring_problems(f"{self._where}.rescoring.around", selection.rescoring)
+        if selection.agreement is not None and not selection.is_plain:
+            yield (
+                f"{self._where}.agreement: a sample is held against the cutoff of {_PLAIN}; put it at such a selection "
+                "of the same teacher and reference, whose scores are the same"
+            )
+        yield from self._pair_problems()
+
+    def _model_problems(self) -> Iterator[str]:
+        selection = self._selection
+        asked = MODELS_OF_SCORE[selection.score]
+        for who, known in (("teacher", self._file.teachers), ("reference", self._file.references)):
+            name, where = getattr(selection, who), f"{self._where}.{who}"
+            if who in asked:
+                yield from self._named(where, name, known)
+            elif name is not None:
+                yield f"{where} '{name}' is not asked by score {selection.score}; leave it out, or {self._fitting()}"
+        where = f"{self._where}.tokenizer"
+        if not asked:
+            yield from self._named(where, selection.tokenizer, self._file.tokenizers)
+        elif selection.tokenizer is not None:
+            yield f"{where} '{selection.tokenizer}': the sequences are those of its models' tokenizer; leave it out"
+
+    def _named(self, where: str, name: str | None, known: Collection[str]) -> Iterator[str]:
+        if name is None:
+            names = ", ".join(sorted(known)) or "none"
+            yield f"{where}: score {self._selection.score} needs one, and none is named; known: {names}"
+        else:
+            yield from self._unknown(where, name, known)
+
+    def _fitting(self) -> str:
+        """Return the score that asks exactly the models that are named."""
+        named = {who for who in ("teacher", "reference") if getattr(self._selection, who) is not None}
+        return next(f"write score: {score}" for score, asked in MODELS_OF_SCORE.items() if set(asked) == named)
+
+    def _unread_settings(self) -> Iterator[str]:
+        """Say which settings nothing would read."""
+        selection, score = self._selection, self._selection.score
+        if not MODELS_OF_SCORE[score] and "rank_by" in selection.model_fields_set:
+            yield f"{self._where}.rank_by {selection.rank_by}: score {score} is in no nats; leave it out"
+        if score != DIFFERENCE and selection.scale_correction != "none":
+            yield (
+                f"{self._where}.scale_correction {selection.scale_correction}: it brings two models to one scale, and "
+                f"score {score} is no difference of two; leave it out, or write score: {DIFFERENCE}"
+            )
+        if score == "random" and selection.temperature is not None:
+            yield f"{self._where}.temperature {selection.temperature:g}: score random is drawn already; leave it out"
+        if selection.seed is not None and not selection.is_drawn:
+            yield (
+                f"{self._where}.seed {selection.seed}: nothing is drawn here; leave it out, or write score: random or "
+                "a temperature"
+            )
+
+    def _pair_problems(self) -> Iterator[str]:
+        """Say why a teacher and a reference do not make a pair."""
+        selection = self._selection
+        teacher = self._file.teachers.get(selection.models.get("teacher", ""))
+        reference = self._file.references.get(selection.models.get("reference", ""))
+        if teacher is None or reference is None:
+            return
+        if teacher.tokenizer != reference.tokenizer:
+            yield (
+                f"{self._where}: teacher {selection.teacher} uses tokenizer {teacher.tokenizer}, reference "
+                f"{selection.reference} uses {reference.tokenizer}; a difference of log-probabilities exists only over "
+                "the same tokens, so both need the same tokenizer"
+            )
+        if teacher.scoring.score_after_end_of_document != reference.scoring.score_after_end_of_document:
+            yield (
+                f"{self._where}: score_after_end_of_document differs between teacher and reference; their sums would "
+                "cover different tokens"
+            )
+        if selection.agreement is not None:
+            other = selection.agreement
+            if all(
+                one.scoring.by(other.backend, other.dtype) == one.scoring.by(None, None) for one in (teacher, reference)
+            ):
+                yield (
+                    f"{self._where}.agreement: teacher and reference are scored by {teacher.scoring.backend} in "
+                    f"{teacher.scoring.dtype} already; name another backend or dtype"
+                )
+
+    def _rescoring_problems(self, where: str, rescoring: "Rescoring") -> Iterator[str]:
+        first = self._file.selections.get(rescoring.around)
+        if first is None:
+            yield from self._unknown(where, rescoring.around, self._file.selections)
+            return
+        if first.rescoring is not None:
+            yield f"{where}: '{rescoring.around}' is a second pass itself; name a selection without rescoring"
+        for which, one in (("this selection", self._selection), (f"'{rescoring.around}'", first)):
+            if not one.is_plain:
+                yield f"{where}: a second pass moves {_PLAIN}; {which} ranks in another way"
+        for name in _SAME_IN_BOTH:
+            mine, theirs = getattr(self._selection, name), getattr(first, name)
+            if mine != theirs:
+                yield (
+                    f"{where}: '{rescoring.around}' has {name} {theirs}, this selection {mine}; a second pass moves "
+                    "scores, not what they are for, so that both need the same"
+                )
+
+    def _unknown(self, where: str, name: str, known: Collection[Any]) -> Iterator[str]:
+        if name not in known and name not in self._left_out:
+            yield f"{where} '{name}' is not in this file; {nearest(name, list(known))}"

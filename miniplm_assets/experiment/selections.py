@@ -1,0 +1,87 @@
+"""What an experiment may say of a selection: what the candidates are ranked by, and which of them are kept."""
+
+from typing import Final, Literal
+
+from pydantic import Field, model_validator
+
+from miniplm_assets.experiment.models import Owners, Seed
+from miniplm_assets.experiment.scoring import Agreement, Rescoring
+from miniplm_assets.experiment.settings import Settings
+
+Who = Literal["teacher", "reference"]
+Score = Literal["difference", "teacher", "reference", "prior", "random"]
+ScaleCorrection = Literal["none", "standardised", "residual"]
+
+DIFFERENCE: Final = "difference"
+# Whose log-probabilities a score is made of; of the others, of no model's.
+MODELS_OF_SCORE: Final[dict[str, tuple[Who, ...]]] = {
+    DIFFERENCE: ("teacher", "reference"),
+    "teacher": ("teacher",),
+    "reference": ("reference",),
+    "prior": (),
+    "random": (),
+}
+
+
+class Selection(Settings):
+    """Which candidates are kept: Difference Sampling, or what it is held against."""
+
+    score: Score = Field(
+        DIFFERENCE,
+        description="difference: log p_teacher - log p_reference. teacher, reference: one model's log-probability. "
+        "prior: how usual the frequencies of its tokens are, without a model. random: a hash of the sequence id",
+    )
+    teacher: str | None = Field(None, description="of score difference or teacher")
+    reference: str | None = Field(None, description="of score difference or reference")
+    tokenizer: str | None = Field(None, description="of score prior or random, which name no model: whose sequences")
+    keep_fraction: float | None = Field(None, gt=0, le=1, description="alpha: share of the candidates")
+    token_budget: int | None = Field(None, ge=1, description="keep the best until they hold this many tokens")
+    rank_by: Literal["nats_per_token", "nats_per_sequence"] = Field(
+        "nats_per_token", description="nats_per_token as published, nats_per_sequence as in the paper's formula"
+    )
+    scale_correction: ScaleCorrection = Field(
+        "none",
+        description="of the difference, against a teacher so large that it ranks alone. standardised: each model's "
+        "log-probabilities in standard deviations from the mean of the domain. residual: what the reference's do not "
+        "explain of the teacher's, by one regression over all candidates",
+    )
+    order: Literal["highest", "lowest"] = Field("highest", description="which end of the ranking is kept")
+    temperature: float | None = Field(
+        None,
+        gt=0,
+        description="draw in proportion to exp(score / temperature), without putting back, in place of the very best; "
+        "in the unit of the score",
+    )
+    seed: Seed | None = Field(None, description="of score random and of temperature; default: the experiment's one")
+    within: Literal["domain"] | None = Field(None, description="domain: keep the same share of each domain")
+    agreement: Agreement | None = Field(None, description="a gate: a sample must score alike in another way")
+    rescoring: Rescoring | None = Field(None, description="the band around another selection's cutoff is scored again")
+    owners: Owners = ()
+
+    @model_validator(mode="after")
+    def _one_amount(self) -> "Selection":
+        if (self.keep_fraction is None) == (self.token_budget is None):
+            raise ValueError("give exactly one of keep_fraction and token_budget")
+        return self
+
+    @property
+    def models(self) -> dict[Who, str]:
+        """The names of the models that it ranks by; none are left out once the experiment is checked."""
+        named = ((who, getattr(self, who)) for who in MODELS_OF_SCORE[self.score])
+        return {who: name for who, name in named if name is not None}
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether random numbers decide."""
+        return self.score == "random" or self.temperature is not None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is Difference Sampling as published: the highest differences of the whole corpus, as they are."""
+        return (
+            self.score == DIFFERENCE
+            and self.order == "highest"
+            and self.scale_correction == "none"
+            and self.temperature is None
+            and self.within is None
+        )
