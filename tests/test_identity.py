@@ -53,6 +53,10 @@ AFTER_DOCUMENTS = {"tokenizer"} | AFTER_TOKENIZER
 DOCUMENTS = {"documents"} | AFTER_DOCUMENTS
 SELECTION = {"pilot"} | AFTER_SCORES
 LISTING = {"raw_corpus"} | CATALOG
+# What follows the rank of a selection that nobody learns from.
+RANK = MARTS - {"difference_scores"} | CATALOG
+CORRECTED = {"scale_corrected_scores", "score_scales"}
+PRIOR = {"token_counts", "token_priors", "prior_statistics", "prior_scores"}
 NOTHING: set[str] = set()
 
 
@@ -212,8 +216,25 @@ ROWS = [
     Row("pilot.max_share_below_zero", 0.5, 0.6, {"pilot"} | CATALOG),
     Row("pilot.min_spread_nats_per_token", 0.05, 0.1, {"pilot"} | CATALOG),
     Row("pilot.max_rank_correlation_with_one_model", 0.95, 0.9, {"pilot"} | CATALOG),
-    Row("selections.half.teacher selections.again.teacher", REQUIRED, "copied", SELECTION),
-    Row("selections.half.reference selections.again.reference", REQUIRED, "other", SELECTION),
+    Row("selections.half.teacher selections.again.teacher", None, "copied", SELECTION),
+    Row("selections.half.reference selections.again.reference", None, "other", SELECTION),
+    Row("selections.hard.scale_correction", "none", "residual", {"pilot"} | CORRECTED | RANK, "hard"),
+    Row(
+        "selections.corrected.scale_correction",
+        "none",
+        "residual",
+        {"pilot"} | CORRECTED - {"score_scales"} | RANK,
+        "corrected",
+    ),
+    Row("selections.hard.order", "highest", "lowest", {"pilot", "reversed_scores"} | RANK, "hard"),
+    Row("selections.hard.temperature", None, 2.0, {"pilot", "random_scores", "perturbed_scores"} | RANK, "hard"),
+    Row("selections.soft.temperature", None, 2.0, {"pilot", "perturbed_scores"} | RANK, "soft"),
+    Row("selections.soft.seed", None, 5, {"pilot", "random_scores", "perturbed_scores"} | RANK, "soft"),
+    Row("selections.drawn.seed", None, 5, {"random_scores"} | RANK, "drawn"),
+    Row("selections.drawn.seed", None, 1, NOTHING, "drawn"),  # the experiment's one
+    Row("selections.drawn.tokenizer", None, "hub", {"random_scores", "corpus_profile"} | RANK, "drawn"),
+    Row("selections.drawn.score", "difference", "prior", {"random_scores"} | PRIOR | RANK, "drawn"),
+    Row("selections.drawn.within", None, "domain", {"domain_places"} | RANK, "drawn"),
     Row("selections.half.keep_fraction selections.again.keep_fraction", None, 0.4, SELECTION),
     Row("selections.half.rank_by selections.again.rank_by", "nats_per_token", "nats_per_sequence", SELECTION),
     Row("selections.half.owners", (), ["a@b.c"], NOTHING),
@@ -291,7 +312,20 @@ def budget(content: dict[str, Any]) -> None:
     content["selections"]["again"] = {"teacher": "large", "reference": "small", "token_budget": 8}
 
 
-VARIANTS |= {"third": third, "budget": budget}
+def one_more(name: str, **settings: Any) -> Callable[[dict[str, Any]], object]:
+    """Another selection, which nobody learns from."""
+    return lambda content: content["selections"].update({name: {"keep_fraction": 0.5, **settings}})
+
+
+PAIR = {"teacher": "large", "reference": "small"}
+VARIANTS |= {
+    "third": third,
+    "budget": budget,
+    "hard": one_more("hard", **PAIR),
+    "corrected": one_more("corrected", **PAIR, scale_correction="standardised"),
+    "soft": one_more("soft", **PAIR, temperature=1.0),
+    "drawn": one_more("drawn", score="random", tokenizer="bpe"),
+}
 
 
 def set_at(content: dict[str, Any], path: str, value: Any) -> None:

@@ -13,9 +13,11 @@ from miniplm_assets.core.errors import CorpusError, MissingResultError, ModelErr
 from miniplm_assets.core.recipe import Recipe
 from miniplm_assets.corpus.shards import observe_corpus
 from miniplm_assets.experiment import DemoSource, FolderModel, FolderTokenizer, JsonlSource, Scoring
+from miniplm_assets.kinds.agreement import DIFFERENCES
 from miniplm_assets.kinds.models import MODELS, CopiedModel
+from miniplm_assets.kinds.rankings import MODEL_SCORES, TABLES
 from miniplm_assets.kinds.raw_corpus import RAW_CORPUS as LISTING
-from miniplm_assets.kinds.registry import PROJECT, open_pipeline
+from miniplm_assets.kinds.registry import PROJECT, all_kinds, open_pipeline
 from miniplm_assets.kinds.tokenizer import TOKENIZER
 from miniplm_assets.lineage import folders
 from miniplm_assets.lineage import snapshot as snapshot_module
@@ -315,11 +317,13 @@ def test_a_look_and_a_run_at_the_same_time_lose_nothing_of_each_other(tmp_path, 
 def test_one_name_in_three_places():
     """A SQL ref, a kind in the asset keys and in the folders of the warehouse are the same word."""
     pipeline = open_pipeline(PROJECT / "experiments" / "demo.yaml")
-    kinds = {node.kind.name for node in pipeline.graph.values()}
+    every_kind = {kind.name for kind in all_kinds(load_sql_project(PROJECT / "dbt_like_sql"))}
+    in_the_demo = {node.kind.name for node in pipeline.graph.values()}
     marts = load_sql_project(PROJECT / "dbt_like_sql").marts
-    assert {ref for model in marts for ref in model.inputs} <= kinds
-    assert {model.name for model in marts} <= kinds
-    assert {path.stem for path in Path(PROJECT / "dbt_like_sql" / "models" / "marts").glob("*.sql")} <= kinds
+    # What stands for the scores of the one model that a selection ranks by is a role alone.
+    assert {ref for model in marts for ref in model.inputs} <= every_kind | {MODEL_SCORES}
+    assert {model.name for model in marts} - in_the_demo == TABLES - {DIFFERENCES}
+    assert {path.stem for path in Path(PROJECT / "dbt_like_sql" / "models" / "marts").glob("*.sql")} <= every_kind
     for key, node in pipeline.graph.items():
         assert key.rpartition("/")[2] == node.kind.name
         assert node.kind.name.isidentifier()

@@ -16,13 +16,25 @@ from tests.sql_tables import SQL_FOLDER, project
 MARTS = [
     "corpus_profile",
     "difference_scores",
+    "domain_places",
     "domain_shift",
     "extreme_sequences",
     "length_bias",
+    "likelihood_scores",
+    "perturbed_scores",
+    "prior_scores",
+    "prior_statistics",
+    "random_scores",
     "refined_corpus",
+    "reversed_scores",
+    "scale_corrected_scores",
     "score_distribution",
+    "score_scales",
     "selection_cutoff",
+    "token_priors",
 ]
+# That begin with the candidates, as difference_scores does.
+BASES = ("likelihood_scores", "prior_statistics", "random_scores")
 
 
 @pytest.fixture
@@ -48,12 +60,22 @@ def test_dependencies_follow_from_the_sql_with_the_steps_expanded():
     assert inputs == {
         "corpus_profile": ("documents", "sequences"),
         "difference_scores": ("reference_scores", "sequences", "teacher_scores"),
+        "domain_places": ("difference_scores",),
         "domain_shift": marks,
         "extreme_sequences": (*marks, "sequences"),
         "length_bias": marks,
+        "likelihood_scores": ("model_scores", "sequences"),
+        "perturbed_scores": ("difference_scores", "random_scores"),
+        "prior_scores": ("prior_statistics",),
+        "prior_statistics": ("sequences", "token_priors"),
+        "random_scores": ("sequences",),
         "refined_corpus": ("difference_scores", "documents", "selection_cutoff", "sequences"),  # documents: by a test
+        "reversed_scores": ("difference_scores",),
+        "scale_corrected_scores": ("difference_scores", "score_scales"),
         "score_distribution": marks,
+        "score_scales": ("difference_scores",),
         "selection_cutoff": ("difference_scores",),
+        "token_priors": ("token_counts",),
     }
 
 
@@ -61,6 +83,12 @@ def test_parameters_follow_from_the_sql():
     used = {model.name: set(model.parameters) for model in project().marts if model.parameters}
     assert used == {
         "difference_scores": {"rank_by"},
+        "domain_places": {"keep_fraction", "token_budget"},
+        "likelihood_scores": {"rank_by", "score"},
+        "perturbed_scores": {"temperature"},
+        "random_scores": {"seed"},
+        "scale_corrected_scores": {"rank_by", "scale_correction"},
+        "score_scales": {"rank_by"},
         "selection_cutoff": {"rank_by", "keep_fraction", "token_budget"},
     }
 
@@ -120,7 +148,7 @@ def test_white_space_and_comments_do_not_change_the_code_version(copy: Path):
     ("file", "old", "new", "changed"),
     [
         ("models/marts/selection_cutoff.sql", "/ 0.01", "/ 0.02", {"selection_cutoff"}),
-        ("models/staging/stg_candidates.sql", "'candidate'", "'reference'", {"difference_scores"}),
+        ("models/staging/stg_candidates.sql", "'candidate'", "'reference'", {"difference_scores", *BASES}),
         ("models/marts/schema.yml", "{min: 0, max: 201}", "{min: 0, max: 200}", {"score_distribution"}),
         ("tests/domains_add_up.sql", "!=", "<", {"domain_shift"}),
         ("tests/screens/scores_pair_one_to_one.sql", "num_not_above >", "num_not_above >=", {"difference_scores"}),

@@ -33,15 +33,15 @@ class SelectionRecord:
     Attributes:
         name: of the selection.
         kept_share: kept share of the candidate sequences, in (0, 1].
-        teacher_nll_nats_per_token: held-out loss of its teacher.
-        reference_nll_nats_per_token: held-out loss of its reference.
+        teacher_nll_nats_per_token: held-out loss of its teacher; None where it asks none.
+        reference_nll_nats_per_token: held-out loss of its reference; None where it asks none.
         domain_shift: domain, share_of_candidate_tokens, share_of_kept_tokens.
     """
 
     name: str
     kept_share: float
-    teacher_nll_nats_per_token: float
-    reference_nll_nats_per_token: float
+    teacher_nll_nats_per_token: float | None
+    reference_nll_nats_per_token: float | None
     domain_shift: pl.DataFrame
 
 

@@ -96,7 +96,14 @@ def plot_loss_curves(
     return _png(figure)
 
 
-def plot_difference_distribution(bins: pl.DataFrame, *, cutoff: float, unit: str) -> bytes:
+def plot_difference_distribution(
+    bins: pl.DataFrame,
+    *,
+    cutoff: float,
+    unit: str,
+    quantity: str = "difference: log p teacher - log p reference",
+    kept: str = "those with the highest differences",
+) -> bytes:
     """Draw how the differences are distributed, what is kept, and the cutoff.
 
     Args:
@@ -104,17 +111,19 @@ def plot_difference_distribution(bins: pl.DataFrame, *, cutoff: float, unit: str
             hold all that lies outside, and are drawn as wide as the others.
         cutoff: the lowest kept difference.
         unit: nats per token or nats per sequence.
+        quantity: what the candidates are ranked by.
+        kept: which of them are kept, in words.
     """
     inner = bins[1:-1] if bins.height > 2 else bins
     width = float((inner["bin_end_nats"] - inner["bin_start_nats"])[0])
     first, last = float(inner["bin_start_nats"][0]), float(inner["bin_end_nats"][-1])
     lefts = [first - width, *inner["bin_start_nats"].to_list(), last] if bins.height > 2 else inner["bin_start_nats"]
-    kept, dropped = bins["num_kept"], bins["num_candidates"] - bins["num_kept"]
-    kept_share = int(kept.sum()) / max(1, int(bins["num_candidates"].sum()))
+    num_kept, dropped = bins["num_kept"], bins["num_candidates"] - bins["num_kept"]
+    kept_share = int(num_kept.sum()) / max(1, int(bins["num_candidates"].sum()))
 
     figure, axes = _figure(4.2)
     axes.bar(lefts, dropped, width=width, align="edge", color=PALE, label="discarded")
-    axes.bar(lefts, kept, width=width, align="edge", bottom=dropped, color=BLUE, label="kept")
+    axes.bar(lefts, num_kept, width=width, align="edge", bottom=dropped, color=BLUE, label="kept")
     axes.axvline(cutoff, color=RED, linewidth=1.6)
     axes.annotate(
         f"cutoff {cutoff:.3f}",
@@ -127,12 +136,9 @@ def plot_difference_distribution(bins: pl.DataFrame, *, cutoff: float, unit: str
         fontweight="bold",
     )
     axes.set_xlim(first - width, last + width)
-    axes.set_xlabel(f"difference: log p teacher - log p reference ({unit}); the outermost bars hold all beyond")
+    axes.set_xlabel(f"{quantity} ({unit}); the outermost bars hold all beyond")
     axes.set_ylabel("candidate sequences")
-    axes.set_title(
-        f"{kept_share:.1%} of the candidates are kept: those with the highest differences",
-        loc="left",
-    )
+    axes.set_title(f"{kept_share:.1%} of the candidates are kept: {kept}", loc="left")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.legend(frameon=False, loc="upper left")
     return _png(figure)

@@ -175,13 +175,13 @@ def _reasons(student: StudentRecord, base: StudentRecord) -> Iterator[str]:
     if selection is None:
         return
     teacher, reference = selection.teacher_nll_nats_per_token, selection.reference_nll_nats_per_token
-    if teacher >= reference:
+    if teacher is not None and reference is not None and teacher >= reference:
         yield (
             f"The likely reason: the teacher's held-out loss ({teacher:.3f} nats a token) is not below the reference's "
             f"({reference:.3f}), so that their difference says nothing about what is worth learning; train or choose a "
             "stronger teacher."
         )
-    elif teacher >= base.mean("nll_nats_per_token"):
+    elif teacher is not None and teacher >= base.mean("nll_nats_per_token"):
         yield (
             f"The likely reason: the teacher's held-out loss ({teacher:.3f} nats a token) is not below the "
             f"{base.mean('nll_nats_per_token'):.3f} that {base.name} reaches by itself, so that it cannot show the "

@@ -21,6 +21,7 @@ from miniplm_assets.experiment import Experiment, Training
 from miniplm_assets.experiment.objectives import Objective
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.agreement import CUTOFF
+from miniplm_assets.kinds.models import Who
 from miniplm_assets.kinds.scores import WHO, scores_key
 from miniplm_assets.kinds.selection import DOMAIN_SHIFT
 from miniplm_assets.kinds.student_checkpoint import checkpoint_key
@@ -80,10 +81,10 @@ class ComparedStudent(Settings):
 
 
 class ComparedSelection(Settings):
-    """Whose scores a selection ranks by."""
+    """Whose scores a selection ranks by; None where it asks no such model."""
 
-    teacher: str
-    reference: str
+    teacher: str | None = None
+    reference: str | None = None
 
 
 class Compared(Settings):
@@ -102,7 +103,7 @@ def _nodes(blueprint: Blueprint) -> Iterator[Node[Compared]]:
     keys = [key for name in settings.students for key in (checkpoint_key(name), evaluation_key(name))]
     for name, selection in settings.selections.items():
         keys += [key_of(DOMAIN_SHIFT, name), key_of(CUTOFF, name)]
-        keys += [scores_key(who, getattr(selection, who)) for who in WHO]
+        keys += [scores_key(who, model) for who in WHO if (model := getattr(selection, who)) is not None]
     yield Node(kind=COMPARISON, inputs={key: key for key in keys}, settings=settings)
 
 
@@ -126,7 +127,7 @@ def _compared(experiment: Experiment) -> Compared:
             for name, student in students.items()
         },
         selections={
-            name: ComparedSelection(teacher=selection.teacher, reference=selection.reference)
+            name: ComparedSelection.model_validate(selection.models)
             for name, selection in experiment.selections.items()
             if name in selections
         },
@@ -192,13 +193,16 @@ def _selection(work: Work[Compared], name: str) -> SelectionRecord:
     return SelectionRecord(
         name=name,
         kept_share=cutoff["num_kept"] / cutoff["num_candidates"],
-        teacher_nll_nats_per_token=_held_out_loss(work, scores_key("teacher", selection.teacher)),
-        reference_nll_nats_per_token=_held_out_loss(work, scores_key("reference", selection.reference)),
+        teacher_nll_nats_per_token=_held_out_loss(work, "teacher", selection.teacher),
+        reference_nll_nats_per_token=_held_out_loss(work, "reference", selection.reference),
         domain_shift=pl.read_parquet(shift_file, glob=False),
     )
 
 
-def _held_out_loss(work: Work[Compared], scores: str) -> float:
+def _held_out_loss(work: Work[Compared], who: Who, model: str | None) -> float | None:
+    if model is None:
+        return None
+    scores = scores_key(who, model)
     domains = work.input(scores).facts["by_split_and_domain"][VALIDATION]
     nll = mean_nll(domains, excluded_domains=work.settings.excluded_domains)
     if nll is None:

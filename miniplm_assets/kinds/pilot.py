@@ -18,7 +18,16 @@ from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.models import Who, scored_models
 from miniplm_assets.kinds.parameters import SelectionParameters, parameters_of
 from miniplm_assets.kinds.scores import PILOT as NAME
-from miniplm_assets.kinds.scores import WHO, Pass, ScoredRows, max_sequence_tokens, score_node, scored_by, scores_kinds
+from miniplm_assets.kinds.scores import (
+    WHO,
+    Pass,
+    ScoredRows,
+    max_sequence_tokens,
+    piloted,
+    score_node,
+    scored_by,
+    scores_kinds,
+)
 from miniplm_assets.kinds.sequences import SEQUENCES, sequences_key
 from miniplm_assets.lineage.kind import ALL_FILES, Blueprint, Check, Kind, Node
 from miniplm_assets.lineage.work import Work
@@ -98,15 +107,14 @@ def _nodes(blueprint: Blueprint) -> Iterator[Node[Judging]]:
     experiment = blueprint.experiment
     if experiment.pilot is None:
         return
-    for name, selection in experiment.selections.items():
-        scores = {
-            f"{who}_scores": key_of(PILOT_SCORES[who].name, scored_by(experiment, selection, who)[0]) for who in WHO
-        }
+    for name, selection in piloted(experiment).items():
+        scores = {f"{who}_scores": key_of(PILOT_SCORES[who].name, model) for who, model in selection.models.items()}
+        _, teacher = scored_by(experiment, selection, "teacher")
         yield Node(
             kind=PILOT,
             names=(name,),
-            inputs={SEQUENCES.name: sequences_key(experiment.teachers[selection.teacher].tokenizer), **scores},
-            settings=Judging(selection=parameters_of(selection), pilot=experiment.pilot),
+            inputs={SEQUENCES.name: sequences_key(teacher.tokenizer), **scores},
+            settings=Judging(selection=parameters_of(experiment, selection), pilot=experiment.pilot),
         )
 
 

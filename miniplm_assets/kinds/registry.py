@@ -18,6 +18,7 @@ from miniplm_assets.kinds.selection import selection_kinds
 from miniplm_assets.kinds.sequences import SEQUENCES
 from miniplm_assets.kinds.student_checkpoint import STUDENT_CHECKPOINT
 from miniplm_assets.kinds.student_evaluation import STUDENT_EVALUATION
+from miniplm_assets.kinds.token_counts import TOKEN_COUNTS
 from miniplm_assets.kinds.tokenizer import TOKENIZER
 from miniplm_assets.kinds.warehouse_catalog import WAREHOUSE_CATALOG
 from miniplm_assets.lineage.graph import build_graph
@@ -40,6 +41,7 @@ def all_kinds(sql: SqlProject) -> tuple[Kind[Any], ...]:
         DOCUMENTS,
         TOKENIZER,
         SEQUENCES,
+        TOKEN_COUNTS,
         *MODELS.values(),
         *PILOT_SCORES.values(),
         PILOT,

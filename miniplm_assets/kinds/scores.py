@@ -16,6 +16,7 @@ import polars as pl
 from miniplm_assets.core.recipe import key_of
 from miniplm_assets.core.splits import CANDIDATE, VALIDATION
 from miniplm_assets.experiment import Experiment, Scored, Scoring, Selection
+from miniplm_assets.experiment.selections import DIFFERENCE
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.costs import scoring_cost
 from miniplm_assets.kinds.engines import MODEL, devices_for, open_engine
@@ -130,9 +131,15 @@ def max_sequence_tokens(experiment: Experiment) -> int:
 
 
 def scored_by(experiment: Experiment, selection: Selection, who: Who) -> tuple[str, Scored]:
-    """Return the teacher or the reference of a selection: its name, and what the file says of it."""
-    name = selection.teacher if who == "teacher" else selection.reference
+    """Return the teacher or the reference that a selection ranks by: its name, and what the file says of it."""
+    name = selection.models[who]
     return name, scored_models(experiment, who)[name]
+
+
+def piloted(experiment: Experiment) -> dict[str, Selection]:
+    """Return the selections that a pilot judges: those by a difference, where the experiment has a pilot."""
+    selections = {} if experiment.pilot is None else experiment.selections
+    return {name: selection for name, selection in selections.items() if selection.score == DIFFERENCE}
 
 
 def rows_of(chosen: pl.Series) -> Choose:
@@ -259,7 +266,6 @@ def _kind(one: Pass[R], who: Who) -> Kind[R]:
 
 def _nodes(blueprint: Blueprint, who: Who) -> Iterator[Node[ScoredRows]]:
     experiment = blueprint.experiment
-    pilots = {} if experiment.pilot is None else experiment.selections
     for name, scored in scored_models(experiment, who).items():
         yield score_node(
             SCORES[who],
@@ -269,7 +275,7 @@ def _nodes(blueprint: Blueprint, who: Who) -> Iterator[Node[ScoredRows]]:
             ScoredRows(scoring=scored.scoring, max_sequence_tokens=max_sequence_tokens(experiment)),
             gates=tuple(
                 key_of(PILOT, selection)
-                for selection, chosen in pilots.items()
+                for selection, chosen in piloted(experiment).items()
                 if scored_by(experiment, chosen, who)[0] == name
             ),
         )

@@ -1,7 +1,11 @@
-"""Difference Sampling in the SQL of dbt_like_sql: a kind for each of its marts, as `<selection>/refined_corpus`."""
+"""Selections in the SQL of dbt_like_sql: a kind for each of its marts, as `<selection>/refined_corpus`.
+
+Difference Sampling as published is the plain one; `rankings` says how the others come to their rank.
+"""
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,19 +14,21 @@ import polars.selectors as cs
 import pyarrow.parquet as pq
 
 from miniplm_assets.core.recipe import key_of
-from miniplm_assets.core.selection import kept_sequences
-from miniplm_assets.core.splits import CANDIDATE
 from miniplm_assets.evaluation.plots import plot_difference_distribution, plot_domain_shares
 from miniplm_assets.experiment import Experiment
 from miniplm_assets.kinds.agreement import CUTOFF, DIFFERENCES, SCORE_AGREEMENT, cutoff_of
 from miniplm_assets.kinds.documents import DOCUMENTS
 from miniplm_assets.kinds.models import Who
-from miniplm_assets.kinds.parameters import SelectionParameters, parameters_of
+from miniplm_assets.kinds.parameters import WORDS_OF_UNIT, SelectionParameters, parameters_of, unit_of
+from miniplm_assets.kinds.rankings import MODEL_SCORES, SMALL_TABLES, TABLES, has_table, ranked_before, traits_of
 from miniplm_assets.kinds.rescoring import RESCORED
-from miniplm_assets.kinds.scores import WHO, scored_by, scores_key
+from miniplm_assets.kinds.scores import scores_key
+from miniplm_assets.kinds.selection_verify import verify_selection
 from miniplm_assets.kinds.sequences import SEQUENCES, sequences_key
+from miniplm_assets.kinds.token_counts import TOKEN_COUNTS, token_counts_key
 from miniplm_assets.lineage.kind import ALL_FILES, Blueprint, Check, Kind, Node
 from miniplm_assets.lineage.work import Work
+from miniplm_assets.storage.sql_checks import PLAIN, Trait
 from miniplm_assets.storage.sql_project import SqlModel, SqlProject
 from miniplm_assets.storage.sql_run import run_model
 from miniplm_assets.storage.store import Draft, Result
@@ -34,7 +40,7 @@ REFINED_CORPUS: Final = "refined_corpus"
 DOMAIN_SHIFT: Final = "domain_shift"
 SCORE_DISTRIBUTION: Final = "score_distribution"
 # Too large to be copied into the catalog.
-VIEWS: Final = (DIFFERENCES, REFINED_CORPUS)
+VIEWS: Final = frozenset({*TABLES - SMALL_TABLES, REFINED_CORPUS})
 # As much of a table, and of a text in it, as a page of the UI shows well.
 MAX_SHOWN_ROWS: Final = 60
 MAX_SHOWN_CHARACTERS: Final = 160
@@ -46,7 +52,14 @@ def selection_kinds(sql: SqlProject) -> tuple[Kind[SelectionParameters], ...]:
 
 
 def _kind(model: SqlModel) -> Kind[SelectionParameters]:
-    kind: Kind[SelectionParameters] = Kind(
+    kind = replace(_kind_of(model), nodes=lambda blueprint: _nodes(kinds, model, blueprint))
+    # Of selections of other traits, with the tests that speak of those.
+    kinds = cache(lambda traits: kind if traits == PLAIN else _kind_of(model.of(traits)))
+    return kind
+
+
+def _kind_of(model: SqlModel) -> Kind[SelectionParameters]:
+    return Kind(
         name=model.name,
         # To that of all selections, each model adds one of its own.
         code_version="-".join(
@@ -55,37 +68,53 @@ def _kind(model: SqlModel) -> Kind[SelectionParameters]:
         section="selection",
         technologies=frozenset({"duckdb", "sql"}),
         description=f"{model.description}\n\n```sql\n{model.sql}\n```",
-        nodes=lambda blueprint: _nodes(kind, model, blueprint),
+        nodes=lambda _: (),
         make=partial(_make, model),
         table=ALL_FILES,
         is_view=model.name in VIEWS,
         columns={column.name: column.description for column in model.columns},
         column_sources=model.column_lineage,
         checks=tuple(Check(check.name, check.description, check.severity != "warn") for check in model.checks),
-        verify=_verify if model.name == REFINED_CORPUS else None,
+        verify=verify_selection if model.name == REFINED_CORPUS else None,
     )
-    return kind
 
 
 def _nodes(
-    kind: Kind[SelectionParameters], model: SqlModel, blueprint: Blueprint
+    kinds: Callable[[frozenset[Trait]], Kind[SelectionParameters]], model: SqlModel, blueprint: Blueprint
 ) -> Iterator[Node[SelectionParameters]]:
     experiment = blueprint.experiment
     for name, selection in experiment.selections.items():
-        keys = {
-            DOCUMENTS.name: DOCUMENTS.name,
-            SEQUENCES.name: sequences_key(experiment.teachers[selection.teacher].tokenizer),
-            **{f"{who}_scores": _scores_of(experiment, name, who) for who in WHO},
-            **{mart.name: key_of(mart.name, name) for mart in blueprint.sql.marts},
-        }
+        if not has_table(selection, model.name):
+            continue
+        kind = kinds(traits_of(selection))
+        keys = _inputs_of(experiment, name) | {mart.name: key_of(mart.name, name) for mart in blueprint.sql.marts}
+        keys[DIFFERENCES] = key_of(ranked_before(selection, model.name), name)
+        settings = parameters_of(experiment, selection, model.parameters)
+        if model.name == CUTOFF:
+            settings = settings.model_copy(update={"rank_by": unit_of(selection)})
         is_gated = model.name == REFINED_CORPUS and selection.agreement is not None
         yield Node(
             kind=kind,
             names=(name,),
-            inputs={role: keys[role] for role in model.inputs},
-            settings=parameters_of(selection, model.parameters),
+            inputs={role: keys[role] for role in model.of(traits_of(selection)).inputs},
+            settings=settings,
             gates=(key_of(SCORE_AGREEMENT.name, name),) if is_gated else (),
         )
+
+
+def _inputs_of(experiment: Experiment, name: str) -> dict[str, str]:
+    """Return what the SQL of a selection may read of other steps, by role."""
+    selection = experiment.selections[name]
+    tokenizer = experiment.selection_tokenizer(name)
+    assert tokenizer is not None  # the experiment is checked
+    scores = {who: _scores_of(experiment, name, who) for who in selection.models}
+    keys = {
+        DOCUMENTS.name: DOCUMENTS.name,
+        SEQUENCES.name: sequences_key(tokenizer),
+        TOKEN_COUNTS.name: token_counts_key(tokenizer),
+        **{f"{who}_scores": key for who, key in scores.items()},
+    }
+    return keys | ({MODEL_SCORES: next(iter(scores.values()))} if scores else {})
 
 
 def _scores_of(experiment: Experiment, name: str, who: Who) -> str:
@@ -93,7 +122,7 @@ def _scores_of(experiment: Experiment, name: str, who: Who) -> str:
     selection = experiment.selections[name]
     if selection.rescoring is not None:
         return key_of(RESCORED[who].name, name)
-    return scores_key(who, scored_by(experiment, selection, who)[0])
+    return scores_key(who, selection.models[who])
 
 
 def _make(model: SqlModel, work: Work[SelectionParameters]) -> Result:
@@ -106,6 +135,7 @@ def _make(model: SqlModel, work: Work[SelectionParameters]) -> Result:
             inputs={role: work.input_tables(role) for role in work.node.inputs},
             parameters=work.settings.model_dump(),
             target=draft.path,
+            traits=model.traits,
         )
         tables = sorted(draft.path.glob("*.parquet"))
         if sum(pq.read_metadata(table).num_rows for table in tables) <= MAX_SHOWN_ROWS:
@@ -133,8 +163,10 @@ def _shown(rows: pl.DataFrame) -> dict[str, Any]:
 
 def _distribution(work: Work[SelectionParameters], rows: pl.DataFrame) -> tuple[str, bytes]:
     cutoff = cutoff_of(work)
-    unit = cutoff["rank_by"].replace("_", " ")
-    picture = plot_difference_distribution(rows, cutoff=cutoff["cutoff_difference"], unit=unit)
+    unit = WORDS_OF_UNIT[cutoff["rank_by"]]
+    ranking = work.input_node(DIFFERENCES).kind.name
+    words = {} if ranking == DIFFERENCES else {"quantity": ranking.replace("_", " "), "kept": "those that rank highest"}
+    picture = plot_difference_distribution(rows, cutoff=cutoff["cutoff_difference"], unit=unit, **words)
     return "difference_distribution.png", picture
 
 
@@ -147,33 +179,3 @@ PICTURES: Final[dict[str, Callable[[Work[SelectionParameters], pl.DataFrame], tu
     SCORE_DISTRIBUTION: _distribution,
     DOMAIN_SHIFT: _shares,
 }
-
-
-def _verify(work: Work[SelectionParameters]) -> Iterator[str]:
-    """Derive a refined corpus again from the scores, by other means than the SQL, and say what differs."""
-    stored = work.pipeline.store.require(work.recipe)
-    kept = set(_read(stored.matching("*.parquet"))["sequence_id"])
-    expected = _expected(work)
-    if kept == expected:
-        work.report(f"{work.node.key}: the {len(kept):,} sequences that its scores ask for")
-    else:
-        example = next(iter(kept ^ expected))
-        yield (
-            f"{work.node.key} ({stored.folder}): {len(kept - expected):,} sequences too many, "
-            f"{len(expected - kept):,} missing, for example {example}"
-        )
-
-
-def _expected(refined: Work[SelectionParameters]) -> set[int]:
-    pipeline = refined.pipeline
-    differences = Work(pipeline, refined.input_node(DIFFERENCES), refined.run)
-    cutoff = Work(pipeline, refined.input_node(CUTOFF), refined.run)
-    sequences = pl.scan_parquet(differences.input_tables(SEQUENCES.name), glob=False)
-    return kept_sequences(
-        sequences.filter(pl.col("split") == CANDIDATE).select("sequence_id", "split", "num_tokens").collect(),
-        teacher_scores=_read(differences.input_tables("teacher_scores")),
-        reference_scores=_read(differences.input_tables("reference_scores")),
-        rank_by=differences.settings.rank_by,
-        keep_fraction=cutoff.settings.keep_fraction,
-        token_budget=cutoff.settings.token_budget,
-    )

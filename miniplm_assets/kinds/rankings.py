@@ -1,0 +1,90 @@
+"""How a selection comes from scores to a rank: which tables of dbt_like_sql it has, and which reads which.
+
+A ranking is a score and steps, each a table with the columns of `difference_scores`, in which `rank_difference` is what
+ranks, the higher the better. So each stands in the place of `difference_scores` for the next, and the last for the
+cutoff and all that follows, whose SQL knows of nothing else. The plain difference has no step.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from miniplm_assets.core.recipe import key_of
+from miniplm_assets.experiment import Selection
+from miniplm_assets.kinds.agreement import DIFFERENCES
+from miniplm_assets.storage.sql_checks import Trait
+
+LIKELIHOODS: Final = "likelihood_scores"
+# The role of the scores of the one model that these are of.
+MODEL_SCORES: Final = "model_scores"
+PRIORS: Final = "prior_scores"
+PRIOR_STATISTICS: Final = "prior_statistics"
+RANDOM: Final = "random_scores"
+SCALES: Final = "score_scales"
+SCALE_CORRECTED: Final = "scale_corrected_scores"
+REVERSED: Final = "reversed_scores"
+PERTURBED: Final = "perturbed_scores"
+DOMAIN_PLACES: Final = "domain_places"
+
+TABLE_OF_SCORE: Final[Mapping[str, str]] = {
+    "difference": DIFFERENCES,
+    "teacher": LIKELIHOODS,
+    "reference": LIKELIHOODS,
+    "prior": PRIORS,
+    "random": RANDOM,
+}
+# What a table of a ranking rests on, beside the one before it.
+HELPERS: Final[Mapping[str, tuple[str, ...]]] = {
+    PRIORS: ("token_priors", PRIOR_STATISTICS),
+    SCALE_CORRECTED: (SCALES,),
+    PERTURBED: (RANDOM,),
+}
+STEPS: Final = (SCALE_CORRECTED, REVERSED, PERTURBED, DOMAIN_PLACES)
+# Every table that only some selections have.
+TABLES: Final = frozenset(
+    {*TABLE_OF_SCORE.values(), *STEPS, *(helper for helpers in HELPERS.values() for helper in helpers)}
+)
+# Not one row for each candidate.
+SMALL_TABLES: Final = frozenset({"token_priors", SCALES})
+
+
+def ranking_of(selection: Selection) -> tuple[str, ...]:
+    """Return the tables of a selection's ranking: that of its score, and of each step; the last one ranks."""
+    taken = {
+        SCALE_CORRECTED: selection.scale_correction != "none",
+        REVERSED: selection.order == "lowest",
+        PERTURBED: selection.temperature is not None,
+        DOMAIN_PLACES: selection.within is not None,
+    }
+    return TABLE_OF_SCORE[selection.score], *(step for step in STEPS if taken[step])
+
+
+def has_table(selection: Selection, table: str) -> bool:
+    """Say whether a selection has a table of dbt_like_sql: all but those of other rankings."""
+    ranking = ranking_of(selection)
+    return table not in TABLES or table in (*ranking, *(helper for one in ranking for helper in HELPERS.get(one, ())))
+
+
+def ranked_before(selection: Selection, table: str) -> str:
+    """Return what stands in the place of `difference_scores` for a table of a selection."""
+    ranking = ranking_of(selection)
+    if table == SCALES:
+        return ranking[0]
+    return ranking[max(0, ranking.index(table) - 1)] if table in ranking else ranking[-1]
+
+
+def rank_key(name: str, selection: Selection) -> str:
+    """Return the key of the table that ranks a selection's candidates."""
+    return key_of(ranking_of(selection)[-1], name)
+
+
+def traits_of(selection: Selection) -> frozenset[Trait]:
+    """Return what decides which tests of dbt_like_sql speak of a selection."""
+    is_difference = selection.score == "difference"
+    traits: dict[Trait, bool] = {
+        "plain": selection.is_plain,
+        "ranked": not selection.is_plain,
+        "differences": is_difference,
+        "transformed": is_difference and not selection.is_plain,
+        "within_domain": selection.within is not None,
+    }
+    return frozenset(trait for trait, has_it in traits.items() if has_it)
