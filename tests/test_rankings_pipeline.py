@@ -1,0 +1,138 @@
+"""Selections that are no plain difference, as assets: what they need, what is shared, and what they leave."""
+
+import dagster as dg
+import duckdb
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+
+from miniplm_assets.assets.build import build_assets
+from miniplm_assets.kinds.registry import open_pipeline
+from miniplm_assets.lineage.verify import verify_derived
+from tests.corpora import write_experiment
+from tests.test_golden import SHAPE, write_corpus, write_model
+
+pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning")
+
+PAIR = {"teacher": "large", "reference": "small"}
+SELECTIONS = {
+    "half": PAIR,
+    "chance": {"score": "random", "tokenizer": "bpe"},
+    "usual": {"score": "prior", "tokenizer": "bpe", "within": "domain"},
+    "hard": {"score": "reference", "reference": "small", "order": "lowest"},
+    "scaled": {**PAIR, "scale_correction": "residual", "temperature": 0.1},
+    "even": {**PAIR, "scale_correction": "standardised", "within": "domain"},
+}
+
+
+def keys_before(graph, key):
+    found = set()
+    pending = [key]
+    while pending:
+        for needed in graph[pending.pop()].needs:
+            if needed not in found:
+                found.add(needed)
+                pending.append(needed)
+    return found
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("many")
+    write_corpus(folder / "corpus")
+    write_model(folder / "large", num_layers=2, scale=0.3)
+    write_model(folder / "small", num_layers=1, scale=0.2)
+    scored = {
+        name: {"tokenizer": "bpe", "model": {"source": "folder", "path": str(folder / name)}}
+        for name in ("large", "small")
+    }
+    training = {"token_budget": 2_000, "sequences_per_step": 8, "num_evaluations": 1, "num_held_out_sequences": 8}
+    student = {"architecture": "tiny", "tokenizer": "bpe", "training": training}
+    content = {
+        "warehouse": str(folder / "warehouse"),
+        "seed": 11,
+        "corpus": {
+            "source": {"type": "jsonl", "path": str(folder / "corpus")},
+            "fields": {"domain_field": "meta.source"},
+            "splits": {"validation": 0.1, "reference": 0.3},
+        },
+        "sequences": {"sequence_length": 48},
+        "tokenizers": {"bpe": {"source": "trained", "vocab_size": 300}},
+        "architectures": {"tiny": {**SHAPE, "num_hidden_layers": 1}},
+        "teachers": {"large": scored["large"]},
+        "references": {"small": scored["small"]},
+        "selections": {name: {**chosen, "keep_fraction": 0.5} for name, chosen in SELECTIONS.items()},
+        "students": {
+            "by_chance": {**student, "corpus": "refined_corpus/chance"},
+            "by_prior": {**student, "corpus": "refined_corpus/usual", "baseline": "by_chance"},
+            "by_reference": {**student, "corpus": "refined_corpus/hard", "baseline": "by_chance"},
+        },
+    }
+    pipeline = open_pipeline(write_experiment(folder / "experiment.yaml", content))
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize(build_assets(pipeline), instance=instance)
+    return pipeline, result
+
+
+def test_what_needs_no_model_has_no_edge_to_one(many):
+    graph = many[0].graph
+    models = {"large/teacher_model", "small/reference_model"}
+    assert not models & (keys_before(graph, "chance/refined_corpus") | keys_before(graph, "usual/refined_corpus"))
+    assert models & keys_before(graph, "hard/refined_corpus") == {"small/reference_model"}
+    assert models <= keys_before(graph, "scaled/refined_corpus")
+    assert "large/teacher_scores" not in keys_before(graph, "comparison")
+
+
+def test_each_keeps_half_of_its_own(many):
+    pipeline, _ = many
+    kept = {}
+    for name in SELECTIONS:
+        [folder] = [one for one in (pipeline.store.root / name / "refined_corpus").iterdir() if one.is_dir()]
+        tables = sorted(folder.glob("*.parquet"))
+        kept[name] = set(pl.concat(pl.read_parquet(table) for table in tables)["sequence_id"])
+        [folder] = [one for one in (pipeline.store.root / name / "selection_cutoff").iterdir() if one.is_dir()]
+        [cutoff] = pq.read_table(folder / "selection_cutoff.parquet").to_pylist()
+        assert len(kept[name]) == cutoff["num_kept"] == cutoff["num_candidates"] // 2
+    assert len({frozenset(ids) for ids in kept.values()}) == len(kept)
+
+
+def test_verify_finds_each_again_and_a_sequence_that_is_none(many):
+    pipeline, _ = many
+    lines: list[str] = []
+    assert list(verify_derived(pipeline, lines.append)) == []
+    assert sum("that its scores ask for" in line for line in lines) == len(SELECTIONS)
+    for name in ("chance", "usual", "even"):
+        [folder] = [one for one in (pipeline.store.root / name / "refined_corpus").iterdir() if one.is_dir()]
+        path = sorted(folder.glob("*.parquet"))[0]
+        whole = path.read_bytes()
+        pq.write_table(pq.read_table(path)[1:], path)
+        try:
+            [problem] = verify_derived(pipeline, lines.append)
+        finally:
+            path.write_bytes(whole)
+        assert f"{name}/refined_corpus" in problem and "0 sequences too many, 1 missing" in problem
+
+
+def test_the_catalog_has_the_tables_of_all_and_the_comparison_does_without_a_teacher(many):
+    pipeline, result = many
+    assert result.success
+    with duckdb.connect(str(pipeline.store.root / "warehouse.duckdb"), read_only=True) as warehouse:
+        units = dict(warehouse.execute("select selection, rank_by from selection_cutoff").fetchall())
+        drawn = warehouse.execute("select selection, count(*) from random_scores group by all order by all").fetchall()
+        students = warehouse.execute("select student, baseline from comparison order by all").fetchall()
+    assert units == {
+        "half": "nats_per_token",
+        "chance": "random_number",
+        "usual": "share_above_quota",
+        "hard": "nats_per_token",
+        "scaled": "perturbed_score",
+        "even": "share_above_quota",
+    }
+    assert [name for name, _ in drawn] == ["chance", "scaled"] and drawn[0][1] == drawn[1][1] > 100
+    assert [student for student, _ in students] == ["by_chance", "by_prior", "by_reference"]
+
+
+def test_equal_tables_of_two_selections_are_made_once(many):
+    pipeline, _ = many
+    for table in ("difference_scores", "random_scores"):  # of three selections, and of two
+        assert len([path for path in pipeline.store.root.glob(f"*/{table}/*") if path.is_dir()]) == 1
