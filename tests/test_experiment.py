@@ -231,6 +231,46 @@ def test_a_second_pass_is_for_the_plain_difference_alone(tmp_path):
         load(tmp_path, content)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"half": {"pre_filter": "half"}},
+            r"half\.pre_filter 'half': half -> half is a circle; .*pre_filter: chance, odd",
+        ),
+        (
+            {"half": {"pre_filter": "second"}, "second": {"pre_filter": "half"}},
+            r"half\.pre_filter 'second': half -> second -> half is a circle; .*\n.*: second -> half -> second is a",
+        ),
+        ({"half": {"pre_filter": "chanse"}}, r"half\.pre_filter 'chanse' is not in this file; did you mean 'chance'\?"),
+        (
+            {"half": {"pre_filter": "odd"}},
+            r"half\.pre_filter 'odd' keeps sequences of tokenizer other, .* of bpe; name one of the same: chance, sec",
+        ),
+        (
+            {"chance": {"pre_filter": "half"}},
+            r"chance\.pre_filter 'half': .*score random asks no teacher; leave it out",
+        ),
+        (
+            {"half": {"pre_filter": "chance", "agreement": {"dtype": "float16"}}},
+            r"half\.agreement: a sample is held against the cutoff of the highest differences of all candidates",
+        ),
+    ],
+)
+def test_a_pre_filter_is_another_selection_of_the_same_sequences(tmp_path, changes, message):
+    content = minimal()
+    content["selections"] |= {
+        "second": dict(content["selections"]["half"]),
+        "chance": {"score": "random", "tokenizer": "bpe", "keep_fraction": 0.5},
+        "odd": {"score": "random", "tokenizer": "other", "keep_fraction": 0.5},
+    }
+    load(tmp_path, content)
+    for name, change in changes.items():
+        content["selections"][name] |= change
+    with pytest.raises(ExperimentError, match=message):
+        load(tmp_path, content)
+
+
 def test_a_selection_without_a_model_gives_its_students_their_tokenizer(tmp_path):
     content = changed("selections.half", {"score": "random", "tokenizer": "other", "keep_fraction": 0.5})
     with pytest.raises(ExperimentError, match=r"students\.better: tokenizer bpe differs from other, in whose tokens"):

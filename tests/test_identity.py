@@ -57,6 +57,7 @@ LISTING = {"raw_corpus"} | CATALOG
 RANK = MARTS - {"difference_scores"} | CATALOG
 CORRECTED = {"scale_corrected_scores", "score_scales"}
 PRIOR = {"token_counts", "token_priors", "prior_statistics", "prior_scores"}
+SURVIVING = {"surviving_sequences", "surviving_teacher_scores", "surviving_reference_scores"}
 NOTHING: set[str] = set()
 
 
@@ -234,6 +235,13 @@ ROWS = [
     Row("selections.drawn.seed", None, 1, NOTHING, "drawn"),  # the experiment's one
     Row("selections.drawn.tokenizer", None, "hub", {"random_scores", "corpus_profile"} | RANK, "drawn"),
     Row("selections.drawn.score", "difference", "prior", {"random_scores"} | PRIOR | RANK, "drawn"),
+    Row(
+        "selections.after.pre_filter",
+        None,
+        "other",
+        SURVIVING | {"difference_scores"} | RANK - {"corpus_profile"},
+        "filtered",
+    ),
     Row("selections.drawn.within", None, "domain", {"domain_places"} | RANK, "drawn"),
     Row("selections.half.keep_fraction selections.again.keep_fraction", None, 0.4, SELECTION),
     Row("selections.half.rank_by selections.again.rank_by", "nats_per_token", "nats_per_sequence", SELECTION),
@@ -317,6 +325,13 @@ def one_more(name: str, **settings: Any) -> Callable[[dict[str, Any]], object]:
     return lambda content: content["selections"].update({name: {"keep_fraction": 0.5, **settings}})
 
 
+def filtered(content: dict[str, Any]) -> None:
+    """Three more, the last of which ranks what the first keeps."""
+    for name, settings in (("drawn", {"seed": 5}), ("other", {"seed": 6})):
+        one_more(name, score="random", tokenizer="bpe", **settings)(content)
+    one_more("after", **PAIR, pre_filter="drawn")(content)
+
+
 PAIR = {"teacher": "large", "reference": "small"}
 VARIANTS |= {
     "third": third,
@@ -325,6 +340,7 @@ VARIANTS |= {
     "corrected": one_more("corrected", **PAIR, scale_correction="standardised"),
     "soft": one_more("soft", **PAIR, temperature=1.0),
     "drawn": one_more("drawn", score="random", tokenizer="bpe"),
+    "filtered": filtered,
 }
 
 

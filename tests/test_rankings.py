@@ -18,7 +18,15 @@ from miniplm_assets.core.ranking import best_first, kept_sequences
 from miniplm_assets.core.sampling import hash_fractions
 from miniplm_assets.experiment import Selection
 from miniplm_assets.kinds.parameters import unit_of
-from miniplm_assets.kinds.rankings import HELPERS, MODEL_SCORES, STEPS, ranking_of, traits_of
+from miniplm_assets.kinds.rankings import (
+    HELPERS,
+    MODEL_SCORES,
+    STEPS,
+    SURVIVING_REFERENCE_SCORES,
+    SURVIVORS,
+    ranking_of,
+    traits_of,
+)
 from miniplm_assets.kinds.token_counts import count_tokens
 from tests.sql_tables import Tables, project, score, sequence
 
@@ -48,6 +56,13 @@ class Ranked(Tables):
         scores = [dict(enumerate([*(row[model] for row in rows), -50.0])) for model in (0, 1)]
         self.write_all([*self.candidates, other], *scores)
         self.write_counts()
+
+    def in_folder(self, name: str) -> "Ranked":
+        """Return the same tables, with a place of its own for those of another selection."""
+        other = Ranked(self.folder / name)
+        other.folder.mkdir()
+        other.paths, other.candidates = dict(self.paths), self.candidates
+        return other
 
     def write_counts(self) -> None:
         self.paths["token_counts"] = []
@@ -353,6 +368,48 @@ def test_candidates_that_are_lost_on_the_way_stop_the_cutoff(tables: Ranked) -> 
     assert len(rows) == 4
     with pytest.raises(SqlError, match="there are 4 candidates, and 3 are ranked"):
         tables.run_for(chosen, "selection_cutoff")
+
+
+@pytest.mark.parametrize(
+    ("after", "amount"),
+    [
+        ({}, {"keep_fraction": 0.5}),
+        ({}, {"token_budget": 20}),
+        ({"score": "teacher", "order": "lowest"}, {"keep_fraction": 0.3}),
+        ({"within": "domain"}, {"keep_fraction": 0.5}),
+    ],
+)
+def test_only_what_a_pre_filter_keeps_is_ranked(tables: Ranked, after: dict[str, Any], amount: dict[str, Any]) -> None:
+    generator = np.random.default_rng(1)
+    nats = generator.integers(-8, 0, (40, 2)).tolist()
+    tables.write_candidates([(t, r, [0] * (2 + n % 4), "abc"[n % 3]) for n, (t, r) in enumerate(nats)], 3)
+    every, first = tables.paths["sequences"], selection(score="reference", order="lowest", keep_fraction=0.45)
+    tables.rank(first)
+    tables.run_for(first, "selection_cutoff")
+    surviving = kept_sequences(**tables.oracle(first))
+    assert len(surviving) == 18
+
+    chosen = selection(**after, **amount, pre_filter="first")
+    checks = tables.run_for(chosen, SURVIVORS)
+    assert all(check.passed for check in checks.values())
+    tables.paths["sequences"] = tables.paths[SURVIVORS]
+    assert {row["sequence_id"] for row in tables.rows(SURVIVORS)} == surviving | {40}  # 40 is for validation
+    tables.paths[MODEL_SCORES] = tables.paths["reference_scores"]
+    tables.run_for(chosen, SURVIVING_REFERENCE_SCORES)
+    tables.paths["reference_scores"] = tables.paths[SURVIVING_REFERENCE_SCORES]
+    # As the teacher's pass writes them, which scores nothing else.
+    scored = [row for row in tables.rows("teacher_scores") if row["sequence_id"] in surviving | {40}]
+    tables.write("teacher_scores", scored, num_files=2)
+    tables = tables.in_folder("after")
+    tables.rank(chosen)
+    tables.run_for(chosen, "selection_cutoff")
+    tables.paths["sequences"] = every
+    checks = tables.run_for(chosen, "refined_corpus")
+    assert all(check.passed for check in checks.values())
+
+    tables.candidates = [one for one in tables.candidates if one["sequence_id"] in surviving]
+    assert {row["sequence_id"] for row in tables.rows("refined_corpus")} == kept_sequences(**tables.oracle(chosen))
+    assert tables.rows("selection_cutoff")[0]["num_candidates"] == 18
 
 
 def test_which_tables_a_selection_has() -> None:

@@ -5,9 +5,11 @@ import duckdb
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from miniplm_assets.assets.build import build_assets
 from miniplm_assets.kinds.registry import open_pipeline
+from miniplm_assets.lineage.plan import plan
 from miniplm_assets.lineage.verify import verify_derived
 from tests.corpora import write_experiment
 from tests.test_golden import SHAPE, write_corpus, write_model
@@ -22,6 +24,7 @@ SELECTIONS = {
     "hard": {"score": "reference", "reference": "small", "order": "lowest"},
     "scaled": {**PAIR, "scale_correction": "residual", "temperature": 0.1},
     "even": {**PAIR, "scale_correction": "standardised", "within": "domain"},
+    "after": {**PAIR, "pre_filter": "hard"},
 }
 
 
@@ -66,6 +69,7 @@ def many(tmp_path_factory):
             "by_chance": {**student, "corpus": "refined_corpus/chance"},
             "by_prior": {**student, "corpus": "refined_corpus/usual", "baseline": "by_chance"},
             "by_reference": {**student, "corpus": "refined_corpus/hard", "baseline": "by_chance"},
+            "by_both": {**student, "corpus": "refined_corpus/after", "baseline": "by_chance"},
         },
     }
     pipeline = open_pipeline(write_experiment(folder / "experiment.yaml", content))
@@ -81,6 +85,30 @@ def test_what_needs_no_model_has_no_edge_to_one(many):
     assert models & keys_before(graph, "hard/refined_corpus") == {"small/reference_model"}
     assert models <= keys_before(graph, "scaled/refined_corpus")
     assert "large/teacher_scores" not in keys_before(graph, "comparison")
+    assert {"after/surviving_teacher_scores", "small/reference_scores"} <= keys_before(graph, "after/refined_corpus")
+
+
+def test_the_teacher_scores_only_what_survives_and_the_plan_says_what_that_spares(many, tmp_path):
+    pipeline, _ = many
+    content = yaml.safe_load((pipeline.store.root.parent / "experiment.yaml").read_text())
+    content["selections"] = {name: content["selections"][name] for name in ("hard", "after")}
+    content["students"], content["corpus"]["expected_tokens"] = {}, 1_000_000
+    # Where nothing asks for all of it, the teacher does not score all.
+    alone = open_pipeline(write_experiment(tmp_path / "experiment.yaml", content), warehouse=str(tmp_path / "empty"))
+    assert "large/teacher_scores" not in alone.graph
+    planned = {one.key: one for one in plan(alone)}
+    scored = planned["after/surviving_teacher_scores"]
+    assert scored.num_tokens == 600_000 * 0.5 + 100_000  # of 0.6 of the corpus; 0.1 is for validation
+    spared = scored.flops * 300_000 // 400_000
+    whole = scored.flops + spared
+    assert f"its pre_filter spares {spared:.3g} of {whole:.3g} FLOPs (43%)" in scored.reasons
+
+    [survivors] = [path for path in (pipeline.store.root / "after/surviving_sequences").iterdir() if path.is_dir()]
+    ids = set(pl.concat(pl.read_parquet(path) for path in survivors.glob("*.parquet"))["sequence_id"])
+    scores = pl.concat(
+        pl.read_parquet(path) for path in (pipeline.store.root / "after/surviving_teacher_scores").glob("*/*.parquet")
+    )
+    assert set(scores["sequence_id"]) == ids and len(scores) == len(ids)
 
 
 def test_each_keeps_half_of_its_own(many):
@@ -93,6 +121,7 @@ def test_each_keeps_half_of_its_own(many):
         [folder] = [one for one in (pipeline.store.root / name / "selection_cutoff").iterdir() if one.is_dir()]
         [cutoff] = pq.read_table(folder / "selection_cutoff.parquet").to_pylist()
         assert len(kept[name]) == cutoff["num_kept"] == cutoff["num_candidates"] // 2
+    assert kept["after"] < kept["hard"]
     assert len({frozenset(ids) for ids in kept.values()}) == len(kept)
 
 
@@ -127,12 +156,13 @@ def test_the_catalog_has_the_tables_of_all_and_the_comparison_does_without_a_tea
         "hard": "nats_per_token",
         "scaled": "perturbed_score",
         "even": "share_above_quota",
+        "after": "nats_per_token",
     }
     assert [name for name, _ in drawn] == ["chance", "scaled"] and drawn[0][1] == drawn[1][1] > 100
-    assert [student for student, _ in students] == ["by_chance", "by_prior", "by_reference"]
+    assert [student for student, _ in students] == ["by_both", "by_chance", "by_prior", "by_reference"]
 
 
 def test_equal_tables_of_two_selections_are_made_once(many):
     pipeline, _ = many
-    for table in ("difference_scores", "random_scores"):  # of three selections, and of two
-        assert len([path for path in pipeline.store.root.glob(f"*/{table}/*") if path.is_dir()]) == 1
+    for table, num_tables in (("difference_scores", 2), ("random_scores", 1)):  # of four selections, and of two
+        assert len([path for path in pipeline.store.root.glob(f"*/{table}/*") if path.is_dir()]) == num_tables

@@ -31,6 +31,8 @@ MARTS = [
     "score_distribution",
     "score_scales",
     "selection_cutoff",
+    "surviving_reference_scores",
+    "surviving_sequences",
     "token_priors",
 ]
 # That begin with the candidates, as difference_scores does.
@@ -75,6 +77,8 @@ def test_dependencies_follow_from_the_sql_with_the_steps_expanded():
         "score_distribution": marks,
         "score_scales": ("difference_scores",),
         "selection_cutoff": ("difference_scores",),
+        "surviving_reference_scores": ("model_scores", "sequences"),
+        "surviving_sequences": (*marks, "sequences"),
         "token_priors": ("token_counts",),
     }
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # the schema checks itself by this
 
 # In which a second pass is as the first: all but what it is for.
 _SAME_IN_BOTH: Final = ("teacher", "reference", "keep_fraction", "token_budget", "rank_by")
-_PLAIN: Final = "the highest differences as they are: no order, scale_correction, temperature or within"
+_PLAIN: Final = "the highest differences of all candidates: no order, scale_correction, temperature, within, pre_filter"
 
 
 class SelectionCheck:
@@ -27,6 +27,7 @@ class SelectionCheck:
 
     def __init__(self, file: "Experiment", name: str, left_out: Collection[str]) -> None:
         self._file = file
+        self._name = name
         self._selection: Selection = file.selections[name]
         self._where = f"selections.{name}"
         self._left_out = left_out
@@ -36,6 +37,8 @@ class SelectionCheck:
         yield from self._model_problems()
         yield from self._unread_settings()
         selection = self._selection
+        if selection.pre_filter is not None:
+            yield from self._pre_filter_problems(f"{self._where}.pre_filter", selection.pre_filter)
         if selection.rescoring is not None:
             yield from self._rescoring_problems(f"{self._where}.rescoring.around", selection.rescoring)
         if selection.agreement is not None and not selection.is_plain:
@@ -89,6 +92,39 @@ class SelectionCheck:
                 f"{self._where}.seed {selection.seed}: nothing is drawn here; leave it out, or write score: random or "
                 "a temperature"
             )
+
+    def _pre_filter_problems(self, where: str, named: str) -> Iterator[str]:
+        if named not in self._file.selections:
+            yield from self._unknown(where, named, self._file.selections)
+            return
+        if "teacher" not in MODELS_OF_SCORE[self._selection.score]:
+            yield (
+                f"{where} '{named}': it spares the teacher what it does not keep, and score {self._selection.score} "
+                "asks no teacher; leave it out"
+            )
+        way, free = self._way_of_pre_filters(named), ", ".join(self._without_pre_filter()) or "none"
+        if way[-1] == self._name:
+            yield f"{where} '{named}': {' -> '.join(way)} is a circle; name a selection without pre_filter: {free}"
+        mine, theirs = (self._file.selection_tokenizer(one) for one in (self._name, named))
+        if mine is not None and theirs is not None and mine != theirs:
+            fitting = [one for one in self._without_pre_filter() if self._file.selection_tokenizer(one) == mine]
+            yield (
+                f"{where} '{named}' keeps sequences of tokenizer {theirs}, this selection ranks those of {mine}; name "
+                f"one of the same: {', '.join(fitting) or 'none'}"
+            )
+
+    def _way_of_pre_filters(self, named: str) -> list[str]:
+        """Return the selections from this one by pre_filter, up to the first that is there twice, or has none."""
+        way: list[str] = [self._name]
+        following: str | None = named
+        while following is not None and following in self._file.selections and following not in way:
+            way.append(following)
+            following = self._file.selections[following].pre_filter
+        return [*way, following] if following in way and following is not None else way
+
+    def _without_pre_filter(self) -> list[str]:
+        selections = self._file.selections.items()
+        return sorted(name for name, one in selections if one.pre_filter is None and name != self._name)
 
     def _pair_problems(self) -> Iterator[str]:
         """Say why a teacher and a reference do not make a pair."""

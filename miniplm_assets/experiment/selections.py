@@ -54,6 +54,11 @@ class Selection(Settings):
     )
     seed: Seed | None = Field(None, description="of score random and of temperature; default: the experiment's one")
     within: Literal["domain"] | None = Field(None, description="domain: keep the same share of each domain")
+    pre_filter: str | None = Field(
+        None,
+        description="another selection: only what it keeps is a candidate here, and scored by the teacher; "
+        "keep_fraction is then of what survives",
+    )
     agreement: Agreement | None = Field(None, description="a gate: a sample must score alike in another way")
     rescoring: Rescoring | None = Field(None, description="the band around another selection's cutoff is scored again")
     owners: Owners = ()
@@ -84,4 +89,5 @@ class Selection(Settings):
             and self.scale_correction == "none"
             and self.temperature is None
             and self.within is None
+            and self.pre_filter is None
         )

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import polars as pl
+from pydantic import Field
 
 from miniplm_assets.core.errors import ScoringError
 from miniplm_assets.core.recipe import key_of
@@ -22,6 +23,7 @@ from miniplm_assets.experiment.objectives import Objective
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.agreement import CUTOFF
 from miniplm_assets.kinds.models import Who
+from miniplm_assets.kinds.pre_filter import scores_of
 from miniplm_assets.kinds.scores import WHO, scores_key
 from miniplm_assets.kinds.selection import DOMAIN_SHIFT
 from miniplm_assets.kinds.student_checkpoint import checkpoint_key
@@ -81,10 +83,22 @@ class ComparedStudent(Settings):
 
 
 class ComparedSelection(Settings):
-    """Whose scores a selection ranks by; None where it asks no such model."""
+    """Whose scores a selection ranks by; None where it asks no such model.
+
+    Attributes:
+        teacher: its name.
+        reference: its name.
+        scores: where those of a model are that did not score every candidate, by who it is.
+    """
 
     teacher: str | None = None
     reference: str | None = None
+    scores: dict[Who, str] = Field(default_factory=dict)
+
+    def key_of_scores(self, who: Who) -> str | None:
+        """Return the key of the scores that say how well a model does on held-out text; None where none is asked."""
+        model = self.teacher if who == "teacher" else self.reference
+        return None if model is None else self.scores.get(who, scores_key(who, model))
 
 
 class Compared(Settings):
@@ -103,7 +117,7 @@ def _nodes(blueprint: Blueprint) -> Iterator[Node[Compared]]:
     keys = [key for name in settings.students for key in (checkpoint_key(name), evaluation_key(name))]
     for name, selection in settings.selections.items():
         keys += [key_of(DOMAIN_SHIFT, name), key_of(CUTOFF, name)]
-        keys += [scores_key(who, model) for who in WHO if (model := getattr(selection, who)) is not None]
+        keys += [key for who in WHO if (key := selection.key_of_scores(who)) is not None]
     yield Node(kind=COMPARISON, inputs={key: key for key in keys}, settings=settings)
 
 
@@ -127,7 +141,10 @@ def _compared(experiment: Experiment) -> Compared:
             for name, student in students.items()
         },
         selections={
-            name: ComparedSelection.model_validate(selection.models)
+            name: ComparedSelection(
+                **selection.models,
+                scores={} if selection.pre_filter is None else {"teacher": scores_of(experiment, name, "teacher")},
+            )
             for name, selection in experiment.selections.items()
             if name in selections
         },
@@ -193,16 +210,15 @@ def _selection(work: Work[Compared], name: str) -> SelectionRecord:
     return SelectionRecord(
         name=name,
         kept_share=cutoff["num_kept"] / cutoff["num_candidates"],
-        teacher_nll_nats_per_token=_held_out_loss(work, "teacher", selection.teacher),
-        reference_nll_nats_per_token=_held_out_loss(work, "reference", selection.reference),
+        teacher_nll_nats_per_token=_held_out_loss(work, selection.key_of_scores("teacher")),
+        reference_nll_nats_per_token=_held_out_loss(work, selection.key_of_scores("reference")),
         domain_shift=pl.read_parquet(shift_file, glob=False),
     )
 
 
-def _held_out_loss(work: Work[Compared], who: Who, model: str | None) -> float | None:
-    if model is None:
+def _held_out_loss(work: Work[Compared], scores: str | None) -> float | None:
+    if scores is None:
         return None
-    scores = scores_key(who, model)
     domains = work.input(scores).facts["by_split_and_domain"][VALIDATION]
     nll = mean_nll(domains, excluded_domains=work.settings.excluded_domains)
     if nll is None:

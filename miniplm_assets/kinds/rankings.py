@@ -10,7 +10,7 @@ from typing import Final
 
 from miniplm_assets.core.recipe import key_of
 from miniplm_assets.experiment import Selection
-from miniplm_assets.kinds.agreement import DIFFERENCES
+from miniplm_assets.kinds.agreement import CUTOFF, DIFFERENCES
 from miniplm_assets.storage.sql_checks import Trait
 
 LIKELIHOODS: Final = "likelihood_scores"
@@ -39,9 +39,18 @@ HELPERS: Final[Mapping[str, tuple[str, ...]]] = {
     PERTURBED: (RANDOM,),
 }
 STEPS: Final = (SCALE_CORRECTED, REVERSED, PERTURBED, DOMAIN_PLACES)
+# Of a pre_filter: what survives it, and the scores that the reference has of that.
+SURVIVORS: Final = "surviving_sequences"
+SURVIVING_REFERENCE_SCORES: Final = "surviving_reference_scores"
 # Every table that only some selections have.
 TABLES: Final = frozenset(
-    {*TABLE_OF_SCORE.values(), *STEPS, *(helper for helpers in HELPERS.values() for helper in helpers)}
+    {
+        *TABLE_OF_SCORE.values(),
+        *STEPS,
+        *(helper for helpers in HELPERS.values() for helper in helpers),
+        SURVIVORS,
+        SURVIVING_REFERENCE_SCORES,
+    }
 )
 # Not one row for each candidate.
 SMALL_TABLES: Final = frozenset({"token_priors", SCALES})
@@ -60,8 +69,17 @@ def ranking_of(selection: Selection) -> tuple[str, ...]:
 
 def has_table(selection: Selection, table: str) -> bool:
     """Say whether a selection has a table of dbt_like_sql: all but those of other rankings."""
-    ranking = ranking_of(selection)
-    return table not in TABLES or table in (*ranking, *(helper for one in ranking for helper in HELPERS.get(one, ())))
+    if table not in TABLES:
+        return True
+    has = [*ranking_of(selection), *(helper for one in ranking_of(selection) for helper in HELPERS.get(one, ()))]
+    if selection.pre_filter is not None:
+        has += [SURVIVORS, *([SURVIVING_REFERENCE_SCORES] if "reference" in selection.models else [])]
+    return table in has
+
+
+def reads_survivors(selection: Selection, table: str) -> bool:
+    """Say whether what survives a pre_filter stands in the place of `sequences`: for all that ranks, and the cutoff."""
+    return selection.pre_filter is not None and table in (TABLES | {CUTOFF}) - {SURVIVORS}
 
 
 def ranked_before(selection: Selection, table: str) -> str:

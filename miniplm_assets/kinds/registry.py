@@ -11,6 +11,7 @@ from miniplm_assets.kinds.comparison import COMPARISON
 from miniplm_assets.kinds.documents import DOCUMENTS
 from miniplm_assets.kinds.models import MODELS
 from miniplm_assets.kinds.pilot import PILOT, PILOT_SCORES
+from miniplm_assets.kinds.pre_filter import SURVIVING_SCORES
 from miniplm_assets.kinds.raw_corpus import RAW_CORPUS
 from miniplm_assets.kinds.rescoring import RESCORED
 from miniplm_assets.kinds.scores import SCORES
@@ -47,6 +48,7 @@ def all_kinds(sql: SqlProject) -> tuple[Kind[Any], ...]:
         PILOT,
         *SCORES.values(),
         *RESCORED.values(),
+        SURVIVING_SCORES,
         *selection_kinds(sql),
         *AGREEMENT_SCORES.values(),
         SCORE_AGREEMENT,

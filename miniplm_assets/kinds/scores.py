@@ -6,7 +6,7 @@ is a value that its own file holds.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final, Generic, TypeVar
@@ -69,6 +69,7 @@ class Pass(Generic[R]):
         nodes: the assets that an experiment has of the pass, by who is scored.
         choose: gives what keeps the rows of a file's sequences that are scored; all are where absent.
         num_tokens: how many tokens it scores, of so many in each split; None where nobody knows before.
+        num_spared: how many it leaves out that would be scored but for a pre_filter.
         section: what its assets are named after, where that is not the model.
         is_merged: whether the other sequences keep the scores that they have: those of the input `scores`.
         is_view: as in `Kind`.
@@ -80,6 +81,7 @@ class Pass(Generic[R]):
     nodes: Callable[[Blueprint, Who], Iterable[Node[R]]]
     choose: Callable[[Work[R]], Choose] | None = None
     num_tokens: Callable[[R, Mapping[str, int]], float | None]
+    num_spared: Callable[[R, Mapping[str, int]], float] = lambda _settings, _per_split: 0.0
     section: Section | None = None
     is_merged: bool = False
     is_view: bool = False
@@ -230,15 +232,20 @@ def _add_means(draft: Draft) -> None:
 def _cost(one: Pass[R], node: Node[R], sizes: Sizes, shards: Collection[str] | None) -> Cost:
     per_split = sizes.tokens_per_split(node.inputs[SEQUENCES.name], shards)
     num_tokens = None if per_split is None else one.num_tokens(node.settings, per_split)
-    if num_tokens is None:
+    if per_split is None or num_tokens is None:
         return Cost()
-    return scoring_cost(
-        sizes.input_node(node, MODEL),
+    model, dtype = sizes.input_node(node, MODEL), node.settings.scoring.dtype
+    cost = scoring_cost(
+        model,
         sizes,
         num_tokens=round(num_tokens),
-        dtype=node.settings.scoring.dtype,
+        dtype=dtype,
         num_bytes=round(num_tokens) // (node.settings.max_sequence_tokens - 1) * BYTES_PER_SCORE,
     )
+    num_spared = round(one.num_spared(node.settings, per_split))
+    if not num_spared:
+        return cost
+    return replace(cost, spared_flops=scoring_cost(model, sizes, num_tokens=num_spared, dtype=dtype).flops)
 
 
 def _kind(one: Pass[R], who: Who) -> Kind[R]:
@@ -267,6 +274,8 @@ def _kind(one: Pass[R], who: Who) -> Kind[R]:
 def _nodes(blueprint: Blueprint, who: Who) -> Iterator[Node[ScoredRows]]:
     experiment = blueprint.experiment
     for name, scored in scored_models(experiment, who).items():
+        if who == "teacher" and _is_spared(experiment, name):
+            continue
         yield score_node(
             SCORES[who],
             name,
@@ -276,9 +285,15 @@ def _nodes(blueprint: Blueprint, who: Who) -> Iterator[Node[ScoredRows]]:
             gates=tuple(
                 key_of(PILOT, selection)
                 for selection, chosen in piloted(experiment).items()
-                if scored_by(experiment, chosen, who)[0] == name
+                if scored_by(experiment, chosen, who)[0] == name and (who != "teacher" or chosen.pre_filter is None)
             ),
         )
+
+
+def _is_spared(experiment: Experiment, teacher: str) -> bool:
+    """Say whether all selections by a teacher have a pre_filter, so that it need not score everything."""
+    using = [one for one in experiment.selections.values() if one.models.get("teacher") == teacher]
+    return bool(using) and all(one.pre_filter is not None for one in using)
 
 
 SCORES = scores_kinds(

@@ -18,10 +18,20 @@ from miniplm_assets.evaluation.plots import plot_difference_distribution, plot_d
 from miniplm_assets.experiment import Experiment
 from miniplm_assets.kinds.agreement import CUTOFF, DIFFERENCES, SCORE_AGREEMENT, cutoff_of
 from miniplm_assets.kinds.documents import DOCUMENTS
-from miniplm_assets.kinds.models import Who
 from miniplm_assets.kinds.parameters import WORDS_OF_UNIT, SelectionParameters, parameters_of, unit_of
-from miniplm_assets.kinds.rankings import MODEL_SCORES, SMALL_TABLES, TABLES, has_table, ranked_before, traits_of
-from miniplm_assets.kinds.rescoring import RESCORED
+from miniplm_assets.kinds.pre_filter import scores_of
+from miniplm_assets.kinds.rankings import (
+    MODEL_SCORES,
+    SMALL_TABLES,
+    SURVIVING_REFERENCE_SCORES,
+    SURVIVORS,
+    TABLES,
+    has_table,
+    rank_key,
+    ranked_before,
+    reads_survivors,
+    traits_of,
+)
 from miniplm_assets.kinds.scores import scores_key
 from miniplm_assets.kinds.selection_verify import verify_selection
 from miniplm_assets.kinds.sequences import SEQUENCES, sequences_key
@@ -87,8 +97,8 @@ def _nodes(
         if not has_table(selection, model.name):
             continue
         kind = kinds(traits_of(selection))
-        keys = _inputs_of(experiment, name) | {mart.name: key_of(mart.name, name) for mart in blueprint.sql.marts}
-        keys[DIFFERENCES] = key_of(ranked_before(selection, model.name), name)
+        keys = {mart.name: key_of(mart.name, name) for mart in blueprint.sql.marts}
+        keys |= _inputs_of(experiment, name, model.name)
         settings = parameters_of(experiment, selection, model.parameters)
         if model.name == CUTOFF:
             settings = settings.model_copy(update={"rank_by": unit_of(selection)})
@@ -102,27 +112,29 @@ def _nodes(
         )
 
 
-def _inputs_of(experiment: Experiment, name: str) -> dict[str, str]:
-    """Return what the SQL of a selection may read of other steps, by role."""
+def _inputs_of(experiment: Experiment, name: str, table: str) -> dict[str, str]:
+    """Return what a table of a selection may read beside the selection's own tables, by role."""
     selection = experiment.selections[name]
     tokenizer = experiment.selection_tokenizer(name)
     assert tokenizer is not None  # the experiment is checked
-    scores = {who: _scores_of(experiment, name, who) for who in selection.models}
+    scores = {who: scores_of(experiment, name, who) for who in selection.models}
     keys = {
         DOCUMENTS.name: DOCUMENTS.name,
         SEQUENCES.name: sequences_key(tokenizer),
         TOKEN_COUNTS.name: token_counts_key(tokenizer),
+        DIFFERENCES: key_of(ranked_before(selection, table), name),
         **{f"{who}_scores": key for who, key in scores.items()},
     }
-    return keys | ({MODEL_SCORES: next(iter(scores.values()))} if scores else {})
-
-
-def _scores_of(experiment: Experiment, name: str, who: Who) -> str:
-    """Return the key of the teacher's or the reference's scores that a selection ranks by."""
-    selection = experiment.selections[name]
-    if selection.rescoring is not None:
-        return key_of(RESCORED[who].name, name)
-    return scores_key(who, selection.models[who])
+    if table == SURVIVING_REFERENCE_SCORES:
+        keys[MODEL_SCORES] = scores_key("reference", selection.models["reference"])
+    elif scores:
+        keys[MODEL_SCORES] = next(iter(scores.values()))
+    if reads_survivors(selection, table):
+        keys[SEQUENCES.name] = key_of(SURVIVORS, name)
+    if table == SURVIVORS and selection.pre_filter is not None:
+        first = selection.pre_filter
+        keys |= {DIFFERENCES: rank_key(first, experiment.selections[first]), CUTOFF: key_of(CUTOFF, first)}
+    return keys
 
 
 def _make(model: SqlModel, work: Work[SelectionParameters]) -> Result:

@@ -53,12 +53,14 @@ class Cost:
         flops: floating-point operations of that.
         num_bytes: on the disk.
         passes: all that goes through models, held-out losses along the way too; none where unknown.
+        spared_flops: floating-point operations that a pre_filter spares it.
     """
 
     num_tokens: int | None = None
     flops: int | None = None
     num_bytes: int | None = None
     passes: tuple[ModelPass, ...] = ()
+    spared_flops: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,7 +39,8 @@ class PlannedAsset:
         key: the asset.
         num_stored: results that are there: files or seeds of an asset in pieces, else one.
         num_missing: results that would be computed; None where the corpus is unknown.
-        reasons: why, against the nearest stored result, a line each; of `raw_corpus`, also what the plan rests on.
+        reasons: why, against the nearest stored result, a line each; of `raw_corpus`, also what the plan rests on; and
+            what a pre_filter spares.
         num_tokens: tokens that would go through a model; None where unknown or none do.
         flops: floating-point operations of that; None where unknown.
         seconds: estimate, from earlier results of the same shape, or else by the speed of a device.
@@ -191,7 +192,7 @@ class _Planning:
             key=node.key,
             num_stored=num_stored,
             num_missing=num_missing,
-            reasons=reasons,
+            reasons=(*reasons, *_spared(cost)),
             num_tokens=cost.num_tokens,
             flops=cost.flops,
             seconds=seconds,
@@ -199,6 +200,13 @@ class _Planning:
             num_bytes=cost.num_bytes,
             problems=() if node.kind.problems is None else tuple(node.kind.problems(node, self.sizes)),
         )
+
+
+def _spared(cost: Cost) -> Iterator[str]:
+    """Say what a pre_filter spares."""
+    if cost.spared_flops and cost.flops is not None:
+        whole = cost.flops + cost.spared_flops
+        yield f"its pre_filter spares {cost.spared_flops:.3g} of {whole:.3g} FLOPs ({cost.spared_flops / whole:.0%})"
 
 
 def _cost(node: Node[Any], sizes: Sizes, pieces: list[str] | None) -> Cost:

@@ -1,0 +1,123 @@
+"""`<selection>/surviving_teacher_scores`: the teacher on what another selection keeps, where that is a pre_filter.
+
+The reference scores every candidate: it is small, and its scores are shared. What survives, and the reference's scores
+of that, are SQL. Which candidates survive follows from the whole corpus, so that a new corpus file has all files scored
+anew here; a pre_filter is for a corpus that stays, or for a teacher so dear that it pays all the same.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import ClassVar, Final
+
+import polars as pl
+
+from miniplm_assets.core.recipe import key_of
+from miniplm_assets.core.splits import CANDIDATE, VALIDATION
+from miniplm_assets.experiment import Experiment
+from miniplm_assets.experiment.settings import Settings
+from miniplm_assets.kinds.models import Who
+from miniplm_assets.kinds.rankings import SURVIVING_REFERENCE_SCORES, SURVIVORS
+from miniplm_assets.kinds.rescoring import RESCORED
+from miniplm_assets.kinds.scores import (
+    PILOT,
+    Pass,
+    ScoredRows,
+    max_sequence_tokens,
+    piloted,
+    rows_of,
+    score_node,
+    scored_by,
+    scores_key,
+    scores_kinds,
+)
+from miniplm_assets.lineage.kind import Blueprint, Node
+from miniplm_assets.lineage.work import Work
+from miniplm_assets.lm.score_shard import Choose
+
+TEACHER: Final = "teacher"
+
+
+class Amount(Settings):
+    """How much a selection keeps."""
+
+    keep_fraction: float | None = None
+    token_budget: int | None = None
+
+
+class SurvivingRows(ScoredRows):
+    """What survives a pre_filter, and the validation sequences.
+
+    Attributes:
+        amounts: that are kept of the candidates, one after the other; for the cost alone: what survives is an input.
+    """
+
+    runtime_only: ClassVar[frozenset[str]] = frozenset({"max_sequence_tokens", "amounts"})
+
+    amounts: tuple[Amount, ...]
+
+
+def _nodes(blueprint: Blueprint, who: Who) -> Iterator[Node[SurvivingRows]]:
+    experiment = blueprint.experiment
+    for name, selection in experiment.selections.items():
+        if who != TEACHER or selection.pre_filter is None:
+            continue
+        model = scored_by(experiment, selection, who)
+        settings = SurvivingRows(
+            scoring=model[1].scoring,
+            max_sequence_tokens=max_sequence_tokens(experiment),
+            amounts=tuple(_amounts(experiment, name)),
+        )
+        gates = (key_of(PILOT, name),) if name in piloted(experiment) else ()
+        inputs = {SURVIVORS: key_of(SURVIVORS, name)}
+        yield score_node(SURVIVING_SCORES, name, who, model, settings, inputs=inputs, gates=gates)
+
+
+def _amounts(experiment: Experiment, name: str) -> Iterator[Amount]:
+    """Go through what the selections before one keep, the first of them first."""
+    before = experiment.selections[name].pre_filter
+    if before is not None:
+        yield from _amounts(experiment, before)
+        chosen = experiment.selections[before]
+        yield Amount(keep_fraction=chosen.keep_fraction, token_budget=chosen.token_budget)
+
+
+def _choose(work: Work[SurvivingRows]) -> Choose:
+    survivors = pl.scan_parquet(work.input_tables(SURVIVORS), glob=False).select("sequence_id").collect()
+    work.report(f"{work.node.key}: {len(survivors):,} sequences survive the pre_filter or are for validation")
+    return rows_of(survivors["sequence_id"])
+
+
+def _num_tokens(settings: SurvivingRows, per_split: Mapping[str, int]) -> float:
+    num_tokens = float(per_split[CANDIDATE])
+    for amount in settings.amounts:
+        kept = num_tokens * amount.keep_fraction if amount.keep_fraction is not None else amount.token_budget
+        num_tokens = min(num_tokens, kept or 0)
+    return num_tokens + per_split[VALIDATION]
+
+
+SURVIVING_SCORES = scores_kinds(
+    Pass(
+        prefix="surviving_",
+        code_version="1",
+        description="""One row for each candidate that survives a pre_filter: its log-probability under the {who}.
+
+In nats. Validation sequences are scored too, on which the {who} is judged.""",
+        nodes=_nodes,
+        choose=_choose,
+        num_tokens=_num_tokens,
+        num_spared=lambda settings, per_split: (
+            sum(per_split[split] for split in (CANDIDATE, VALIDATION)) - _num_tokens(settings, per_split)
+        ),
+        section="selection",
+        is_view=True,
+    )
+)[TEACHER]
+
+
+def scores_of(experiment: Experiment, name: str, who: Who) -> str:
+    """Return the key of the teacher's or the reference's scores that a selection ranks by."""
+    selection = experiment.selections[name]
+    if selection.pre_filter is not None:
+        return key_of(SURVIVING_SCORES.name if who == TEACHER else SURVIVING_REFERENCE_SCORES, name)
+    if selection.rescoring is not None:
+        return key_of(RESCORED[who].name, name)
+    return scores_key(who, selection.models[who])
