@@ -1,5 +1,6 @@
 """Every score and step of a ranking in SQL, and what is then kept, against sorting everything in memory."""
 
+import hashlib
 import math
 from decimal import Decimal
 from pathlib import Path
@@ -28,6 +29,7 @@ from miniplm_assets.kinds.rankings import (
     traits_of,
 )
 from miniplm_assets.kinds.token_counts import count_tokens
+from miniplm_assets.storage import sql_run
 from tests.sql_tables import Tables, project, score, sequence
 
 SQL = project()
@@ -429,3 +431,44 @@ def test_a_weaker_teacher_is_told_of_a_changed_difference_too(tables: Ranked) ->
     checks = tables.run_for(chosen, "score_distribution")
     assert "teacher_finds_most_candidates_easier" not in checks  # it speaks of the plain difference
     assert not checks["teacher_still_finds_most_candidates_easier"].passed
+
+
+@pytest.mark.parametrize("seed", [0, 2**31, 2**63 - 1])
+def test_random_numbers_are_the_same_for_ids_and_seeds_of_any_size(tables: Ranked, seed: int) -> None:
+    ids = [0, 2**27, 2**62 + 5, 2**63 - 2**21 - 1]
+    rows = [sequence(id_, shard=f"s{place}") for place, id_ in enumerate(ids)]
+    tables.write("sequences", rows, num_files=2)
+    tables.run(SQL, "random_scores", seed=seed)
+    found = {row["sequence_id"]: row["rank_difference"] for row in tables.rows("random_scores")}
+    assert found == dict(zip(ids, hash_fractions(np.array(ids), seed=seed).tolist(), strict=True))
+
+
+def test_the_same_inputs_give_the_same_bytes_with_any_number_of_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = np.random.default_rng(2)
+    nats = generator.integers(-900, 0, (2_000, 2)) / 7
+    token_ids = [generator.zipf(1.3, 2 + n % 40).clip(max=999).tolist() for n in range(len(nats))]
+    rows = [(float(t), float(r), token_ids[n], "abc"[n % 3]) for n, (t, r) in enumerate(nats)]
+    chosen = [
+        selection(score="prior", keep_fraction=0.5),
+        selection(scale_correction="residual", order="lowest", temperature=0.3, within="domain", token_budget=9_000),
+    ]
+    real = sql_run.duckdb.connect
+
+    def digests(num_threads: int) -> dict[str, str]:
+        tables = Ranked(tmp_path / f"{num_threads}")
+        tables.folder.mkdir()
+        tables.write_candidates(rows, 2)
+        with monkeypatch.context() as patch:
+            patch.setattr(sql_run.duckdb, "connect", lambda config: real(config={**config, "threads": num_threads}))
+            for one in chosen:
+                tables.rank(one)
+        return {
+            str(path.relative_to(tables.folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(tables.folder.glob("*/*.parquet"))
+        }
+
+    first = digests(1)
+    assert {name.split("/")[0] for name in first} >= {"prior_scores", "score_scales", *STEPS}
+    assert digests(4) == first
