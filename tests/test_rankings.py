@@ -472,3 +472,14 @@ def test_the_same_inputs_give_the_same_bytes_with_any_number_of_threads(
     first = digests(1)
     assert {name.split("/")[0] for name in first} >= {"prior_scores", "score_scales", *STEPS}
     assert digests(4) == first
+
+
+def test_a_candidate_that_a_pre_filter_keeps_and_nobody_finds_stops(tables: Ranked) -> None:
+    hard_and_easy(tables)
+    first = selection(score="random", keep_fraction=1)
+    tables.rank(first)
+    tables.run_for(first, "selection_cutoff")
+    [path, *_] = tables.paths["difference_scores"]
+    pq.write_table(pq.read_table(path)[1:], path)
+    with pytest.raises(SqlError, match="3 candidates of 11 tokens survive, and the pre_filter keeps 4 of 14"):
+        tables.run_for(selection(keep_fraction=0.5, pre_filter="first"), SURVIVORS)
