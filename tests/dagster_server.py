@@ -126,14 +126,15 @@ def running_dagster(experiment_file: Path, home: Path, *commands: list[str]) -> 
     In a command, PORT stands for the webserver's port.
     """
     home.mkdir(parents=True, exist_ok=True)
-    settings = (ROOT / "dagster.yaml").read_text().replace(".dagster", str(home / "storage"))
-    (home / "dagster.yaml").write_text(settings)
+    shutil.copy(ROOT / "dagster.yaml", home)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     dagster = str(Path(sys.executable).with_name("dagster"))
-    server = Server(f"http://127.0.0.1:{port}", home / "server.log")
     environment = os.environ | {"DAGSTER_HOME": str(home), "MINIPLM_EXPERIMENT": str(experiment_file)}
+    # Else webserver and daemon make the databases at once, as two who do not know of each other.
+    subprocess.run([dagster, "instance", "info"], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, check=True)
+    server = Server(f"http://127.0.0.1:{port}", home / "server.log")
     wanted = commands or ([dagster, "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", "PORT"],)
     with server.log.open("w") as log:
         processes = [
@@ -159,7 +160,8 @@ def running_dagster(experiment_file: Path, home: Path, *commands: list[str]) -> 
                 except subprocess.TimeoutExpired:
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait(20)
-    shutil.rmtree(home / "storage", ignore_errors=True)
+    for name in ("history", "schedules", "storage"):
+        shutil.rmtree(home / name, ignore_errors=True)
 
 
 def _answers(server: Server) -> bool:

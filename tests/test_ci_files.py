@@ -140,10 +140,9 @@ def runner(tmp_path_factory):
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_a_job_computes_everything_and_the_next_one_nothing(runner, monkeypatch):
+def test_a_job_computes_everything_and_the_next_one_nothing(runner):
     for is_first in (True, False):
         runner.begin()
-        monkeypatch.chdir(runner.clone)  # the paths in dagster.yaml are relative
         for command in runner.commands[1:]:
             done = runner.run(command)
             assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
@@ -185,5 +184,5 @@ def test_a_step_that_fails_fails_the_run(runner):
     done = runner.run("asset materialize")
     assert done.returncode == 1 and "corpus.source.path" in done.stderr
     # Nothing was checked, and nothing is said to have passed before there is a run.
-    shutil.rmtree(runner.clone / ".dagster")
+    shutil.rmtree(runner.clone / "history")
     assert runner.run("failed_checks.py").returncode == 2

@@ -143,7 +143,7 @@ def experiment(tmp_path_factory):
     return write_experiment(folder / "experiment.yaml", content)
 
 
-def run_dagster(experiment, name, step, monkeypatch):
+def run_dagster(experiment, name, step):
     """Materialise with a signal in the middle of a step; return the exit status, what was printed, and the run."""
     home = experiment.parent / "home"
     done = subprocess.run(
@@ -157,7 +157,6 @@ def run_dagster(experiment, name, step, monkeypatch):
         text=True,
         timeout=600,
     )
-    monkeypatch.chdir(home)  # the paths in dagster.yaml are relative
     with dg.DagsterInstance.from_config(str(home)) as instance:
         return done.returncode, done.stdout + done.stderr, instance.get_runs(limit=1)[0]
 
@@ -167,19 +166,27 @@ def checkpoints(experiment):
 
 
 @pytest.mark.filterwarnings("ignore::dagster.SupersessionWarning", "ignore::ResourceWarning")
-def test_a_run_that_is_stopped_in_training_is_cancelled_and_goes_on_from_that_step(experiment, monkeypatch):
-    status, printed, run = run_dagster(experiment, "SIGINT", 7, monkeypatch)
+def test_a_run_that_is_stopped_in_training_is_cancelled_and_goes_on_from_that_step(experiment):
+    status, printed, run = run_dagster(experiment, "SIGINT", 7)
     assert (status, run.status) == (1, dg.DagsterRunStatus.CANCELED), printed
     assert "Stack Trace" not in printed and "Traceback" not in printed
     assert "a checkpoint holds all up to step 7 of" in printed
     assert checkpoints(experiment) == ["checkpoint-7"]
 
-    status, printed, run = run_dagster(experiment, "SIGTERM", 9, monkeypatch)
+    status, printed, run = run_dagster(experiment, "SIGTERM", 9)
     assert (status, run.status) == (1, dg.DagsterRunStatus.CANCELED), printed
     assert "going on after step 7" in printed
     assert checkpoints(experiment) == ["checkpoint-9"]
 
-    status, printed, run = run_dagster(experiment, "SIGINT", 0, monkeypatch)
+    # Killed, it can say nothing itself: whoever comes next does.
+    status, printed, killed = run_dagster(experiment, "SIGKILL", 11)
+    assert (status, killed.status) == (-9, dg.DagsterRunStatus.STARTED), printed
+
+    status, printed, run = run_dagster(experiment, "SIGINT", 0)
     assert (status, run.status) == (0, dg.DagsterRunStatus.SUCCESS), printed
     assert "going on after step 9" in printed
     assert checkpoints(experiment) == []
+    with dg.DagsterInstance.from_config(str(experiment.parent / "home")) as instance:
+        assert instance.get_run_by_id(killed.run_id).status == dg.DagsterRunStatus.FAILURE
+        [ended] = instance.all_logs(killed.run_id, of_type=dg.DagsterEventType.RUN_FAILURE)
+        assert "is gone: killed, or ended with the machine" in ended.message

@@ -10,6 +10,7 @@ from typing import Final
 import dagster as dg
 
 from miniplm_assets.assets.device_lock import device_lock
+from miniplm_assets.assets.gone_runs import report_gone_runs
 from miniplm_assets.assets.stopping import kept_handlers, stopped_by_signals
 from miniplm_assets.core.errors import ExperimentError
 from miniplm_assets.core.stop import Stop
@@ -108,6 +109,7 @@ class DagsterRun:
 
     def maker_of(self, key: str) -> str | None:
         """Say which other run is making an asset on the same state of the corpus; None: nobody."""
+        report_gone_runs(self._context.instance)
         mine, asset = self._context.run.run_id, dg.AssetKey(key.split("/"))
         under_way = dg.RunsFilter(
             statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED],

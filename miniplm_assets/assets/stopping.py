@@ -15,6 +15,7 @@ from typing import Any, Final
 import dagster as dg
 
 from miniplm_assets.assets.failures import WithoutTraceError
+from miniplm_assets.assets.gone_runs import note_process, report_gone_runs
 from miniplm_assets.core.stop import Stop, Stopped
 
 Handler = Callable[[int, FrameType | None], None]
@@ -125,6 +126,8 @@ class CancellingExecutor(dg.Executor):
     def execute(self, plan_context: Any, execution_plan: Any) -> Iterator[Any]:
         """Execute a plan; say so where it is interrupted."""
         _came_between.clear()
+        report_gone_runs(plan_context.instance)
+        note_process(plan_context.instance, plan_context.run_id)
         try:
             with _handlers(_note):
                 for event in self._inner.execute(plan_context, execution_plan):

@@ -12,6 +12,7 @@ import dagster as dg
 
 from miniplm_assets.assets.build import asset_key
 from miniplm_assets.assets.dagster_run import SEEN_TAG, SNAPSHOT_TAG, SUPERSEDED_TAG
+from miniplm_assets.assets.gone_runs import report_gone_runs
 from miniplm_assets.automation.corpus_watch import CorpusWatch, Sighting, Wanted
 from miniplm_assets.automation.own_runs import STATE_TAG, OwnRuns
 from miniplm_assets.core.errors import MiniplmError, MissingResultError
@@ -64,6 +65,7 @@ def _tick(pipeline: Pipeline, watch: CorpusWatch, context: dg.SensorEvaluationCo
     wanted = watch.wanted(sighting.listing, seconds=SECONDS_FOR_A_LOOK)
     if isinstance(wanted, str):
         return skip(f"{wanted}; this goes on until the next tick")
+    report_gone_runs(context.instance)
     runs = OwnRuns(context.instance, sensor=SENSOR, repository=_repository(context))
     older = [runs.supersede(run, wanted, pipeline) for run in runs.of_older_states(wanted.state)]
     if older:

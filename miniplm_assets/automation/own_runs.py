@@ -77,7 +77,7 @@ class OwnRuns:
         """Say at which asset a run failed, and why."""
         for kind in (dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE):
             for entry in self._instance.all_logs(run.run_id, of_type=kind):
-                return "; ".join(_sentences(entry))[:_MAX_REASON_CHARACTERS]
+                return ": ".join(_sentences(entry))[:_MAX_REASON_CHARACTERS]
         return "nothing says why"
 
 

@@ -1,0 +1,56 @@
+"""Runs whose process is gone: killed by hand, or ended with its machine.
+
+Of a run that a code server has started, that server tells Dagster, as long as it lives itself. Of a run from the
+command line nobody does: it would stay "started" for ever. So each run notes its process, and whoever comes later looks.
+"""
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any, Final
+
+import dagster as dg
+import psutil
+
+PROCESS_TAG: Final = "miniplm/process"
+# Process ids mean something in their own namespace alone: two containers may have one name.
+_NAMESPACE: Final = Path("/proc/self/ns/pid")
+# Process ids are given out again; when a process began is known to a hundredth, but for corrections of the clock.
+_SAME_SECONDS: Final = 5.0
+_IN_PROGRESS: Final = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+
+
+def note_process(instance: dg.DagsterInstance, run_id: str) -> None:
+    """Note that this process executes a run."""
+    pid = os.getpid()
+    noted = {"place": _place(), "pid": pid, "created": psutil.Process(pid).create_time()}
+    instance.add_run_tags(run_id, {PROCESS_TAG: json.dumps(noted)})
+
+
+def report_gone_runs(instance: dg.DagsterInstance) -> None:
+    """Let runs that are not over, and whose process was on this machine and is gone, read as failed or cancelled."""
+    for run in instance.get_runs(dg.RunsFilter(statuses=_IN_PROGRESS)):
+        noted = json.loads(run.tags.get(PROCESS_TAG, "{}"))
+        if noted.get("place") != _place() or _is_alive(noted):
+            continue
+        told = instance.get_run_by_id(run.run_id)  # it may have ended meanwhile, as processes do
+        why = f"Its process {noted['pid']} is gone: killed, or ended with the machine. What was finished is kept."
+        if told is not None and told.status == dg.DagsterRunStatus.CANCELING:
+            instance.report_run_canceled(told, why)
+        elif told is not None and told.status == dg.DagsterRunStatus.STARTED:
+            instance.report_run_failed(told, why)
+
+
+def _place() -> str:
+    namespace = _NAMESPACE.readlink() if _NAMESPACE.exists() else ""
+    return f"{socket.gethostname()} {namespace}".strip()
+
+
+def _is_alive(noted: dict[str, Any]) -> bool:
+    try:
+        process = psutil.Process(noted["pid"])
+        is_same = abs(process.create_time() - noted["created"]) < _SAME_SECONDS
+        return is_same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,99 @@
+"""What Dagster remembers, and of which runs: where it lies, and whose process is gone."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import psutil
+import pytest
+
+from miniplm_assets.assets.gone_runs import PROCESS_TAG, note_process, report_gone_runs
+from miniplm_assets.kinds.registry import PROJECT
+
+DAGSTER = str(Path(sys.executable).with_name("dagster"))
+
+
+@pytest.fixture
+def instance():
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+@dg.job
+def nothing():
+    """Do nothing."""
+
+
+def run_of(instance, status=dg.DagsterRunStatus.STARTED, **noted):
+    """Return a run of this process, as it noted itself, but for what differs."""
+    run = instance.create_run_for_job(nothing, status=status)
+    note_process(instance, run.run_id)
+    mine = json.loads(instance.get_run_by_id(run.run_id).tags[PROCESS_TAG])
+    instance.add_run_tags(run.run_id, {PROCESS_TAG: json.dumps(mine | noted)})
+    return run
+
+
+def ended(instance, run):
+    report_gone_runs(instance)
+    return instance.get_run_by_id(run.run_id).status
+
+
+@pytest.fixture
+def gone():
+    """The process id of a process that has ended."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    return process.pid
+
+
+def test_a_run_whose_process_lives_or_is_elsewhere_is_left_alone(instance, gone):
+    assert ended(instance, run_of(instance)) == dg.DagsterRunStatus.STARTED
+    assert ended(instance, run_of(instance, place="another machine", pid=gone)) == dg.DagsterRunStatus.STARTED
+    untold = instance.create_run_for_job(nothing, status=dg.DagsterRunStatus.STARTED)
+    assert ended(instance, untold) == dg.DagsterRunStatus.STARTED
+
+
+def test_a_run_whose_process_is_gone_has_failed_or_is_cancelled(instance, gone):
+    failed = run_of(instance, pid=gone)
+    assert ended(instance, failed) == dg.DagsterRunStatus.FAILURE
+    [entry] = instance.all_logs(failed.run_id, of_type=dg.DagsterEventType.RUN_FAILURE)
+    assert entry.message == f"Its process {gone} is gone: killed, or ended with the machine. What was finished is kept."
+    assert ended(instance, run_of(instance, dg.DagsterRunStatus.CANCELING, pid=gone)) == dg.DagsterRunStatus.CANCELED
+
+
+def test_a_process_id_that_was_given_out_again_is_another_process(instance):
+    earlier = psutil.Process().create_time() - 60
+    assert ended(instance, run_of(instance, created=earlier)) == dg.DagsterRunStatus.FAILURE
+
+
+def test_a_child_that_nobody_has_waited_for_is_gone(instance):
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        created = psutil.Process(process.pid).create_time()
+        run = run_of(instance, pid=process.pid, created=created)
+        assert ended(instance, run) == dg.DagsterRunStatus.FAILURE
+
+
+def test_the_history_lies_beside_dagster_yaml_whatever_the_working_directory(tmp_path):
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    home.mkdir()
+    elsewhere.mkdir()
+    shutil.copy(PROJECT / "dagster.yaml", home)
+    told = subprocess.run(
+        [DAGSTER, "instance", "info"],
+        cwd=elsewhere,
+        env=os.environ | {"DAGSTER_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert list(elsewhere.iterdir()) == []
+    assert "max_concurrent_runs: 3" in told
+    # All databases are there, so that webserver and daemon do not make them at once.
+    assert {path.relative_to(home).as_posix() for path in home.rglob("*.db")} == {
+        "history/runs.db", "history/runs/index.db", "schedules/schedules.db",
+    }  # fmt: skip
