@@ -7,6 +7,7 @@ import atexit
 import warnings
 from typing import clear_overloads
 
+import click
 import dagster as dg
 
 from miniplm_assets.assets.build import build_assets
@@ -15,6 +16,7 @@ from miniplm_assets.assets.ray_cluster import ray_resources
 from miniplm_assets.assets.stopping import in_process_executor
 from miniplm_assets.automation.corpus_sensor import corpus_sensor
 from miniplm_assets.automation.nightly import nightly_schedule
+from miniplm_assets.core.errors import MiniplmError
 from miniplm_assets.kinds.registry import open_chosen
 
 # torch never lets go of the kernels that its Python half registers, nor these, through the globals of torch.fx, of
@@ -25,7 +27,12 @@ atexit.register(clear_overloads)
 # Dagster's own parser of selections passes it; there is nothing here that could.
 warnings.filterwarnings("ignore", r"Parameter `include_sources` of function `AssetSelection\.all`", dg.BetaWarning)
 
-pipeline = open_chosen()
+try:
+    pipeline = open_chosen()
+except (
+    MiniplmError
+) as error:  # which the commands of Dagster, all of click, tell without a trace; and the UI as any other
+    raise click.ClickException(str(error)) from None
 
 defs = dg.Definitions(
     assets=build_assets(pipeline),

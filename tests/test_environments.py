@@ -1,6 +1,7 @@
 """Odd environments: of a container, a service, another user. What holds there, and what says what to set."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -97,6 +98,35 @@ def test_where_python_takes_names_for_ascii_it_is_said_what_to_set(made):
         assert ".jsonl: Python takes the names of files for ascii here, and this one is not; set PYTHONUTF8=1" in said
 
 
+def test_an_experiment_file_that_is_not_there_is_a_sentence_and_no_trace(made):
+    status, said = run(made, MATERIALISE, MINIPLM_EXPERIMENT=str(made / "no.yaml"))
+    assert status == 1
+    assert said.endswith(
+        f"Error: experiment file {made}/no.yaml does not exist; set MINIPLM_EXPERIMENT to one that does, "
+        "for example experiments/demo.yaml\n"
+    )
+
+
+def test_a_warehouse_is_restored_elsewhere_without_the_history_and_nothing_is_computed(made, tmp_path):
+    page = (PROJECT / "docs" / "operating.md").read_text(encoding="utf-8")
+    for command in re.findall(r"^    ((?:tar|mkdir) .*)$", page, re.MULTILINE):
+        here = command.replace("/srv/miniplm/warehouse", str(made / "warehouse"))
+        here = here.replace("/srv/restored", str(tmp_path / "restored")).replace("/backup", str(tmp_path))
+        subprocess.run(here.split(), check=True)
+    restored = tmp_path / "restored"
+    assert not (restored / ".work").exists() and not (restored / "warehouse.duckdb").exists()
+    (tmp_path / "home").mkdir()
+    shutil.copy(made / "home" / "dagster.yaml", tmp_path / "home")
+    elsewhere = {"MINIPLM_WAREHOUSE": str(restored), "DAGSTER_HOME": str(tmp_path / "home")}
+    assert run(made, python("verify"), **elsewhere)[0] == 0
+    status, said = run(made, MATERIALISE, **elsewhere)
+    assert status == 0, said
+    # The views of the catalog name files by their place.
+    assert re.findall(r"(\S+): making ", said) == ["warehouse_catalog"]
+    assert run(made, python("verify"), **elsewhere)[0] == 0
+    assert (restored / "warehouse.duckdb").exists()
+
+
 def test_a_checkout_that_cannot_be_written_is_enough_with_a_home_for_dagster_elsewhere(made, tmp_path):
     checkout = tmp_path / "checkout"
     checkout.mkdir()
@@ -134,3 +164,20 @@ def test_a_user_without_a_home_is_told_what_to_set(tmp_path, monkeypatch):
     with pytest.raises(StoreError, match="only user 54321 can write; set XDG_RUNTIME_DIR"):
         runtime_folder()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+def test_the_units_of_the_page_are_right(tmp_path):
+    page = (PROJECT / "docs" / "operating.md").read_text(encoding="utf-8")
+    units = dict(re.findall(r"^`(miniplm-\w+\.service)`:\n\n```ini\n(.*?)```", page, re.MULTILINE | re.DOTALL))
+    assert sorted(units) == ["miniplm-daemon.service", "miniplm-webserver.service"]
+    for name, text in units.items():
+        # Its commands have to be there; nobody says that a folder or user is missing.
+        (tmp_path / name).write_text(text.replace("/srv/miniplm/.venv", sys.prefix), encoding="utf-8")
+    checked = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *(str(tmp_path / name) for name in units)],
+        capture_output=True,
+        text=True,
+    )
+    about_ours = [line for line in checked.stderr.splitlines() if "miniplm" in line]
+    assert (checked.returncode, about_ours) == (0, []), checked.stderr
