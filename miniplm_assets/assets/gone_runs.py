@@ -1,7 +1,8 @@
 """Runs whose process is gone: killed by hand, or ended with its machine.
 
 Of a run that a code server has started, that server tells Dagster, as long as it lives itself. Of a run from the
-command line nobody does: it would stay "started" for ever. So each run notes its process, and whoever comes later looks.
+command line nobody does: it would stay "started" for ever. So each run notes its process, and whoever comes later
+looks.
 """
 
 import json
@@ -50,7 +51,7 @@ def _place() -> str:
 def _is_alive(noted: dict[str, Any]) -> bool:
     try:
         process = psutil.Process(noted["pid"])
-        is_same = abs(process.create_time() - noted["created"]) < _SAME_SECONDS
-        return is_same and process.status() != psutil.STATUS_ZOMBIE
+        age_seconds: float = process.create_time() - noted["created"]
+        return abs(age_seconds) < _SAME_SECONDS and bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
