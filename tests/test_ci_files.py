@@ -140,9 +140,10 @@ def runner(tmp_path_factory):
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_a_job_computes_everything_and_the_next_one_nothing(runner):
+def test_a_job_computes_everything_and_the_next_one_nothing(runner, monkeypatch):
     for is_first in (True, False):
         runner.begin()
+        monkeypatch.chdir(runner.clone)  # the paths in dagster.yaml are relative
         for command in runner.commands[1:]:
             done = runner.run(command)
             assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
@@ -178,11 +179,16 @@ def test_a_check_that_blocks_fails_the_run_itself(runner):
     assert re.search(r"^FAILED documents, excluded_domains_are_found: .*nosie", failed.stdout)
 
 
-def test_a_step_that_fails_fails_the_run(runner):
+def test_a_step_that_fails_fails_the_run(runner, monkeypatch):
     runner.begin()
     shutil.rmtree(runner.clone / "corpus")
     done = runner.run("asset materialize")
     assert done.returncode == 1 and "corpus.source.path" in done.stderr
-    # Nothing was checked, and nothing is said to have passed before there is a run.
-    shutil.rmtree(runner.clone / "history")
+    # Before there is a run, nothing is said to have passed.
+    (runner.clone / "home").mkdir()
+    shutil.copy(runner.clone / "dagster.yaml", runner.clone / "home")
+    monkeypatch.setitem(runner.environment, "DAGSTER_HOME", str(runner.clone / "home"))
+    shutil.rmtree(
+        runner.clone / ".dagster", ignore_errors=True
+    )  # where it would be for a relative path in dagster.yaml
     assert runner.run("failed_checks.py").returncode == 2
