@@ -8,12 +8,11 @@ import dagster as dg
 import pytest
 
 from miniplm_assets.assets.build import asset_key, build_assets
-from miniplm_assets.assets.dagster_run import SEEN_TAG, SNAPSHOT_TAG, SUPERSEDED_TAG
+from miniplm_assets.assets.run_tags import PUT_DOWN_TAG, SEEN_TAG, SNAPSHOT_TAG, STATE_TAG
 from miniplm_assets.automation import corpus_sensor as sensor_module
 from miniplm_assets.automation import corpus_watch
 from miniplm_assets.automation.corpus_sensor import CorpusNotReadableError, corpus_sensor
 from miniplm_assets.automation.nightly import nightly_schedule
-from miniplm_assets.automation.own_runs import STATE_TAG
 from miniplm_assets.core.errors import ExperimentError
 from miniplm_assets.experiment.automation import Automation
 from miniplm_assets.kinds.registry import open_pipeline
@@ -139,7 +138,7 @@ def test_a_run_that_has_not_begun_is_superseded_by_a_newer_state(sensor, tmp_pat
         sensor.tick().skip_message
     )
     assert told == [older.run_id]
-    assert "a newer state" in sensor.instance.get_run_by_id(older.run_id).tags[SUPERSEDED_TAG]
+    assert "a newer state" in sensor.instance.get_run_by_id(older.run_id).tags[PUT_DOWN_TAG]
     sensor.end(older, STATUS.CANCELED)
     request, _ = sensor.request()
     assert request.tags[STATE_TAG] != older.tags[STATE_TAG]
@@ -180,7 +179,7 @@ def test_a_run_that_cannot_be_told_to_stop_is_named(sensor, tmp_path):
     [
         (STATUS.FAILURE, {}, "run {run} failed on the corpus and the experiment as they are: as told. It is asked for"),
         (STATUS.CANCELED, {}, "run {run} was cancelled by hand"),
-        (STATUS.CANCELED, {SUPERSEDED_TAG: "its files changed"}, None),
+        (STATUS.CANCELED, {PUT_DOWN_TAG: "its files changed"}, None),
         (STATUS.SUCCESS, {}, None),
     ],
 )

@@ -11,7 +11,8 @@ import dagster as dg
 import psutil
 import pytest
 
-from miniplm_assets.assets.gone_runs import PROCESS_TAG, note_process, report_gone_runs
+from miniplm_assets.assets.gone_runs import note_process, report_gone_runs
+from miniplm_assets.assets.run_tags import PROCESS_TAG
 from miniplm_assets.kinds.registry import PROJECT
 
 DAGSTER = str(Path(sys.executable).with_name("dagster"))

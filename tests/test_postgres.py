@@ -7,7 +7,8 @@ import dagster as dg
 import pytest
 import yaml
 
-from miniplm_assets.assets.gone_runs import PROCESS_TAG, note_process, report_gone_runs
+from miniplm_assets.assets.gone_runs import note_process, report_gone_runs
+from miniplm_assets.assets.run_tags import PROCESS_TAG
 from miniplm_assets.kinds.registry import PROJECT
 from tests.postgres_server import PROGRAMS, running_postgres
 

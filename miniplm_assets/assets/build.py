@@ -8,8 +8,9 @@ from typing import Any
 
 import dagster as dg
 
-from miniplm_assets.assets.dagster_run import DEFINITION_TAG, RAY_RESOURCE, DagsterRun
+from miniplm_assets.assets.dagster_run import RAY_RESOURCE, DagsterRun
 from miniplm_assets.assets.failures import explained
+from miniplm_assets.assets.run_tags import DEFINITION_TAG
 from miniplm_assets.assets.stopping import RunStoppedError
 from miniplm_assets.core.errors import CorpusChangedError, MiniplmError
 from miniplm_assets.lineage.graph import definition_digests
@@ -84,7 +85,7 @@ def build_asset(pipeline: Pipeline, node: Node[Any], definition: str) -> dg.Asse
                 result = kind.make(work)
         except (OSError, MiniplmError) as error:
             if isinstance(error, CorpusChangedError) and run.is_asked_by_the_sensor:
-                run.note_superseded(str(error))
+                run.note_put_down(str(error))
                 raise RunStoppedError(node.key, f"{error} The sensor asks again when they rest") from None
             raise explained(error, context.log, num_tries=context.retry_number) from None
         outcomes = (*result.manifest.checks, *work.tally.checks)

@@ -11,6 +11,7 @@ import dagster as dg
 
 from miniplm_assets.assets.device_lock import device_lock
 from miniplm_assets.assets.gone_runs import report_gone_runs
+from miniplm_assets.assets.run_tags import DEFINITION_TAG, PUT_DOWN_TAG, SEEN_TAG, SNAPSHOT_TAG
 from miniplm_assets.assets.stopping import kept_handlers, stopped_by_signals
 from miniplm_assets.core.errors import ExperimentError
 from miniplm_assets.core.stop import Stop
@@ -19,14 +20,6 @@ from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.snapshot import Snapshot, latest_snapshot, load_snapshot
 
 RAY_RESOURCE: Final = "ray"
-# Every asset of a run works on the same state of the corpus, whatever happens to its files meanwhile.
-SNAPSHOT_TAG: Final = "miniplm/raw_corpus"
-# When that was seen, where the run was asked for it, and does not look by itself.
-SEEN_TAG: Final = "miniplm/seen_ns"
-# Of a run that was put down since its state of the corpus is not wanted any more: why.
-SUPERSEDED_TAG: Final = "miniplm/superseded"
-# Of the operation behind an asset: what defined it where the run was asked for.
-DEFINITION_TAG: Final = "miniplm/definition"
 
 
 class DagsterRun:
@@ -100,9 +93,9 @@ class DagsterRun:
         """Let all later assets of this run work on this state of the corpus."""
         self._add_tag(SNAPSHOT_TAG, snapshot.recipe.fingerprint)
 
-    def note_superseded(self, why: str) -> None:
+    def note_put_down(self, why: str) -> None:
         """Let the sensor ask again for what this run does not make any more."""
-        self._add_tag(SUPERSEDED_TAG, why)
+        self._add_tag(PUT_DOWN_TAG, why)
 
     def _add_tag(self, name: str, value: str) -> None:
         self._context.instance.add_run_tags(self._context.run.run_id, {name: value})

@@ -14,7 +14,8 @@ from typing import Any, Final
 import dagster as dg
 import psutil
 
-PROCESS_TAG: Final = "miniplm/process"
+from miniplm_assets.assets.run_tags import PROCESS_TAG
+
 # Process ids mean something in their own namespace alone: two containers may have one name.
 _NAMESPACE: Final = Path("/proc/self/ns/pid")
 # Process ids are given out again; when a process began is known to a hundredth, but for corrections of the clock.

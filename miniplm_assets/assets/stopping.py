@@ -16,6 +16,7 @@ import dagster as dg
 
 from miniplm_assets.assets.failures import WithoutTraceError
 from miniplm_assets.assets.gone_runs import note_process, report_gone_runs
+from miniplm_assets.assets.run_tags import PUT_DOWN_TAG
 from miniplm_assets.core.stop import Stop, Stopped
 
 Handler = Callable[[int, FrameType | None], None]
@@ -139,6 +140,7 @@ class CancellingExecutor(dg.Executor):
             run = instance.get_run_by_id(plan_context.run_id)
             is_unasked = run is not None and run.status == dg.DagsterRunStatus.STARTED
             if is_unasked and not instance.run_will_resume(run.run_id):
+                instance.add_run_tags(run.run_id, {PUT_DOWN_TAG: "a signal to its process"})
                 instance.report_run_canceling(run, "A signal asks for the end of this run.")
             raise
 

@@ -11,10 +11,10 @@ from typing import Final
 import dagster as dg
 
 from miniplm_assets.assets.build import asset_key
-from miniplm_assets.assets.dagster_run import SEEN_TAG, SNAPSHOT_TAG, SUPERSEDED_TAG
 from miniplm_assets.assets.gone_runs import report_gone_runs
+from miniplm_assets.assets.run_tags import PUT_DOWN_TAG, SEEN_TAG, SNAPSHOT_TAG, STATE_TAG
 from miniplm_assets.automation.corpus_watch import CorpusWatch, Sighting, Wanted
-from miniplm_assets.automation.own_runs import STATE_TAG, OwnRuns
+from miniplm_assets.automation.own_runs import OwnRuns
 from miniplm_assets.core.errors import MiniplmError, MissingResultError
 from miniplm_assets.corpus.listing import Shard
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS
@@ -96,7 +96,7 @@ def _why_not_ask(runs: OwnRuns, wanted: Wanted) -> str | None:
                 "asked for again when something changes; or start it again by hand"
             )
         case dg.DagsterRunStatus.CANCELED:
-            if SUPERSEDED_TAG in last.tags:
+            if PUT_DOWN_TAG in last.tags:
                 return None
             return f"run {last.run_id} was cancelled by hand; start it again by hand, or change something"
         case dg.DagsterRunStatus.SUCCESS:  # and something is stale again: another state was made the latest meanwhile

@@ -6,7 +6,7 @@ from typing import Final
 import dagster as dg
 
 from miniplm_assets.assets.build import asset_key
-from miniplm_assets.assets.dagster_run import SNAPSHOT_TAG, SUPERSEDED_TAG
+from miniplm_assets.assets.run_tags import PUT_DOWN_TAG, SNAPSHOT_TAG, STATE_TAG
 from miniplm_assets.automation.corpus_watch import Wanted
 from miniplm_assets.core.errors import MissingResultError
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS
@@ -14,8 +14,6 @@ from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.plan import missing_recipes
 from miniplm_assets.lineage.snapshot import load_snapshot
 
-# Of a run: digest of all results that it was asked for; see `corpus_watch.Wanted`.
-STATE_TAG: Final = "miniplm/state"
 _SENSOR_TAG: Final = "dagster/sensor_name"
 _REPOSITORY_TAG: Final = ".dagster/repository"
 _IN_PROGRESS: Final = [
@@ -64,7 +62,7 @@ class OwnRuns:
             useful = next((key for key in making if _is_wanted(key, run, wanted, pipeline)), None)
             if useful is not None or not making:
                 return f"{name} goes on: {useful or 'what comes next'} may be wanted on the newer one too"
-        self._instance.add_run_tags(run.run_id, {SUPERSEDED_TAG: f"a newer state, {wanted.state}, is wanted"})
+        self._instance.add_run_tags(run.run_id, {PUT_DOWN_TAG: f"a newer state, {wanted.state}, is wanted"})
         is_told = self._instance.run_coordinator.cancel_run(run.run_id)
         return f"{name} {'was told to stop' if is_told else 'cannot be told to stop; it ends by itself, or by hand'}"
 

@@ -169,12 +169,13 @@ def make_latest(snapshot: Snapshot, node: Node[Listing], store: Store) -> bool:
     """Let those who do not look themselves, other runs and commands, work on this snapshot from now on.
 
     Returns:
-        Whether it is the latest now: not where somebody has looked later, and made that the latest.
+        Whether it is the latest now: not where somebody has looked later, and made that the latest. A look of the
+        future was one by a clock that went wrong.
     """
     latest = _beside(node, store, "latest")
     with take_lock(latest.with_suffix(".lock"), lambda: None):
         noted = read_note(latest) or {}
-        if noted.get("seen_ns", 0) > snapshot.seen_ns:
+        if snapshot.seen_ns < noted.get("seen_ns", 0) <= time.time_ns():
             return False
         write_note(latest, {"fingerprint": snapshot.recipe.fingerprint, "seen_ns": snapshot.seen_ns})
     return True

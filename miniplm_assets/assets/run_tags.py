@@ -1,0 +1,16 @@
+"""What a run carries with it in Dagster, and who reads that."""
+
+from typing import Final
+
+# The state of the corpus that all assets of a run work on, whatever happens to its files meanwhile: a fingerprint.
+SNAPSHOT_TAG: Final = "miniplm/raw_corpus"
+# When that was seen, where the run was asked for it, and does not look by itself.
+SEEN_TAG: Final = "miniplm/seen_ns"
+# Digest of all results that the sensor asked for; see `automation.corpus_watch.Wanted`.
+STATE_TAG: Final = "miniplm/state"
+# Why a run was put down though nobody cancelled it: the sensor asks for it again.
+PUT_DOWN_TAG: Final = "miniplm/put_down"
+# Which process executes the run, on which machine; see `gone_runs`.
+PROCESS_TAG: Final = "miniplm/process"
+# Of the operation behind an asset, not of a run: what defined it where the run was asked for.
+DEFINITION_TAG: Final = "miniplm/definition"
