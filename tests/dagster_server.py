@@ -12,7 +12,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,12 @@ mutation Launch($parameters: ExecutionParams!) {
     ... on LaunchRunSuccess { run { runId } }
     ... on PythonError { message }
     ... on RunConfigValidationInvalid { errors { message } }
+  }
+}"""
+TICKS = """
+query Ticks($selector: SensorSelector!) {
+  sensorOrError(sensorSelector: $selector) {
+    ... on Sensor { sensorState { ticks(limit: 100) { timestamp status skipReason runIds error { message } } } }
   }
 }"""
 RUN = "query Run($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
@@ -69,6 +76,7 @@ class Server:
 
     url: str
     log: Path
+    restarts: list[Callable[[], None]] = field(default_factory=list)
 
     def query(self, text: str, **variables: Any) -> Any:
         """Return the data of a GraphQL request; fail on any error."""
@@ -99,6 +107,16 @@ class Server:
         self.wait_until(lambda: self.status(run_id) in ("SUCCESS", "FAILURE", "CANCELED"), seconds=seconds)
         assert self.status(run_id) == "SUCCESS", self.log.read_text()[-5_000:]
 
+    def start_sensor(self, name: str) -> None:
+        """Switch a sensor on."""
+        started = self.query(START_SENSOR, selector=SELECTOR | {"sensorName": name})["startSensor"]
+        assert started["__typename"] == "Sensor", started
+
+    def ticks(self, sensor: str) -> list[dict[str, Any]]:
+        """Return the last ticks of a sensor, the newest first."""
+        asked = self.query(TICKS, selector=SELECTOR | {"sensorName": sensor})["sensorOrError"]
+        return list(asked["sensorState"]["ticks"])
+
     def materialisations(self, key: str) -> list[dict[str, Any]]:
         """Return the metadata of an asset's materialisations by label, the newest first."""
         asset = self.query(MATERIALISATIONS, key={"path": key.split("/")})["assetOrError"]
@@ -123,10 +141,11 @@ class Server:
 def running_dagster(experiment_file: Path, home: Path, *commands: list[str]) -> Iterator[Server]:
     """Start Dagster on an experiment, with an instance of its own; `dagster dev` where no commands are given.
 
-    In a command, PORT stands for the webserver's port.
+    In a command, PORT stands for the webserver's port. A dagster.yaml that lies in `home` already is kept.
     """
     home.mkdir(parents=True, exist_ok=True)
-    shutil.copy(ROOT / "dagster.yaml", home)
+    if not (home / "dagster.yaml").exists():
+        shutil.copy(ROOT / "dagster.yaml", home)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -137,17 +156,20 @@ def running_dagster(experiment_file: Path, home: Path, *commands: list[str]) -> 
     server = Server(f"http://127.0.0.1:{port}", home / "server.log")
     wanted = commands or ([dagster, "dev", "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", "PORT"],)
     with server.log.open("w") as log:
-        processes = [
-            subprocess.Popen(
-                [str(port) if word == "PORT" else word for word in command],
-                cwd=ROOT,
-                env=environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
+
+        def start(command: list[str]) -> subprocess.Popen[bytes]:
+            words = [str(port) if word == "PORT" else word for word in command]
+            return subprocess.Popen(
+                words, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
-            for command in wanted
-        ]
+
+        def restart(number: int) -> None:
+            processes[number].kill()
+            processes[number].wait(20)
+            processes[number] = start(wanted[number])
+
+        processes = [start(command) for command in wanted]
+        server.restarts = [partial(restart, number) for number in range(len(wanted))]
         try:
             server.wait_until(lambda: _answers(server), seconds=90)
             yield server
@@ -169,3 +191,12 @@ def _answers(server: Server) -> bool:
         return bool(server.query(ASSETS)["assetNodes"])
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return False
+
+
+def separate_services() -> tuple[list[str], list[str]]:
+    """Return the commands of webserver and daemon as two processes, as an operator has them."""
+    programs = Path(sys.executable).parent
+    return (
+        [str(programs / "dagster-webserver"), "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", "PORT"],
+        [str(programs / "dagster-daemon"), "run", "-w", "workspace.yaml"],
+    )

@@ -1,13 +1,11 @@
 """The separate daemon and webserver at work: a file is dropped, changed, touched and taken away."""
 
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shard
-from tests.dagster_server import RUNS, SELECTOR, START_SENSOR, running_dagster
+from tests.dagster_server import RUNS, running_dagster, separate_services
 
 QUIET_SECONDS = 4
 FINISHED = ("SUCCESS", "FAILURE", "CANCELED")
@@ -25,14 +23,8 @@ def watched(tmp_path):
         learner["shards"] = ["a.jsonl"]
     content["automation"] = {"seconds_between_looks": 1, "quiet_seconds": QUIET_SECONDS}
     experiment_file = write_experiment(tmp_path / "experiment.yaml", content)
-    programs = Path(sys.executable).parent
-    commands = (
-        [str(programs / "dagster-webserver"), "-w", "workspace.yaml", "-h", "127.0.0.1", "-p", "PORT"],
-        [str(programs / "dagster-daemon"), "run", "-w", "workspace.yaml"],
-    )
-    with running_dagster(experiment_file, tmp_path / "home", *commands) as server:
-        started = server.query(START_SENSOR, selector=SELECTOR | {"sensorName": "corpus_changed"})["startSensor"]
-        assert started["__typename"] == "Sensor", started
+    with running_dagster(experiment_file, tmp_path / "home", *separate_services()) as server:
+        server.start_sensor("corpus_changed")
         yield tmp_path / "corpus", server
 
 

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from miniplm_assets.assets.gone_runs import note_process, report_gone_runs
+from miniplm_assets.assets.old_runs import forget_old_runs
 from miniplm_assets.assets.run_tags import PROCESS_TAG
 from miniplm_assets.kinds.registry import PROJECT
 
@@ -77,6 +78,32 @@ def test_a_child_that_nobody_has_waited_for_is_gone(instance):
         created = psutil.Process(process.pid).create_time()
         run = run_of(instance, pid=process.pid, created=created)
         assert ended(instance, run) == dg.DagsterRunStatus.FAILURE
+
+
+def test_old_runs_are_forgotten_but_for_what_the_pages_show(instance):
+    @dg.asset(name="shown")
+    def asset() -> None:
+        """Be made once, by the oldest run."""
+
+    def made() -> str:
+        run_id = dg.materialize([asset], instance=instance).run_id
+        note_process(instance, run_id)
+        return run_id
+
+    def finished() -> str:
+        run = run_of(instance, dg.DagsterRunStatus.SUCCESS)
+        return run.run_id
+
+    oldest = [made(), made()]  # the second has made what is the latest
+    others = instance.create_run_for_job(nothing, status=dg.DagsterRunStatus.SUCCESS).run_id
+    old, new = [finished(), finished()], [finished(), finished()]
+    under_way = run_of(instance).run_id
+    assert forget_old_runs(instance, num_kept=2) == 3
+    kept = {run.run_id for run in instance.get_runs()}
+    assert kept == {oldest[1], others, *new, under_way}
+    assert not kept & {oldest[0], *old}
+    assert instance.get_latest_materialization_event(dg.AssetKey("shown")).run_id == oldest[1]
+    assert forget_old_runs(instance, num_kept=2) == 0
 
 
 def test_the_history_lies_beside_dagster_yaml_whatever_the_working_directory(tmp_path):

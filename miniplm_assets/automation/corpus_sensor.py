@@ -12,6 +12,7 @@ import dagster as dg
 
 from miniplm_assets.assets.build import asset_key
 from miniplm_assets.assets.gone_runs import report_gone_runs
+from miniplm_assets.assets.old_runs import forget_old_runs
 from miniplm_assets.assets.run_tags import PUT_DOWN_TAG, SEEN_TAG, SNAPSHOT_TAG, STATE_TAG
 from miniplm_assets.automation.corpus_watch import CorpusWatch, Sighting, Wanted
 from miniplm_assets.automation.own_runs import OwnRuns
@@ -72,6 +73,7 @@ def _tick(pipeline: Pipeline, watch: CorpusWatch, context: dg.SensorEvaluationCo
         return skip("; ".join(older))
     reason = _why_not_ask(runs, wanted)
     if reason is not None:
+        forget_old_runs(context.instance, num_kept=pipeline.automation.keep_runs)
         return skip(reason)
     return dg.SensorResult([_request(wanted)], cursor=_as_cursor(sighting))
 
