@@ -1,5 +1,8 @@
 """Selections that are no plain difference, as assets: what they need, what is shared, and what they leave."""
 
+import json
+from contextlib import contextmanager
+
 import dagster as dg
 import duckdb
 import polars as pl
@@ -8,6 +11,7 @@ import pytest
 import yaml
 
 from miniplm_assets.assets.build import build_assets
+from miniplm_assets.kinds import scores
 from miniplm_assets.kinds.registry import open_pipeline
 from miniplm_assets.lineage.plan import plan
 from miniplm_assets.lineage.verify import verify_derived
@@ -37,6 +41,21 @@ def keys_before(graph, key):
                 found.add(needed)
                 pending.append(needed)
     return found
+
+
+@contextmanager
+def scored_keys():
+    """Give the keys of the scores that a model is asked for meanwhile."""
+    keys: list[str] = []
+    real = scores._score
+
+    def score(one, work):
+        keys.append(work.node.key)
+        return real(one, work)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scores, "_score", score)
+        yield keys
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +92,10 @@ def many(tmp_path_factory):
         },
     }
     pipeline = open_pipeline(write_experiment(folder / "experiment.yaml", content))
-    with dg.DagsterInstance.ephemeral() as instance:
+    with scored_keys() as keys, dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize(build_assets(pipeline), instance=instance)
+    # What survives a pre_filter is taken from the teacher's scores of everything, which other selections ask for.
+    assert sorted(keys) == ["large/teacher_scores", "small/reference_scores"]
     return pipeline, result
 
 
@@ -84,7 +105,7 @@ def test_what_needs_no_model_has_no_edge_to_one(many):
     assert not models & (keys_before(graph, "chance/refined_corpus") | keys_before(graph, "usual/refined_corpus"))
     assert models & keys_before(graph, "hard/refined_corpus") == {"small/reference_model"}
     assert models <= keys_before(graph, "scaled/refined_corpus")
-    assert "large/teacher_scores" not in keys_before(graph, "comparison")
+    assert "large/teacher_scores" not in graph["comparison"].inputs
     assert {"after/surviving_teacher_scores", "small/reference_scores"} <= keys_before(graph, "after/refined_corpus")
 
 
@@ -103,12 +124,39 @@ def test_the_teacher_scores_only_what_survives_and_the_plan_says_what_that_spare
     whole = scored.flops + spared
     assert f"its pre_filter spares {spared:.3g} of {whole:.3g} FLOPs (43%)" in scored.reasons
 
+    # Here another selection has all of it scored, and what survives is taken from there; there it is scored alone.
+    selection = 'key:raw_corpus or +key:"after/surviving_teacher_scores"'
+    del content["corpus"]["expected_tokens"]
+    alone = open_pipeline(write_experiment(tmp_path / "experiment.yaml", content), warehouse=str(tmp_path / "empty"))
+    with scored_keys() as keys, dg.DagsterInstance.ephemeral() as instance:
+        assert dg.materialize(build_assets(alone), instance=instance, selection=selection).success
+    assert sorted(keys) == ["after/surviving_teacher_scores", "small/reference_scores"]
+    taken, scored = (
+        {
+            (one.name, json.loads((one / "manifest.json").read_text())["ingredients"]["shard"]): one
+            for one in (store.root / "after/surviving_teacher_scores").iterdir()
+            if one.is_dir()
+        }
+        for store in (pipeline.store, alone.store)
+    )
+    assert taken.keys() == scored.keys() and len(taken) == 3  # of two files, and of both together
+    for piece, folder in taken.items():
+        facts = [json.loads((one / "manifest.json").read_text())["facts"] for one in (folder, scored[piece])]
+        assert facts[0]["num_sequences"] == facts[1]["num_sequences"] > 0
+        for split, domains in facts[1]["by_split_and_domain"].items():
+            assert domains.keys() == facts[0]["by_split_and_domain"][split].keys()
+            for domain, sums in domains.items():
+                assert facts[0]["by_split_and_domain"][split][domain] == pytest.approx(sums, rel=1e-6)
+        for path in folder.glob("*.parquet"):
+            one, other = pl.read_parquet(path), pl.read_parquet(scored[piece] / path.name)
+            assert one.drop("logprob_nats").equals(other.drop("logprob_nats"))
+            assert one["logprob_nats"].to_list() == pytest.approx(other["logprob_nats"].to_list(), rel=1e-6)
+
     [survivors] = [path for path in (pipeline.store.root / "after/surviving_sequences").iterdir() if path.is_dir()]
     ids = set(pl.concat(pl.read_parquet(path) for path in survivors.glob("*.parquet"))["sequence_id"])
-    scores = pl.concat(
-        pl.read_parquet(path) for path in (pipeline.store.root / "after/surviving_teacher_scores").glob("*/*.parquet")
-    )
-    assert set(scores["sequence_id"]) == ids and len(scores) == len(ids)
+    folder = pipeline.store.root / "after/surviving_teacher_scores"
+    found = pl.concat(pl.read_parquet(path) for path in folder.glob("*/*.parquet"))
+    assert set(found["sequence_id"]) == ids and len(found) == len(ids)
 
 
 def test_each_keeps_half_of_its_own(many):

@@ -185,10 +185,10 @@ class _ShardInTheMaking:
 def _make(one: Pass[R], work: Work[R]) -> Result:
     """Score sequences of each corpus file under one model."""
     if work.is_stored:  # nobody connects to a cluster, or loads a model, to find that everything is stored
-        return work.make_pieces(_already_stored, _add_means)
+        return work.make_pieces(_already_stored, add_means)
     with devices_for(work, work.settings.scoring):
         # Of two runs the second has waited here, and then finds what the first has made.
-        return work.make_pieces(_already_stored, _add_means) if work.is_stored else _score(one, work)
+        return work.make_pieces(_already_stored, add_means) if work.is_stored else _score(one, work)
 
 
 def _score(one: Pass[R], work: Work[R]) -> Result:
@@ -216,14 +216,14 @@ def _score(one: Pass[R], work: Work[R]) -> Result:
             return _ShardInTheMaking(scores, draft, scoring.tensor_parallel_size, replaced)
 
         with PartThreads(scorer.num_devices) as threads:
-            return work.make_in_parts(begin, threads, _add_means)
+            return work.make_in_parts(begin, threads, add_means)
 
 
 def _already_stored(shard: str, _draft: Draft) -> None:
     raise AssertionError(f"{shard} was stored a moment ago")
 
 
-def _add_means(draft: Draft) -> None:
+def add_means(draft: Draft) -> None:
     """Say how well the model predicts each split: mean NLL in nats a token."""
     for split, domains in draft.facts["by_split_and_domain"].items():
         draft.facts[f"{split}_nll_nats_per_token"] = mean_nll(domains, excluded_domains=())
@@ -274,7 +274,7 @@ def _kind(one: Pass[R], who: Who) -> Kind[R]:
 def _nodes(blueprint: Blueprint, who: Who) -> Iterator[Node[ScoredRows]]:
     experiment = blueprint.experiment
     for name, scored in scored_models(experiment, who).items():
-        if who == "teacher" and _is_spared(experiment, name):
+        if who == "teacher" and is_spared(experiment, name):
             continue
         yield score_node(
             SCORES[who],
@@ -290,7 +290,7 @@ def _nodes(blueprint: Blueprint, who: Who) -> Iterator[Node[ScoredRows]]:
         )
 
 
-def _is_spared(experiment: Experiment, teacher: str) -> bool:
+def is_spared(experiment: Experiment, teacher: str) -> bool:
     """Say whether all selections by a teacher have a pre_filter, so that it need not score everything."""
     using = [one for one in experiment.selections.values() if one.models.get("teacher") == teacher]
     return bool(using) and all(one.pre_filter is not None for one in using)

@@ -107,7 +107,8 @@ class ShardScores:
     def add(self, scored: pa.Table) -> None:
         """Write the scores of the next part."""
         self._writer.write_table(scored)
-        self._sum_up(pl.DataFrame(scored.select(SCHEMA.names)).join(self._wanted, on="sequence_id", validate="1:1"))
+        rows = pl.DataFrame(scored.select(SCHEMA.names))
+        _sum_up(self._sums, rows.join(self._wanted, on="sequence_id", validate="1:1"))
         self._num_added += 1
         self._num_tokens += int(np.sum(scored["num_scored_tokens"].to_numpy(), dtype=np.int64))
         self.device_seconds += float(scored.schema.metadata[SECONDS])
@@ -137,14 +138,26 @@ class ShardScores:
         part.put_away(table)
         return table
 
-    def _sum_up(self, part: pl.DataFrame) -> None:
-        for (split, domain), rows in part.group_by("split", "domain", maintain_order=True):
-            total = self._sums[str(split)].setdefault(
-                str(domain), {"num_sequences": 0, "num_scored_tokens": 0, "logprob_nats": 0.0}
-            )
-            total["num_sequences"] += len(rows)
-            total["num_scored_tokens"] += int(rows["num_scored_tokens"].sum())
-            total["logprob_nats"] += float(rows["logprob_nats"].sum())
+
+def sums_of(scored: pl.DataFrame) -> Sums:
+    """Return by split and domain num_sequences, num_scored_tokens and the sum logprob_nats.
+
+    Args:
+        scored: split, domain, num_scored_tokens, logprob_nats.
+    """
+    sums: Sums = {split: {} for split in SCORED_SPLITS}
+    _sum_up(sums, scored)
+    return sums
+
+
+def _sum_up(sums: Sums, scored: pl.DataFrame) -> None:
+    for (split, domain), rows in scored.group_by("split", "domain", maintain_order=True):
+        total = sums[str(split)].setdefault(
+            str(domain), {"num_sequences": 0, "num_scored_tokens": 0, "logprob_nats": 0.0}
+        )
+        total["num_sequences"] += len(rows)
+        total["num_scored_tokens"] += int(rows["num_scored_tokens"].sum())
+        total["logprob_nats"] += float(rows["logprob_nats"].sum())
 
 
 def merge_scores(earlier: Path, again: Path) -> None:
