@@ -50,14 +50,14 @@ class Sensor:
         self.cursor = result.cursor
         return result
 
-    def request(self):
+    def request(self, status=STATUS.NOT_STARTED):
         """Tick, and return what is asked for as a run that has not begun."""
         [request] = self.tick().run_requests
         run = self.instance.create_run_for_job(
             self.job,
             asset_selection=frozenset(request.asset_selection),
             tags=request.tags | {"dagster/sensor_name": "corpus_changed"},
-            status=STATUS.NOT_STARTED,
+            status=status,
         )
         return request, run
 
@@ -142,6 +142,15 @@ def test_a_run_that_has_not_begun_is_superseded_by_a_newer_state(sensor, tmp_pat
     sensor.end(older, STATUS.CANCELED)
     request, _ = sensor.request()
     assert request.tags[STATE_TAG] != older.tags[STATE_TAG]
+
+
+def test_a_run_that_loads_its_code_is_not_told_to_stop_yet(sensor, tmp_path):
+    _, older = sensor.request(STATUS.STARTING)
+    write_shard(tmp_path / "corpus" / "b.jsonl", ("shlex",))
+    sensor.instance.run_coordinator.cancel_run = pytest.fail
+    assert f"run {older.run_id}, which works on an older state of the corpus, is told to stop when it has started" in (
+        sensor.tick().skip_message
+    )
 
 
 def begin_step(sensor, run, key):

@@ -57,6 +57,9 @@ class OwnRuns:
         name = f"run {run.run_id}, which works on an older state of the corpus,"
         if run.status == dg.DagsterRunStatus.CANCELING:
             return f"{name} is ending"
+        if run.status == dg.DagsterRunStatus.STARTING:
+            # A process that is ended while it loads its code has failed, as far as Dagster knows, and is tried again.
+            return f"{name} is told to stop when it has started"
         making = self._making(run) if run.status == dg.DagsterRunStatus.STARTED else None
         if making is not None:
             useful = next((key for key in making if _is_wanted(key, run, wanted, pipeline)), None)
