@@ -210,6 +210,28 @@ def test_a_corpus_that_is_gone_is_a_failed_tick(sensor, tmp_path):
     assert failure.value.__suppress_context__
 
 
+def test_while_nothing_changes_nothing_is_looked_at_again(sensor, monkeypatch, tmp_path):
+    _, run = sensor.request()
+    first = sensor.tick().skip_message
+    assert "is at it" in first
+    looks = []
+    found = corpus_watch.look_for_stale
+    monkeypatch.setattr(corpus_watch, "look_for_stale", lambda *given: looks.append(given) or found(*given))
+    assert sensor.tick().skip_message == first
+    assert looks == []
+    sensor.end(run, STATUS.FAILURE)
+    assert "failed" in sensor.tick().skip_message
+    assert len(looks) == 1
+    assert "failed" in sensor.tick().skip_message
+    assert len(looks) == 1
+    monkeypatch.setattr(sensor_module, "SECONDS_BETWEEN_EQUAL_LOOKS", 0)
+    assert "failed" in sensor.tick().skip_message
+    assert len(looks) == 2
+    monkeypatch.undo()
+    write_shard(tmp_path / "corpus" / "b.jsonl", ("shlex",))
+    assert len(sensor.tick().run_requests) == 1
+
+
 def test_a_look_that_takes_longer_than_a_tick_goes_on_in_the_next(sensor, monkeypatch):
     looks, may_end = [], threading.Event()
 

@@ -6,6 +6,7 @@ the clock: what one has made, the other finds stored.
 
 import json
 import time
+from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 import dagster as dg
@@ -17,14 +18,19 @@ from miniplm_assets.assets.run_tags import PUT_DOWN_TAG, SEEN_TAG, SNAPSHOT_TAG,
 from miniplm_assets.automation.corpus_watch import CorpusWatch, Sighting, Wanted
 from miniplm_assets.automation.own_runs import OwnRuns
 from miniplm_assets.core.errors import MiniplmError, MissingResultError
+from miniplm_assets.core.recipe import fingerprint_of
 from miniplm_assets.corpus.listing import Shard
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS
+from miniplm_assets.lineage.graph import definition_digests
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.snapshot import corpus_listing
 
 SENSOR: Final = "corpus_changed"
 # Of the 60 s that Dagster gives a tick.
 SECONDS_FOR_A_LOOK: Final = 20.0
+# A look goes through what is stored of every file: while no file, no run and no setting changes, it is not repeated for
+# so long. It finds then what changed by itself: a folder with a model, a warehouse that was pruned.
+SECONDS_BETWEEN_EQUAL_LOOKS: Final = 600
 
 
 class CorpusNotReadableError(dg.DagsterError):
@@ -34,6 +40,7 @@ class CorpusNotReadableError(dg.DagsterError):
 def corpus_sensor(pipeline: Pipeline) -> dg.SensorDefinition:
     """Return the sensor that looks at the corpus files and asks for what they make stale, in one run."""
     watch = CorpusWatch(pipeline)
+    experiment = fingerprint_of(definition_digests(pipeline.graph))
 
     @dg.sensor(
         name=SENSOR,
@@ -46,36 +53,73 @@ def corpus_sensor(pipeline: Pipeline) -> dg.SensorDefinition:
     )
     def corpus_changed(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         try:
-            return _tick(pipeline, watch, context)
+            return _tick(pipeline, watch, experiment, context)
         except MiniplmError as error:
             raise CorpusNotReadableError(str(error)) from None
 
     return corpus_changed
 
 
-def _tick(pipeline: Pipeline, watch: CorpusWatch, context: dg.SensorEvaluationContext) -> dg.SensorResult:
-    now_ns, shards = time.time_ns(), _listed(pipeline)
-    sighting = Sighting.of(shards, before=_from_cursor(context.cursor), now_ns=now_ns)
+@dataclass(frozen=True)
+class Memory:
+    """What one tick leaves for the next.
 
-    def skip(reason: str) -> dg.SensorResult:
-        return dg.SensorResult(skip_reason=reason, cursor=_as_cursor(sighting))
+    Attributes:
+        sighting: the corpus files as they were listed.
+        settled: digest of all that was looked at when nothing was asked for; None where something is under way.
+        reason: why nothing was asked for then.
+        looked_ns: when that was.
+    """
+
+    sighting: Sighting
+    settled: str | None = None
+    reason: str = ""
+    looked_ns: int = 0
+
+    def as_cursor(self) -> str:
+        """Return it as Dagster keeps it."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_cursor(cls, cursor: str | None) -> "Memory | None":
+        """Return what the last tick left; None at the first one, and of a release that left something else."""
+        try:
+            noted = json.loads(cursor or "")
+            return cls(**(noted | {"sighting": Sighting(**noted["sighting"])}))
+        except (ValueError, LookupError, TypeError):
+            return None
+
+
+def _tick(
+    pipeline: Pipeline, watch: CorpusWatch, experiment: str, context: dg.SensorEvaluationContext
+) -> dg.SensorResult:
+    before = Memory.from_cursor(context.cursor)
+    now_ns, shards = time.time_ns(), _listed(pipeline)
+    sighting = Sighting.of(shards, before=None if before is None else before.sighting, now_ns=now_ns)
+    memory = Memory(sighting)
+
+    def skip(reason: str, memory: Memory = memory) -> dg.SensorResult:
+        return dg.SensorResult(skip_reason=reason, cursor=memory.as_cursor())
 
     unrest = sighting.why_not_quiet(shards, quiet_seconds=pipeline.automation.quiet_seconds, now_ns=now_ns)
     if unrest is not None:
         return skip(f"waiting until the corpus files rest: {unrest}")
+    report_gone_runs(context.instance)
+    runs = OwnRuns(context.instance, sensor=SENSOR, repository=_repository(context))
+    seen = fingerprint_of([experiment, sighting.listing, runs.newest()])
+    if before and before.settled == seen and now_ns - before.looked_ns < SECONDS_BETWEEN_EQUAL_LOOKS * 10**9:
+        return skip(before.reason, replace(before, sighting=sighting))
     wanted = watch.wanted(sighting.listing, seconds=SECONDS_FOR_A_LOOK)
     if isinstance(wanted, str):
         return skip(f"{wanted}; this goes on until the next tick")
-    report_gone_runs(context.instance)
-    runs = OwnRuns(context.instance, sensor=SENSOR, repository=_repository(context))
     older = [runs.supersede(run, wanted, pipeline) for run in runs.of_older_states(wanted.state)]
     if older:
         return skip("; ".join(older))
     reason = _why_not_ask(runs, wanted)
     if reason is not None:
         forget_old_runs(context.instance, num_kept=pipeline.automation.keep_runs)
-        return skip(reason)
-    return dg.SensorResult([_request(wanted)], cursor=_as_cursor(sighting))
+        return skip(reason, Memory(sighting, settled=seen, reason=reason, looked_ns=now_ns))
+    return dg.SensorResult([_request(wanted)], cursor=memory.as_cursor())
 
 
 def _listed(pipeline: Pipeline) -> tuple[Shard, ...]:
@@ -122,15 +166,3 @@ def _request(wanted: Wanted) -> dg.RunRequest:
 def _repository(context: dg.SensorEvaluationContext) -> str | None:
     location = context.code_location_origin
     return None if location is None else f"{context.repository_name}@{location.location_name}"
-
-
-def _as_cursor(sighting: Sighting) -> str:
-    return json.dumps({"listing": sighting.listing, "since_ns": sighting.since_ns})
-
-
-def _from_cursor(cursor: str | None) -> Sighting | None:
-    try:
-        noted = json.loads(cursor or "")
-        return Sighting(str(noted["listing"]), int(noted["since_ns"]))
-    except (ValueError, LookupError, TypeError):  # the first tick, or the cursor of an earlier version
-        return None

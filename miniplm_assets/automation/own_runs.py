@@ -43,6 +43,11 @@ class OwnRuns:
         """Return the one that was asked for last."""
         return next(iter(self._instance.get_runs(dg.RunsFilter(tags=self._tags), limit=1)), None)
 
+    def newest(self) -> list[list[str]]:
+        """Return id and status of the run that was asked for last by the sensor, and of that by anybody."""
+        anybodys = next(iter(self._instance.get_runs(limit=1)), None)
+        return [[run.run_id, run.status.value] for run in (self.last(), anybodys) if run is not None]
+
     def of_older_states(self, state: str) -> list[dg.DagsterRun]:
         """Return those that are not over, and work on another state than that."""
         under_way = self._instance.get_runs(dg.RunsFilter(tags=self._tags, statuses=_IN_PROGRESS))
