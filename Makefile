@@ -45,4 +45,4 @@ $(INSTALLED): pyproject.toml constraints.txt hashes.txt
 	touch $@
 
 clean: ## remove the environment and the history, not the warehouse
-	rm -rf $(VENV) history schedules storage .dagster
+	rm -rf $(VENV) history logs schedules storage .dagster
