@@ -272,7 +272,7 @@ ROWS = [
     Row("automation.quiet_seconds", 60, 5, NOTHING),
     Row("automation.nightly", "0 3 * * *", "0 4 * * *", NOTHING),
     Row("automation.timezone", "UTC", "Europe/Berlin", NOTHING),
-    Row("automation.keep_runs", 500, 10, NOTHING),
+    Row("automation.keep_runs", 200, 10, NOTHING),
 ]
 for _name, _default, _other in (
     ("token_budget", REQUIRED, 11),

@@ -21,7 +21,7 @@ class Automation(Settings):
     nightly: str = Field("0 3 * * *", description="cron expression of the schedule")
     timezone: str = Field("UTC", description="of the schedule, such as Europe/Berlin")
     keep_runs: int = Field(
-        500, ge=10, description="of Dagster's history; older ones the sensor forgets, but for what asset pages show"
+        200, ge=10, description="of Dagster's history; older ones the sensor forgets, but for what asset pages show"
     )
 
     @field_validator("nightly")
