@@ -3,6 +3,7 @@
 import json
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -118,7 +119,11 @@ def test_hostile_texts_have_the_same_ids(text, qwen, gpt2):
         )
 
 
-@pytest.mark.parametrize("expression", [r"\p{L}", r"\p{N}", r"\s", "(?i:s)", "(?i:t)", "(?i:r)", "(?i:l)", "(?i:d)"])
+CATEGORIES = ("L", "N", "M", "P", "S", "Lu", "Ll", "Lt", "Lm", "Lo")
+SAME = [*(rf"\p{{{category}}}" for category in CATEGORIES), r"\s", "(?i:s)", "(?i:t)", "(?i:r)", "(?i:l)", "(?i:d)"]
+
+
+@pytest.mark.parametrize("expression", SAME)
 def test_both_libraries_know_the_same_characters(expression):
     everything = "".join(chr(point) for point in range(0x110000) if not 0xD800 <= point <= 0xDFFF)
     bytes_alone = {bytes([byte]): byte for byte in range(256)}
@@ -178,6 +183,51 @@ def test_ids_that_are_not_in_the_order_of_the_merges_are_mapped():
 )  # fmt: skip
 def test_what_tiktoken_cannot_do_is_left_to_the_slow_way(changes, gpt2):
     assert packing(gpt2, **changes).fast_merges is None
+
+
+def cut_by(tokenizer: Tokenizer, expression: str) -> dict[str, Any]:
+    """Return the change that lets a tokenizer cut by another expression."""
+    split = {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": False}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    return {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, level]}}
+
+
+OTHER_TO_BOTH = (
+    "[[:alpha:]]+|[^[:alpha:]]+",
+    "^ab|.+",
+    "ab$|.+",
+    r"\h+|\H+",
+    r"\o{101}|a",
+    "[a-z&&[^b]]+|b",
+    r"\p{Han}+",
+)
+LLAMA_3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)"
+    r"|\s+"
+)
+
+
+@pytest.mark.parametrize("expression", [*OTHER_TO_BOTH, r"\p{Han}+", r"\p{N}{1,3}+|a", "[a-z--b]+"])
+def test_an_expression_that_the_libraries_may_read_in_two_ways_is_left_to_the_slow_way(expression, gpt2):
+    changes = cut_by(gpt2, expression)
+    fast = packing(gpt2, **changes)
+    assert fast.fast_merges is None
+    spec = json.loads(gpt2.to_str()) | changes
+    text = "éab1 a\nab 日本"
+    assert fast.encode([text]).token_ids.tolist() == slow_ids(Tokenizer.from_str(json.dumps(spec)), [text])
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        GPT2_PATTERN,
+        LLAMA_3,
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s+",
+    ],
+    ids=["GPT-2", "Llama 3 and Qwen", "o200k"],
+)
+def test_the_expressions_of_the_families_in_use_are_the_same_to_both(expression, gpt2):
+    assert packing(gpt2, **cut_by(gpt2, expression)).fast_merges is not None
 
 
 def test_sequences_are_the_same_rows_either_way(texts, qwen, tmp_path: Path, monkeypatch):

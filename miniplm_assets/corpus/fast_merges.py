@@ -14,6 +14,7 @@ leads to [xy]; yet it ends in [xy], so that (x, y) is in the list.
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
@@ -26,6 +27,19 @@ from tokenizers import Tokenizer
 NUM_BYTES: Final = 256
 # What the ByteLevel pre-tokenizer cuts by, unless it is told not to: GPT-2's expression.
 GPT2_PATTERN: Final = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+# What of an expression means the same to both libraries. Anchors, named classes and other letters behind a backslash do
+# not: "^" begins a line to the one, and the text to the other; [[:alpha:]] has an accented letter, or has none.
+_SAME_TO_BOTH: Final = re.compile(
+    r"""(?:
+        \\[pP]\{\^?(?:L|N|M|P|S|Lu|Ll|Lt|Lm|Lo)\}   # a category of characters
+      | \\[sSrnt] | \\[^A-Za-z0-9]                  # white space; a character as it stands
+      | \(\?(?:i:|:|=|!) | \((?!\?) | \)            # groups
+      | \[\^?(?!:) | \]                             # classes
+      | [^\\()\[\]^$.&~]                            # all else, but for what classes are added and cut by
+    )*""",
+    re.VERBOSE,
+)
+_NOT_SAME: Final = re.compile(r"--|\{\d+(,\d*)?\}\+")
 # Texts that a thread takes at once: fewer, and handing them out costs more than the shortest of them.
 TEXTS_PER_TASK: Final = 32
 
@@ -85,7 +99,10 @@ def find_fast_merges(spec: dict[str, Any], slow: Tokenizer, byte_of: dict[str, i
             return None
     ranks = {bytes(map(byte_of.__getitem__, piece)): rank for rank, piece in enumerate(pieces)}
     ids = np.fromiter(map(vocabulary.__getitem__, pieces), dtype=np.int32, count=len(pieces))
-    return FastMerges(pattern, ranks, ids, slow)
+    try:
+        return FastMerges(pattern, ranks, ids, slow)
+    except ValueError:  # an expression that one library reads, and the other does not
+        return None
 
 
 def _pattern(pre_tokenizer: Any) -> str | None:
@@ -100,6 +117,7 @@ def _pattern(pre_tokenizer: Any) -> str | None:
                 {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
             ],
         }:
-            return str(pattern)
+            is_same = _SAME_TO_BOTH.fullmatch(pattern) is not None and _NOT_SAME.search(pattern) is None
+            return str(pattern) if is_same else None
         case _:
             return None
