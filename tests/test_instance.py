@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from miniplm_assets.assets.gone_runs import note_process, report_gone_runs
 from miniplm_assets.assets.old_runs import forget_old_runs
 from miniplm_assets.assets.run_tags import PROCESS_TAG
 from miniplm_assets.kinds.registry import PROJECT
+from tests.corpora import tiny_experiment, write_experiment, write_shard
+from tests.dagster_server import running_dagster, separate_services
 
 DAGSTER = str(Path(sys.executable).with_name("dagster"))
 
@@ -78,6 +81,41 @@ def test_a_child_that_nobody_has_waited_for_is_gone(instance):
         created = psutil.Process(process.pid).create_time()
         run = run_of(instance, pid=process.pid, created=created)
         assert ended(instance, run) == dg.DagsterRunStatus.FAILURE
+
+
+def test_a_retry_is_not_taken_for_the_run_whose_tags_it_carries(instance, gone):
+    killed = run_of(instance, pid=gone)
+    tags = instance.get_run_by_id(killed.run_id).tags  # Dagster gives all of them to the next try
+    retry = instance.create_run_for_job(nothing, status=dg.DagsterRunStatus.STARTED, tags=tags)
+    assert ended(instance, retry) == dg.DagsterRunStatus.STARTED
+    assert instance.get_run_by_id(killed.run_id).status == dg.DagsterRunStatus.FAILURE
+    note_process(instance, retry.run_id)
+    mine = json.loads(instance.get_run_by_id(retry.run_id).tags[PROCESS_TAG])
+    assert mine["pid"] == os.getpid()
+
+
+@pytest.mark.filterwarnings("ignore::dagster.SupersessionWarning", "ignore::ResourceWarning")
+def test_a_run_of_the_daemon_that_was_killed_is_tried_again_once_and_ends_well(tmp_path):
+    write_shard(tmp_path / "corpus" / "a.jsonl")
+    content = tiny_experiment(tmp_path / "corpus", tmp_path / "warehouse")
+    experiment_file, home = write_experiment(tmp_path / "experiment.yaml", content), tmp_path / "home"
+    with running_dagster(experiment_file, home, *separate_services()) as server:
+        killed = server.launch("raw_corpus", "documents", "bpe/tokenizer", "bpe/sequences", "large/teacher_model")
+        with dg.DagsterInstance.from_config(str(home)) as instance:
+
+            def noted() -> str | None:
+                return instance.get_run_by_id(killed).tags.get(PROCESS_TAG)
+
+            server.wait_until(lambda: noted() is not None, seconds=120)
+            os.kill(json.loads(noted())["pid"], signal.SIGKILL)
+            server.wait_until(
+                lambda: any(run.is_success for run in instance.get_runs()) and server.status(killed) == "FAILURE",
+                seconds=180,
+            )
+            retry, first = instance.get_runs()  # the newest first: one retry, no more
+            assert (first.run_id, first.status, retry.parent_run_id) == (killed, dg.DagsterRunStatus.FAILURE, killed)
+            assert retry.status == dg.DagsterRunStatus.SUCCESS
+            assert instance.all_logs(retry.run_id, of_type=dg.DagsterEventType.RUN_FAILURE) == []
 
 
 def test_old_runs_are_forgotten_but_for_what_the_pages_show(instance):

@@ -26,7 +26,8 @@ _IN_PROGRESS: Final = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELIN
 def note_process(instance: dg.DagsterInstance, run_id: str) -> None:
     """Note that this process executes a run."""
     pid = os.getpid()
-    noted = {"place": _place(), "pid": pid, "created": psutil.Process(pid).create_time()}
+    # Dagster gives a run's tags to the run that tries again: the note says whose it is.
+    noted = {"run": run_id, "place": _place(), "pid": pid, "created": psutil.Process(pid).create_time()}
     instance.add_run_tags(run_id, {PROCESS_TAG: json.dumps(noted)})
 
 
@@ -34,7 +35,8 @@ def report_gone_runs(instance: dg.DagsterInstance) -> None:
     """Let runs that are not over, and whose process was on this machine and is gone, read as failed or cancelled."""
     for run in instance.get_runs(dg.RunsFilter(statuses=_IN_PROGRESS)):
         noted = json.loads(run.tags.get(PROCESS_TAG, "{}"))
-        if noted.get("place") != _place() or _is_alive(noted):
+        is_told_here = noted.get("run") == run.run_id and noted["place"] == _place()
+        if not is_told_here or _is_alive(noted):
             continue
         told = instance.get_run_by_id(run.run_id)  # it may have ended meanwhile, as processes do
         why = f"Its process {noted['pid']} is gone: killed, or ended with the machine. What was finished is kept."
