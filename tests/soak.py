@@ -30,7 +30,7 @@ import dagster as dg
 import duckdb
 import yaml
 
-from miniplm_assets.assets.run_tags import PROCESS_TAG, PUT_DOWN_TAG
+from miniplm_assets.assets.run_tags import PROCESS_TAG, is_put_down
 from miniplm_assets.kinds.registry import PROJECT, open_pipeline
 from tests.corpora import tiny_experiment, write_experiment, write_shard
 from tests.dagster_server import Server, running_dagster, separate_services
@@ -247,13 +247,13 @@ def disturb(
         server.restarts[1]()
         return "killed the daemon and started it again"
     for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])) if what else ():
-        pid = json.loads(run.tags.get(PROCESS_TAG, "{}")).get("pid")
-        if pid is None:
+        process = json.loads(run.tags.get(PROCESS_TAG, "{}"))
+        if process.get("run") != run.run_id:  # it has not noted its own yet
             continue
         noted, number = (history.killed, signal.SIGKILL) if what == "kill" else (history.stopped, signal.SIGTERM)
         noted.append(run.run_id)
         try:
-            os.kill(pid, number)
+            os.kill(process["pid"], number)
         except ProcessLookupError:  # it has ended this moment
             noted.remove(run.run_id)
             continue
@@ -298,7 +298,7 @@ def runs_of(instance: dg.DagsterInstance) -> list[Run]:
                 begun=record.create_timestamp.timestamp(),
                 ended=record.end_time or time.time(),
                 is_retry=run.parent_run_id is not None,
-                is_put_down=PUT_DOWN_TAG in run.tags,
+                is_put_down=is_put_down(run.run_id, run.tags),
                 errors=errors,
                 made=[fingerprint for step, fingerprint in making if step in steps],
             )

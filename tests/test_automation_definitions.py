@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from miniplm_assets.assets.build import asset_key, build_assets
-from miniplm_assets.assets.run_tags import PUT_DOWN_TAG, SEEN_TAG, SNAPSHOT_TAG, STATE_TAG
+from miniplm_assets.assets.run_tags import PUT_DOWN_TAG, SEEN_TAG, SNAPSHOT_TAG, STATE_TAG, put_down
 from miniplm_assets.automation import corpus_sensor as sensor_module
 from miniplm_assets.automation import corpus_watch
 from miniplm_assets.automation.corpus_sensor import CorpusNotReadableError, corpus_sensor
@@ -184,17 +184,22 @@ def test_a_run_that_cannot_be_told_to_stop_is_named(sensor, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("status", "tags", "told"),
+    ("status", "is_put_down", "told"),
     [
-        (STATUS.FAILURE, {}, "run {run} failed on the corpus and the experiment as they are: as told. It is asked for"),
-        (STATUS.CANCELED, {}, "run {run} was cancelled by hand"),
-        (STATUS.CANCELED, {PUT_DOWN_TAG: "its files changed"}, None),
-        (STATUS.SUCCESS, {}, None),
+        (
+            STATUS.FAILURE,
+            False,
+            "run {run} failed on the corpus and the experiment as they are: as told. It is asked for",
+        ),
+        (STATUS.CANCELED, False, "run {run} was cancelled by hand"),
+        (STATUS.CANCELED, True, None),
+        (STATUS.SUCCESS, False, None),
     ],
 )
-def test_how_the_last_run_on_the_same_state_ended_decides(sensor, status, tags, told):
+def test_how_the_last_run_on_the_same_state_ended_decides(sensor, status, is_put_down, told):
     _, run = sensor.request()
-    sensor.instance.add_run_tags(run.run_id, tags)
+    # What it tries again was put down: that it has the tag of.
+    sensor.instance.add_run_tags(run.run_id, put_down(run.run_id if is_put_down else "before", "its files changed"))
     sensor.end(run, status)
     result = sensor.tick()
     assert len(result.run_requests) == (told is None)

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import dagster as dg
-import psutil
 import pytest
 
+from miniplm_assets.assets import gone_runs
 from miniplm_assets.assets.gone_runs import note_process, report_gone_runs
 from miniplm_assets.assets.old_runs import forget_old_runs
 from miniplm_assets.assets.run_tags import PROCESS_TAG
@@ -71,15 +71,13 @@ def test_a_run_whose_process_is_gone_has_failed_or_is_cancelled(instance, gone):
 
 
 def test_a_process_id_that_was_given_out_again_is_another_process(instance):
-    earlier = psutil.Process().create_time() - 60
-    assert ended(instance, run_of(instance, created=earlier)) == dg.DagsterRunStatus.FAILURE
+    assert ended(instance, run_of(instance, began="another boot 7")) == dg.DagsterRunStatus.FAILURE
 
 
 def test_a_child_that_nobody_has_waited_for_is_gone(instance):
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        created = psutil.Process(process.pid).create_time()
-        run = run_of(instance, pid=process.pid, created=created)
+        run = run_of(instance, pid=process.pid, began=gone_runs._began(process.pid))
         assert ended(instance, run) == dg.DagsterRunStatus.FAILURE
 
 

@@ -60,6 +60,6 @@ def test_a_run_whose_process_is_gone_is_told_there_too(home):
         report_gone_runs(instance)
         assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.STARTED
         noted = json.loads(instance.get_run_by_id(run.run_id).tags[PROCESS_TAG])
-        instance.add_run_tags(run.run_id, {PROCESS_TAG: json.dumps(noted | {"created": noted["created"] - 60})})
+        instance.add_run_tags(run.run_id, {PROCESS_TAG: json.dumps(noted | {"began": "another boot 7"})})
         report_gone_runs(instance)
         assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE

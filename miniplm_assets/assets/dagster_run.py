@@ -11,7 +11,7 @@ import dagster as dg
 
 from miniplm_assets.assets.device_lock import device_lock
 from miniplm_assets.assets.gone_runs import report_gone_runs
-from miniplm_assets.assets.run_tags import DEFINITION_TAG, PUT_DOWN_TAG, SEEN_TAG, SNAPSHOT_TAG
+from miniplm_assets.assets.run_tags import DEFINITION_TAG, SEEN_TAG, SNAPSHOT_TAG, put_down
 from miniplm_assets.assets.stopping import kept_handlers, stopped_by_signals
 from miniplm_assets.core.errors import ExperimentError
 from miniplm_assets.core.stop import Stop
@@ -91,14 +91,14 @@ class DagsterRun:
 
     def pin(self, snapshot: Snapshot) -> None:
         """Let all later assets of this run work on this state of the corpus."""
-        self._add_tag(SNAPSHOT_TAG, snapshot.recipe.fingerprint)
+        self._add_tags({SNAPSHOT_TAG: snapshot.recipe.fingerprint})
 
     def note_put_down(self, why: str) -> None:
         """Let the sensor ask again for what this run does not make any more."""
-        self._add_tag(PUT_DOWN_TAG, why)
+        self._add_tags(put_down(self._context.run.run_id, why))
 
-    def _add_tag(self, name: str, value: str) -> None:
-        self._context.instance.add_run_tags(self._context.run.run_id, {name: value})
+    def _add_tags(self, tags: dict[str, str]) -> None:
+        self._context.instance.add_run_tags(self._context.run.run_id, tags)
 
     def maker_of(self, key: str) -> str | None:
         """Say which other run is making an asset on the same state of the corpus; None: nobody."""

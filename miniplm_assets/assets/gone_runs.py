@@ -18,8 +18,7 @@ from miniplm_assets.assets.run_tags import PROCESS_TAG
 
 # Process ids mean something in their own namespace alone: two containers may have one name.
 _NAMESPACE: Final = Path("/proc/self/ns/pid")
-# Process ids are given out again; when a process began is known to a hundredth, but for corrections of the clock.
-_SAME_SECONDS: Final = 5.0
+_BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 _IN_PROGRESS: Final = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
 
@@ -27,7 +26,7 @@ def note_process(instance: dg.DagsterInstance, run_id: str) -> None:
     """Note that this process executes a run."""
     pid = os.getpid()
     # Dagster gives a run's tags to the run that tries again: the note says whose it is.
-    noted = {"run": run_id, "place": _place(), "pid": pid, "created": psutil.Process(pid).create_time()}
+    noted = {"run": run_id, "place": _place(), "pid": pid, "began": _began(pid)}
     instance.add_run_tags(run_id, {PROCESS_TAG: json.dumps(noted)})
 
 
@@ -52,9 +51,16 @@ def _place() -> str:
 
 
 def _is_alive(noted: dict[str, Any]) -> bool:
-    try:
-        process = psutil.Process(noted["pid"])
-        age_seconds: float = process.create_time() - noted["created"]
-        return abs(age_seconds) < _SAME_SECONDS and bool(process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
+    try:  # process ids are given out again
+        is_same = _began(noted["pid"]) == noted["began"]
+        return is_same and bool(psutil.Process(noted["pid"]).status() != psutil.STATUS_ZOMBIE)
+    except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
         return False
+
+
+def _began(pid: int) -> str:
+    """Say when a process began: in ticks since the machine did where it can be known, which no clock can step."""
+    if not _BOOT.exists():
+        return str(psutil.Process(pid).create_time())
+    ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return f"{_BOOT.read_text().strip()} {ticks}"

@@ -1,5 +1,9 @@
-"""What a run carries with it in Dagster, and who reads that."""
+"""What a run carries with it in Dagster, and who reads that.
 
+Dagster gives a run's tags to the run that tries it again: what is true of one run alone names it.
+"""
+
+from collections.abc import Mapping
 from typing import Final
 
 # The state of the corpus that all assets of a run work on, whatever happens to its files meanwhile: a fingerprint.
@@ -14,3 +18,13 @@ PUT_DOWN_TAG: Final = "miniplm/put_down"
 PROCESS_TAG: Final = "miniplm/process"
 # Of the operation behind an asset, not of a run: what defined it where the run was asked for.
 DEFINITION_TAG: Final = "miniplm/definition"
+
+
+def put_down(run_id: str, why: str) -> dict[str, str]:
+    """Return the tag of a run that was put down though nobody cancelled it."""
+    return {PUT_DOWN_TAG: f"run {run_id}: {why}"}
+
+
+def is_put_down(run_id: str, tags: Mapping[str, str]) -> bool:
+    """Whether a run was put down though nobody cancelled it; not the one before it, which it tries again."""
+    return tags.get(PUT_DOWN_TAG, "").startswith(f"run {run_id}: ")

@@ -16,7 +16,7 @@ import dagster as dg
 
 from miniplm_assets.assets.failures import WithoutTraceError
 from miniplm_assets.assets.gone_runs import note_process, report_gone_runs
-from miniplm_assets.assets.run_tags import PUT_DOWN_TAG
+from miniplm_assets.assets.run_tags import is_put_down, put_down
 from miniplm_assets.core.stop import Stop, Stopped
 
 Handler = Callable[[int, FrameType | None], None]
@@ -140,7 +140,8 @@ class CancellingExecutor(dg.Executor):
             run = instance.get_run_by_id(plan_context.run_id)
             is_unasked = run is not None and run.status == dg.DagsterRunStatus.STARTED
             if is_unasked and not instance.run_will_resume(run.run_id):
-                instance.add_run_tags(run.run_id, {PUT_DOWN_TAG: "a signal to its process"})
+                if not is_put_down(run.run_id, run.tags):  # else it has said why itself
+                    instance.add_run_tags(run.run_id, put_down(run.run_id, "a signal to its process"))
                 instance.report_run_canceling(run, "A signal asks for the end of this run.")
             raise
 

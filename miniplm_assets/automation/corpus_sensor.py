@@ -14,7 +14,7 @@ import dagster as dg
 from miniplm_assets.assets.build import asset_key
 from miniplm_assets.assets.gone_runs import report_gone_runs
 from miniplm_assets.assets.old_runs import forget_old_runs
-from miniplm_assets.assets.run_tags import PUT_DOWN_TAG, SEEN_TAG, SNAPSHOT_TAG, STATE_TAG
+from miniplm_assets.assets.run_tags import SEEN_TAG, SNAPSHOT_TAG, STATE_TAG, is_put_down
 from miniplm_assets.automation.corpus_watch import CorpusWatch, Sighting, Wanted
 from miniplm_assets.automation.own_runs import OwnRuns
 from miniplm_assets.core.errors import MiniplmError, MissingResultError
@@ -142,7 +142,7 @@ def _why_not_ask(runs: OwnRuns, wanted: Wanted) -> str | None:
                 "asked for again when something changes; or start it again by hand"
             )
         case dg.DagsterRunStatus.CANCELED:
-            if PUT_DOWN_TAG in last.tags:
+            if is_put_down(last.run_id, last.tags):
                 return None
             return f"run {last.run_id} was cancelled by hand; start it again by hand, or change something"
         case dg.DagsterRunStatus.SUCCESS:  # and something is stale again: another state was made the latest meanwhile

@@ -6,7 +6,7 @@ from typing import Final
 import dagster as dg
 
 from miniplm_assets.assets.build import asset_key
-from miniplm_assets.assets.run_tags import PUT_DOWN_TAG, SNAPSHOT_TAG, STATE_TAG
+from miniplm_assets.assets.run_tags import SNAPSHOT_TAG, STATE_TAG, put_down
 from miniplm_assets.automation.corpus_watch import Wanted
 from miniplm_assets.core.errors import MissingResultError
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS
@@ -70,7 +70,7 @@ class OwnRuns:
             useful = next((key for key in making if _is_wanted(key, run, wanted, pipeline)), None)
             if useful is not None or not making:
                 return f"{name} goes on: {useful or 'what comes next'} may be wanted on the newer one too"
-        self._instance.add_run_tags(run.run_id, {PUT_DOWN_TAG: f"a newer state, {wanted.state}, is wanted"})
+        self._instance.add_run_tags(run.run_id, put_down(run.run_id, f"a newer state, {wanted.state}, is wanted"))
         is_told = self._instance.run_coordinator.cancel_run(run.run_id)
         return f"{name} {'was told to stop' if is_told else 'cannot be told to stop; it ends by itself, or by hand'}"
 
