@@ -56,4 +56,6 @@ def test_some_minutes_of_it(tmp_path):
     report = soak(tmp_path, minutes=2, num_events=20, seed=11)
     assert {check: problems for check, problems in report["found"].items() if problems} == {}
     assert len(report["events"]) >= 20
-    assert sum(run["status"] == "SUCCESS" for run in report["history"]["runs"]) >= 2
+    # How many come to their end before the next event, the machine decides; the last one does.
+    assert [run["status"] for run in report["history"]["runs"]].count("SUCCESS") >= 1
+    assert len(report["history"]["runs"]) >= 2
