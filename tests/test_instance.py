@@ -74,6 +74,27 @@ def test_a_process_id_that_was_given_out_again_is_another_process(instance):
     assert ended(instance, run_of(instance, began="another boot 7")) == dg.DagsterRunStatus.FAILURE
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process of another user")
+def test_a_process_of_another_user_that_the_machine_hides_is_not_gone():
+    looks = """
+import os, sys
+from unittest import mock
+from miniplm_assets.assets import gone_runs
+
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+with mock.patch.object(gone_runs, "_began", side_effect=FileNotFoundError):  # as under hidepid=2
+    print(gone_runs._is_alive({"pid": int(sys.argv[1]), "began": ""}))
+"""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        told = subprocess.run([sys.executable, "-B", "-c", looks, str(process.pid)], capture_output=True, text=True)
+        process.stdin.close()
+    assert told.stdout == "True\n", told.stderr
+    told = subprocess.run([sys.executable, "-B", "-c", looks, str(process.pid)], capture_output=True, text=True)
+    assert told.stdout == "False\n", told.stderr
+
+
 def test_a_child_that_nobody_has_waited_for_is_gone(instance):
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)

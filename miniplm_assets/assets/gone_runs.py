@@ -8,6 +8,7 @@ looks.
 import json
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,7 +56,17 @@ def _is_alive(noted: dict[str, Any]) -> bool:
         is_same = _began(noted["pid"]) == noted["began"]
         return is_same and bool(psutil.Process(noted["pid"]).status() != psutil.STATUS_ZOMBIE)
     except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
-        return False
+        return _exists_unseen(noted["pid"])
+
+
+def _exists_unseen(pid: int) -> bool:
+    """Whether there is a process that cannot be looked at: a machine may hide those of other users (hidepid)."""
+    with suppress(PermissionError):  # it is there, and another user's
+        try:
+            os.kill(pid, 0)  # sends nothing
+        except ProcessLookupError:
+            return False
+    return True
 
 
 def _began(pid: int) -> str:
