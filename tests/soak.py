@@ -329,10 +329,12 @@ def other_than_in_one_run(experiment_file: Path, folder: Path) -> Iterator[str]:
     for key in fresh.graph:
         if key == "warehouse_catalog":  # which names its files by their place
             continue
+        if ours.recipe(key).fingerprint != theirs.recipe(key).fingerprint:
+            yield f"{key}: what is the latest here is not that of the final corpus"
         for recipe in theirs.stored(key):
             mine = soaked.store.find(recipe)
             if mine is None:
-                yield f"{recipe.describe()} {recipe.fingerprint} is not in the warehouse; its own is {ours.recipe(key)}"
+                yield f"{recipe.describe()} {recipe.fingerprint} is not in the warehouse"
                 continue
             other = fresh.store.require(recipe)
             for name in (
@@ -340,10 +342,10 @@ def other_than_in_one_run(experiment_file: Path, folder: Path) -> Iterator[str]:
             ):
                 if name != "training_log.parquet" and digest(mine.folder / name) != digest(other.folder / name):
                     yield f"{mine.folder / name} is not what one run makes"
-    for table, rows in tables(fresh.store.root / "warehouse.duckdb").items():
-        found = tables(soaked.store.root / "warehouse.duckdb").get(table)
-        if found != rows:
-            yield f"table {table} of warehouse.duckdb is not that of one run: {rows}, and here {found}"
+    wanted, found = (tables(one.store.root / "warehouse.duckdb") for one in (fresh, soaked))
+    for table in sorted(wanted.keys() | found.keys()):
+        if found.get(table) != wanted.get(table):
+            yield f"table {table} of warehouse.duckdb is {found.get(table)}, and that of one run {wanted.get(table)}"
 
 
 def digest(path: Path) -> str:
@@ -407,6 +409,7 @@ def soak(folder: Path, *, minutes: float, num_events: int, seed: int, in_postgre
         learner["shards"] = [LEARNT]
     del content["evaluation"]  # a domain may go with its last file
     content["automation"] = {"seconds_between_looks": 1, "quiet_seconds": QUIET_SECONDS}
+    content["automation"]["keep_runs"] = 10 * num_events + 10  # all of them are looked at in the end
     experiment_file = write_experiment(folder / "experiment.yaml", content)
     home, is_over, events = folder / "home", threading.Event(), []
     with ExitStack() as stack:
