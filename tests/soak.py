@@ -19,10 +19,12 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
+from datetime import datetime
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ import dagster as dg
 import duckdb
 import yaml
 
-from miniplm_assets.assets.run_tags import PROCESS_TAG, is_put_down
+from miniplm_assets.assets.run_tags import PROCESS_TAG, PUT_DOWN_TAG, STATE_TAG, is_put_down
 from miniplm_assets.kinds.registry import PROJECT, open_pipeline
 from tests.corpora import tiny_experiment, write_experiment, write_shard
 from tests.dagster_server import Server, running_dagster, separate_services
@@ -43,15 +45,24 @@ MODULES = (
     *("bisect", "cmd", "code", "codeop", "colorsys", "contextvars", "copyreg", "fnmatch", "getpass", "glob", "heapq"),
     *("linecache", "netrc", "opcode", "queue", "quopri", "reprlib", "sched", "shlex", "stat", "struct", "token"),
 )
-IN_PROGRESS = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
+UNDER_WAY = dg.RunsFilter(
+    statuses=[
+        dg.DagsterRunStatus.QUEUED,
+        dg.DagsterRunStatus.NOT_STARTED,
+        dg.DagsterRunStatus.STARTING,
+        dg.DagsterRunStatus.STARTED,
+        dg.DagsterRunStatus.CANCELING,
+    ]
+)
 SECONDS_TO_SETTLE = 600
-CONTENT = (".parquet", ".safetensors")
+# How long a run is waited for that is to be killed or stopped: the quiet period, a tick, and a process that starts.
+SECONDS_TO_BEGIN = 30
+# A write is noted a moment after a file's own time says.
+SECONDS_TO_NOTE = 0.5
+# Shares of the mean pause, of which the mean is one: bursts, and rests in which a run comes to its end.
+PAUSES = (0, 0.05, 0.1, 0.2, 0.65, 5)
+# What two runs on the same files make alike, but for these: how long it took, and where files lie.
+OWN_FILES = ("training_log.parquet", "warehouse.duckdb")
 
 
 @dataclass
@@ -64,9 +75,11 @@ class Run:
         begun: when it was asked for, seconds since 1970.
         ended: when it ended.
         is_retry: whether Dagster tried another one again.
-        is_put_down: whether it was put down, for a newer state of the corpus or by a signal, to be asked for again.
+        state: digest of all results that it was asked for.
+        put_down: why it was put down, to be asked for again; nothing where it was not.
         errors: what its failed steps say.
         made: fingerprints that a step has made which ended well.
+        begun_to_make: each fingerprint that it began to make, and when.
     """
 
     run_id: str
@@ -74,9 +87,26 @@ class Run:
     begun: float
     ended: float
     is_retry: bool = False
-    is_put_down: bool = False
+    state: str = ""
+    put_down: str = ""
     errors: list[str] = field(default_factory=list)
     made: list[str] = field(default_factory=list)
+    begun_to_make: list[tuple[str, float]] = field(default_factory=list)
+
+
+@dataclass
+class Write:
+    """One change of the corpus.
+
+    Attributes:
+        at: when, seconds since 1970.
+        name: of the file.
+        state: digest of all files' names and contents after it.
+    """
+
+    at: float
+    name: str
+    state: str
 
 
 @dataclass
@@ -85,26 +115,47 @@ class History:
 
     Attributes:
         runs: in the order in which they were asked for.
-        writes: when something was written to the corpus, seconds since 1970.
+        writes: what was written to the corpus, in its order.
         broken: of each file that was broken: from when to when.
         killed: the runs whose process was killed.
         stopped: the runs that were told to stop.
         rewritten: manifests that changed, or went, after they were there.
+        published: when each fingerprint that is stored was published, in whole seconds since 1970.
     """
 
     runs: list[Run] = field(default_factory=list)
-    writes: list[float] = field(default_factory=list)
+    writes: list[Write] = field(default_factory=list)
     broken: list[tuple[str, float, float]] = field(default_factory=list)
     killed: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
     rewritten: list[str] = field(default_factory=list)
+    published: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Outcome:
+    """What a warehouse holds for the state of the corpus that is its latest.
+
+    Attributes:
+        recipes: the fingerprint of each asset.
+        files: the digest of each stored file, by asset, fingerprint and name.
+        tables: the number of rows and a digest of each table of warehouse.duckdb.
+    """
+
+    recipes: dict[str, str]
+    files: dict[str, str]
+    tables: dict[str, tuple[int, str]]
 
 
 def unexplained_failures(history: History) -> Iterator[str]:
     """Name the runs that failed though nobody killed them and no file was broken, or were cancelled by nobody."""
+    names = {write.name for write in history.writes}
     for run in history.runs:
-        if run.status == "CANCELED" and not run.is_put_down and run.run_id not in history.stopped:
-            yield f"run {run.run_id} is cancelled, and nobody stopped it"
+        if run.status == "CANCELED" and run.run_id not in history.stopped:
+            # A signal that nobody sent is no explanation.
+            is_explained = run.put_down.startswith("a newer state") or any(name in run.put_down for name in names)
+            if not is_explained:
+                yield f"run {run.run_id} is cancelled ({run.put_down or 'nothing says why'}), and nobody stopped it"
         if run.status != "FAILURE" or run.run_id in history.killed:
             continue
         bad = [name for name, since, until in history.broken if since <= run.ended and run.begun <= until]
@@ -113,22 +164,73 @@ def unexplained_failures(history: History) -> Iterator[str]:
 
 
 def computed_twice(history: History) -> Iterator[str]:
-    """Name what two runs have made, and manifests that did not stay as they were."""
+    """Name what two runs have made, or one once more after it was published, and manifests that did not stay."""
     makers: dict[str, list[str]] = {}
     for run in history.runs:
         for fingerprint in run.made:
             makers.setdefault(fingerprint, []).append(run.run_id)
     yield from (f"{made} was made by {' and '.join(by)}" for made, by in makers.items() if len(by) > 1)
+    for run in history.runs:
+        for fingerprint, at in run.begun_to_make:
+            published = history.published.get(fingerprint)
+            if published is not None and at >= published + 1:  # a manifest tells whole seconds
+                yield f"run {run.run_id} began to make {fingerprint}, published {at - published:.0f} s before"
     yield from history.rewritten
+
+
+def rests(history: History, *, quiet_seconds: float) -> list[str]:
+    """Return the states in which the corpus rested so long that they may be asked for.
+
+    Args:
+        history: with at least one write.
+        quiet_seconds: for how long.
+
+    Returns:
+        Digests of the states, in their order; one that comes again at once, after a touch, stands there once.
+    """
+    shortest = quiet_seconds - SECONDS_TO_NOTE
+    rested = [sooner.state for sooner, later in pairwise(history.writes) if later.at - sooner.at >= shortest]
+    return [state for state, _ in groupby([*rested, history.writes[-1].state])]
 
 
 def too_many_runs(history: History, *, quiet_seconds: float) -> Iterator[str]:
     """Say where the sensor asked more often than the corpus rested; what Dagster tried again, it did not ask for."""
-    writes = sorted(history.writes)
-    rests = sum(later - sooner >= quiet_seconds for sooner, later in pairwise(writes)) + 1
-    asked = sum(not run.is_retry for run in history.runs)
-    if asked > rests + len(history.stopped):  # what a signal put down is asked for once more
-        yield f"{asked} runs were asked for, {len(history.stopped)} stopped, and the corpus rested {rests} times"
+    num_asked = num_again = 0
+    last = None
+    for run in history.runs:
+        if not run.is_retry:
+            num_asked += 1
+            if last is not None and last.state == run.state:
+                num_again += 1
+                if not last.put_down:
+                    yield f"run {run.run_id} was asked for, which {last.run_id} had been, and ended {last.status}"
+        last = run
+    num_rests = len(rests(history, quiet_seconds=quiet_seconds))
+    if num_asked > num_rests + num_again:
+        yield f"{num_asked} runs were asked for, {num_again} of them again, and the corpus rested {num_rests} times"
+
+
+def differences(soaked: Outcome, fresh: Outcome) -> Iterator[str]:
+    """Say what differs from what one run makes."""
+    for what in ("recipes", "files", "tables"):
+        mine, theirs = getattr(soaked, what), getattr(fresh, what)
+        if not theirs:
+            yield f"{what}: one run made none"
+        for name in sorted(mine.keys() | theirs.keys()):
+            if mine.get(name) != theirs.get(name):
+                yield f"{what}: {name} is {mine.get(name)}, by one run {theirs.get(name)}"
+
+
+def left_in_the_making(root: Path, wanted: set[str]) -> Iterator[str]:
+    """Name the work folders that are left of results that are wanted.
+
+    Args:
+        root: of the warehouse.
+        wanted: fingerprints.
+    """
+    for folder in sorted((root / ".work").glob("*")):
+        if folder.is_dir() and folder.name.rpartition("-")[2] in wanted:
+            yield f"{folder} is left"
 
 
 class Corpus:
@@ -141,10 +243,12 @@ class Corpus:
         self.broken: dict[str, float] = {}
         self.num_added = 0
         write_shard(folder / LEARNT, ("textwrap", "calendar", "argparse"))
-        self._wrote()
+        self._wrote(LEARNT)
 
-    def _wrote(self) -> None:
-        self.history.writes.append(time.time())
+    def _wrote(self, name: str) -> None:
+        at = time.time()
+        files = [(path.name, digest(path)) for path in sorted(self.folder.iterdir())]
+        self.history.writes.append(Write(at, name, hashlib.sha256(json.dumps(files).encode()).hexdigest()))
 
     def _text(self) -> str:
         scratch = self.folder.with_name("scratch.jsonl")
@@ -157,7 +261,7 @@ class Corpus:
     def _write(self, name: str, text: str) -> None:
         data = text.encode()
         (self.folder / name).write_bytes(gzip.compress(data, mtime=0) if name.endswith(".gz") else data)
-        self._wrote()
+        self._wrote(name)
 
     def add(self) -> str:
         """Add a file, at once or bit by bit."""
@@ -177,7 +281,7 @@ class Corpus:
         more = self._text().encode()
         with (self.folder / name).open("ab") as file:
             file.write(gzip.compress(more, mtime=0) if name.endswith(".gz") else more)
-        self._wrote()
+        self._wrote(name)
 
     def change(self, name: str) -> None:
         """Write other documents into a file."""
@@ -186,13 +290,13 @@ class Corpus:
     def remove(self, name: str) -> None:
         """Take a file away."""
         (self.folder / name).unlink()
-        self._wrote()
+        self._wrote(name)
         self._mended(name)
 
     def touch(self, name: str) -> None:
         """Give a file another time, and no other content."""
         (self.folder / name).touch()
-        self._wrote()
+        self._wrote(name)
 
     def break_(self, name: str) -> None:
         """Make a file one that cannot be used."""
@@ -202,7 +306,7 @@ class Corpus:
             path.write_bytes(path.read_bytes()[:-20])
         else:
             path.write_bytes(self.random.choice([b"\xff\xfe\x00garbage\n" * 9, b'{"words": "no text"}\n' * 9]))
-        self._wrote()
+        self._wrote(name)
 
     def mend(self, name: str) -> None:
         """Make a broken file a good one."""
@@ -235,30 +339,44 @@ class Corpus:
         [(_, act, names)] = self.random.choices(possible, weights)
         name = self.random.choice(names)
         told = act() if not name else act(name)
-        return f"{act.__name__} {name or told}"
+        return f"{act.__name__.strip('_')} {name or told}"
 
 
 def disturb(
     instance: dg.DagsterInstance, server: Server, random_numbers: random.Random, history: History
 ) -> str | None:
-    """Kill or stop a run that is under way, or the daemon, now and then; say which."""
-    what = random_numbers.choices([None, "kill", "stop", "daemon"], [84, 8, 5, 3])[0]
+    """Kill or stop a run at a random moment, or kill the daemon, now and then; say which."""
+    what = random_numbers.choices([None, "kill", "stop", "daemon"], [82, 8, 7, 3])[0]
+    seconds = random_numbers.choice([0, 1, 3, 6, 10, 15, 25])
+    if what is None:
+        return None
     if what == "daemon":
         server.restarts[1]()
         return "killed the daemon and started it again"
-    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])) if what else ():
-        process = json.loads(run.tags.get(PROCESS_TAG, "{}"))
-        if process.get("run") != run.run_id:  # it has not noted its own yet
-            continue
+    deadline = time.monotonic() + SECONDS_TO_BEGIN
+    while not (begun := under_way(instance)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(seconds if begun else 0)
+    for run_id, process in under_way(instance).items():
         noted, number = (history.killed, signal.SIGKILL) if what == "kill" else (history.stopped, signal.SIGTERM)
-        noted.append(run.run_id)
+        noted.append(run_id)
         try:
-            os.kill(process["pid"], number)
+            os.kill(process, number)
         except ProcessLookupError:  # it has ended this moment
-            noted.remove(run.run_id)
+            noted.remove(run_id)
             continue
-        return f"{what} of run {run.run_id}"
-    return None
+        return f"{what} of run {run_id}"
+    return f"no run for a {what}"
+
+
+def under_way(instance: dg.DagsterInstance) -> dict[str, int]:
+    """Return the runs that are executed now, and the process of each."""
+    found = {}
+    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
+        process = json.loads(run.tags.get(PROCESS_TAG, "{}"))
+        if process.get("run") == run.run_id:  # a retry carries that of the run before it, until it has noted its own
+            found[run.run_id] = process["pid"]
+    return found
 
 
 def watch_manifests(warehouse: Path, history: History, is_over: threading.Event) -> None:
@@ -278,12 +396,12 @@ def runs_of(instance: dg.DagsterInstance) -> list[Run]:
     """Return all runs of the sensor, in the order in which they were asked for."""
     found = []
     for record in reversed(instance.get_run_records()):
-        run, steps, making = record.dagster_run, set(), []
-        errors = []
+        run, steps = record.dagster_run, set()
+        errors, making = [], []
         for entry in instance.all_logs(run.run_id):
             event = entry.dagster_event
             if event is None and ": making " in entry.user_message:
-                making.append((entry.step_key, entry.user_message.rpartition(" ")[2]))
+                making.append((entry.step_key, entry.user_message.rpartition(" ")[2], entry.timestamp))
             elif event is not None and event.is_step_success:
                 steps.add(event.step_key)
             elif event is not None and event.is_step_failure:
@@ -298,9 +416,11 @@ def runs_of(instance: dg.DagsterInstance) -> list[Run]:
                 begun=record.create_timestamp.timestamp(),
                 ended=record.end_time or time.time(),
                 is_retry=run.parent_run_id is not None,
-                is_put_down=is_put_down(run.run_id, run.tags),
+                state=run.tags.get(STATE_TAG, ""),
+                put_down=run.tags[PUT_DOWN_TAG].partition(": ")[2] if is_put_down(run.run_id, run.tags) else "",
                 errors=errors,
-                made=[fingerprint for step, fingerprint in making if step in steps],
+                made=[fingerprint for step, fingerprint, _ in making if step in steps],
+                begun_to_make=[(fingerprint, at) for _, fingerprint, at in making],
             )
         )
     return found
@@ -308,10 +428,18 @@ def runs_of(instance: dg.DagsterInstance) -> list[Run]:
 
 def settled(instance: dg.DagsterInstance, server: Server, since: float) -> bool:
     """Whether nothing is under way, and the sensor has looked since, and finds everything stored."""
-    if instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS), limit=1):
+    if instance.get_runs(UNDER_WAY, limit=1):
         return False
     newest = next(iter(server.ticks(SENSOR)), None)
     return newest is not None and newest["timestamp"] > since and "everything is stored" in str(newest["skipReason"])
+
+
+def published_in(warehouse: Path) -> dict[str, float]:
+    """Return when each result was published, by its fingerprint, in whole seconds since 1970."""
+    manifests = [
+        json.loads(path.read_text()) for path in warehouse.glob("**/manifest.json") if ".work" not in path.parts
+    ]
+    return {one["fingerprint"]: datetime.fromisoformat(one["created_at"]).timestamp() for one in manifests}
 
 
 def other_than_in_one_run(experiment_file: Path, folder: Path) -> Iterator[str]:
@@ -324,28 +452,23 @@ def other_than_in_one_run(experiment_file: Path, folder: Path) -> Iterator[str]:
     if done.returncode:
         yield f"the one run failed: {done.stderr.decode()[-2_000:]}"
         return
-    soaked, fresh = open_pipeline(experiment_file), open_pipeline(fresh_file)
-    theirs, ours = fresh.latest_fingerprints(), soaked.latest_fingerprints()
-    for key in fresh.graph:
-        if key == "warehouse_catalog":  # which names its files by their place
-            continue
-        if ours.recipe(key).fingerprint != theirs.recipe(key).fingerprint:
-            yield f"{key}: what is the latest here is not that of the final corpus"
-        for recipe in theirs.stored(key):
-            mine = soaked.store.find(recipe)
-            if mine is None:
-                yield f"{recipe.describe()} {recipe.fingerprint} is not in the warehouse"
-                continue
-            other = fresh.store.require(recipe)
-            for name in (
-                file.name for file in other.manifest.files if file.name.endswith((".parquet", ".safetensors"))
-            ):
-                if name != "training_log.parquet" and digest(mine.folder / name) != digest(other.folder / name):
-                    yield f"{mine.folder / name} is not what one run makes"
-    wanted, found = (tables(one.store.root / "warehouse.duckdb") for one in (fresh, soaked))
-    for table in sorted(wanted.keys() | found.keys()):
-        if found.get(table) != wanted.get(table):
-            yield f"table {table} of warehouse.duckdb is {found.get(table)}, and that of one run {wanted.get(table)}"
+    yield from differences(outcome_of(experiment_file), outcome_of(fresh_file))
+
+
+def outcome_of(experiment_file: Path) -> Outcome:
+    """Return what a warehouse holds for the state of the corpus that is its latest; what is missing is not there."""
+    pipeline = open_pipeline(experiment_file)
+    latest = pipeline.latest_fingerprints()
+    files = {}
+    for key in pipeline.graph:
+        for recipe in latest.stored(key):
+            result = pipeline.store.find(recipe)
+            for file in result.manifest.files if result is not None else ():
+                if file.name not in OWN_FILES:
+                    files[f"{key} {recipe.fingerprint} {file.name}"] = digest(result.folder / file.name)
+    # The catalog's own names the place of the warehouse; its tables are held against each other.
+    recipes = {key: latest.recipe(key).fingerprint for key in pipeline.graph if key != "warehouse_catalog"}
+    return Outcome(recipes, files, tables(pipeline.store.root / "warehouse.duckdb"))
 
 
 def digest(path: Path) -> str:
@@ -368,12 +491,9 @@ def tables(catalog: Path) -> dict[str, tuple[int, str]]:
 def work_left(experiment_file: Path) -> Iterator[str]:
     """Name what is still in the making of what the final corpus wants; and what `verify` says."""
     pipeline = open_pipeline(experiment_file)
-    fingerprints = pipeline.latest_fingerprints()
-    for key in pipeline.graph:
-        for recipe in fingerprints.stored(key):
-            folder = pipeline.store.root / ".work" / f"{recipe.kind}-{recipe.fingerprint}"
-            if folder.exists():
-                yield f"{folder} is left"
+    latest = pipeline.latest_fingerprints()
+    wanted = {recipe.fingerprint for key in pipeline.graph for recipe in latest.stored(key)}
+    yield from left_in_the_making(pipeline.store.root, wanted)
     command = [sys.executable, "-m", "miniplm_assets", "verify", str(experiment_file)]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
     if done.returncode:
@@ -408,8 +528,8 @@ def soak(folder: Path, *, minutes: float, num_events: int, seed: int, in_postgre
     for learner in (content["tokenizers"]["bpe"], *(content[of][name]["model"] for of, name in MODELS)):
         learner["shards"] = [LEARNT]
     del content["evaluation"]  # a domain may go with its last file
-    content["automation"] = {"seconds_between_looks": 1, "quiet_seconds": QUIET_SECONDS}
-    content["automation"]["keep_runs"] = 10 * num_events + 10  # all of them are looked at in the end
+    # The history of every run is evidence.
+    content["automation"] = {"seconds_between_looks": 1, "quiet_seconds": QUIET_SECONDS, "keep_runs": 10_000}
     experiment_file = write_experiment(folder / "experiment.yaml", content)
     home, is_over, events = folder / "home", threading.Event(), []
     with ExitStack() as stack:
@@ -422,24 +542,31 @@ def soak(folder: Path, *, minutes: float, num_events: int, seed: int, in_postgre
         server.start_sensor(SENSOR)
         pause = 60 * minutes / num_events
         for number in range(num_events):
-            events.append((round(time.time(), 1), corpus.event()))
+            told = [corpus.event()]
             if (disturbed := disturb(instance, server, numbers, history)) is not None:
-                events.append((round(time.time(), 1), disturbed))
-            print(f"{number + 1}/{num_events}", *(told for _, told in events[-2:]), flush=True)
-            # Bursts and rests: the mean of the shares is one.
-            time.sleep(pause * numbers.choice([0, 0.1, 0.4, 1, 1.5, 3]))
+                told.append(disturbed)
+            events += [(round(time.time(), 1), one) for one in told]
+            print(f"{number + 1}/{num_events}", "; ".join(told), flush=True)
+            time.sleep(pause * numbers.choice(PAUSES))
         corpus.mend_all()
         corpus.add()  # what was stopped by hand is asked for again when something changes
         finished = time.time()
-        server.wait_until(lambda: settled(instance, server, finished + QUIET_SECONDS), seconds=SECONDS_TO_SETTLE)
+        try:
+            server.wait_until(lambda: settled(instance, server, finished + QUIET_SECONDS), seconds=SECONDS_TO_SETTLE)
+            unsettled = []
+        except AssertionError as error:  # what happened until then is worth a report all the same
+            unsettled = [f"{[run.run_id for run in instance.get_runs(UNDER_WAY)]} go on; {error}"]
         history.runs = runs_of(instance)
         failed_ticks = [tick["error"]["message"] for tick in server.ticks(SENSOR) if tick["status"] == "FAILURE"]
     is_over.set()
     watcher.join()
+    history.published = published_in(folder / "warehouse")
     return {
         "events": events,
         "history": asdict(history),
+        "rests": len(rests(history, quiet_seconds=QUIET_SECONDS)),
         "found": {
+            "it comes to an end": unsettled,
             "equals one run": list(other_than_in_one_run(experiment_file, folder)),
             "no run failed but for broken files": list(unexplained_failures(history)),
             "nothing is computed twice": list(computed_twice(history)),
@@ -451,6 +578,21 @@ def soak(folder: Path, *, minutes: float, num_events: int, seed: int, in_postgre
 
 
 MODELS = (("teachers", "large"), ("references", "small"))
+
+
+def table(report: dict[str, Any]) -> Iterator[str]:
+    """Say in short what happened, and what each check found."""
+    runs, history = report["history"]["runs"], report["history"]
+    events = Counter(told.split()[0] for _, told in report["events"])
+    yield f"{len(report['events'])} events: " + ", ".join(f"{number} {what}" for what, number in sorted(events.items()))
+    statuses = Counter(run["status"] for run in runs)
+    yield f"{len(runs)} runs: " + ", ".join(f"{number} {status}" for status, number in sorted(statuses.items()))
+    asked = sum(not run["is_retry"] for run in runs)
+    yield f"{asked} asked for by the sensor, the rest tried again; the corpus rested in {report['rests']} states"
+    yield f"{len(history['killed'])} killed, {len(history['stopped'])} stopped, {len(history['published'])} results"
+    for check, problems in report["found"].items():
+        yield f"{'FAILED' if problems else 'ok':8} {check}"
+        yield from (f"         {problem}" for problem in problems[:20])
 
 
 def main() -> int:
@@ -467,11 +609,7 @@ def main() -> int:
         folder, minutes=options.minutes, num_events=options.events, seed=options.seed, in_postgres=options.postgres
     )
     (folder / "report.json").write_text(json.dumps(report, indent=1))
-    runs = report["history"]["runs"]
-    by_status = {status: sum(run["status"] == status for run in runs) for status in ("SUCCESS", "FAILURE", "CANCELED")}
-    print(f"{len(report['events'])} events, {len(runs)} runs {by_status}, {folder}")
-    for check, problems in report["found"].items():
-        print(f"{'FAILED' if problems else 'ok':8} {check}", *problems[:20], sep="\n         " if problems else " ")
+    print(*table(report), folder, sep="\n")
     is_well = not any(report["found"].values())
     if is_well and options.folder is None:
         shutil.rmtree(folder)
