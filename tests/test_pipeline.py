@@ -3,7 +3,6 @@
 import gzip
 import importlib
 import json
-import math
 import shutil
 import subprocess
 import sys
@@ -420,16 +419,16 @@ def example(number):
         "typing:Any,Literal",
         "polars:",
         "torch:",
-        "torch.nn.functional:cross_entropy",
         "pydantic:Field",
-        "miniplm_assets.core.flops:training_flops",
         "miniplm_assets.core.recipe:key_of",
         "miniplm_assets.experiment.settings:Settings",
         "miniplm_assets.kinds.selection:REFINED_CORPUS",
         "miniplm_assets.lineage.kind:ALL_FILES,Blueprint,Kind,Node",
         "miniplm_assets.lineage.work:Work",
         "miniplm_assets.storage.store:Draft,Result",
-        "miniplm_assets.training.objectives.objective:NO_LOSS,Loss,LossFunction,MeanOver,ObjectiveKind",
+        "miniplm_assets.training.objectives.cross_entropy:cross_entropy_of",
+        "miniplm_assets.training.objectives.objective:Batch,Loss,Objective,ObjectiveKind,Setting",
+        "miniplm_assets.training.objectives.output_layer:OutputLayer",
     ):
         path, _, wanted = module.partition(":")
         imported = importlib.import_module(path)
@@ -458,21 +457,21 @@ def test_the_kind_that_contributing_adds_is_one(copy_of_tiny):
         assert found.fetchall() == warehouse.execute(counted).fetchall()
 
 
-def test_the_objective_that_contributing_adds_is_one():
+def test_the_objective_that_contributing_adds_is_one(tmp_path):
     import torch
+    from torch.nn.functional import cross_entropy
+
+    from miniplm_assets.training.token_file import Row
+    from tests.test_objectives import batch_of, check, model_of, opened_as
 
     names = example(2)
-    logits = torch.tensor([[[0.0, 1.0, 3.0], [2.0, 0.0, 0.0]]])
-    labels = torch.tensor([[2, -100]])
-
-    class Model:
-        def __call__(self, input_ids):
-            self.logits = logits[: len(input_ids)]
-            return self
-
     settings = names["SmoothedCrossEntropy"](type="smoothed_cross_entropy", smoothing=0.3)
-    loss = names["KIND"].open(settings, "tokens")(Model(), {"input_ids": labels, "labels": labels})
-    log_sum = math.log(1 + math.e + math.e**3)
-    expected = 0.7 * (log_sum - 3) + 0.1 * sum(log_sum - logit for logit in (0, 1, 3))
-    assert float(loss.nats) == pytest.approx(expected, rel=1e-6)
-    assert int(loss.num_predicted) == 1
+    model = model_of("student")
+    objective = opened_as(names["KIND"], settings, model, tmp_path)
+    rows = [Row(0, torch.arange(1, 20).numpy())]
+    assert batch_of(rows, objective)["targets"].tolist() == list(range(2, 20))
+
+    def expected(_number, token, logits, _owner):
+        return cross_entropy(logits, torch.tensor(token), label_smoothing=0.3)
+
+    check(objective, model, rows, expected)

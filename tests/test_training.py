@@ -26,9 +26,9 @@ from miniplm_assets.lm.scores import TokenRule
 from miniplm_assets.training import TrainingJob, train_language_model
 from miniplm_assets.training.held_out import SAMPLE_SEED
 from miniplm_assets.training.journal import Journal
-from miniplm_assets.training.objectives.objective import NO_LOSS
+from miniplm_assets.training.objectives import Objective
 from miniplm_assets.training.plan import NUM_LOG_ROWS, evenly_spaced, plan_training
-from miniplm_assets.training.token_file import choose_held_out, write_token_file
+from miniplm_assets.training.token_file import Row, choose_held_out, write_token_file
 from tests.scoring_oracle import gemma2_logits
 
 VOCAB_SIZE = 40
@@ -174,12 +174,17 @@ def test_later_epochs_have_another_order_or_the_same() -> None:
 
 
 def test_a_batch_predicts_neither_padding_nor_what_follows_an_end_of_document() -> None:
-    from miniplm_assets.training.trainer import make_batch
+    from miniplm_assets.training.batch import make_batch
 
     rule = TokenRule(end_of_document_id=END, score_after_end_of_document=False)
-    batch = make_batch([np.array([7, 8, END, 9, 5]), np.array([END, 4, 6])], rule=rule)
+    rows = [Row(0, np.array([7, 8, END, 9, 5])), Row(1, np.array([END, 4, 6]))]
+    batch = make_batch(rows, rule=rule, mean_over="tokens", objective=Objective())
     assert batch["input_ids"].tolist() == [[7, 8, END, 9], [END, 4, END, END]]
-    assert batch["labels"].tolist() == [[8, END, NO_LOSS, 5], [NO_LOSS, 6, NO_LOSS, NO_LOSS]]
+    assert batch["positions"].tolist() == [0, 1, 3, 5]
+    assert batch["targets"].tolist() == [8, END, 5, 6]
+    assert batch["weights"].tolist() == [1, 1, 1, 1]
+    weights = make_batch(rows, rule=rule, mean_over="sequences", objective=Objective())["weights"]
+    assert weights.tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1])
 
 
 # ---- the token file
@@ -196,9 +201,10 @@ def test_the_token_file_holds_the_rows_of_the_split_in_order(tmp_path: Path, mon
     rows = [("candidate", [1, 2, 3]), ("reference", [4, 4]), ("candidate", [5]), ("candidate", [6, 7])]
     files = [write_sequences(tmp_path / "a.parquet", rows), write_sequences(tmp_path / "b.parquet", rows[::-1])]
     tokens = write_tokens(tmp_path / "tokens", files)
-    read = [tokens.sequence(row).tolist() for row in range(tokens.num_sequences)]
+    read = [tokens.row(row).token_ids.tolist() for row in range(tokens.num_sequences)]
     assert read == [[1, 2, 3], [6, 7], [6, 7], [1, 2, 3]]  # one token alone has nothing to predict
     assert tokens.num_tokens().tolist() == [3, 2, 2, 3]
+    assert tokens.sequence_ids.tolist() == [0, 3, 0, 3]
 
 
 def test_a_half_written_or_foreign_token_file_is_made_again(tmp_path: Path) -> None:
@@ -206,12 +212,12 @@ def test_a_half_written_or_foreign_token_file_is_made_again(tmp_path: Path) -> N
     write_tokens(tmp_path / "tokens", files)
     (tmp_path / "tokens" / "contents.json").unlink()
     (tmp_path / "tokens" / "token_ids.bin").write_bytes(b"half")
-    assert write_tokens(tmp_path / "tokens", files).sequence(0).tolist() == [1, 2]
-    assert write_tokens(tmp_path / "tokens", files, split="reference").sequence(0).tolist() == [3, 4]
+    assert write_tokens(tmp_path / "tokens", files).row(0).token_ids.tolist() == [1, 2]
+    assert write_tokens(tmp_path / "tokens", files, split="reference").row(0).token_ids.tolist() == [3, 4]
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone", "note"])
-@pytest.mark.parametrize("name", ["token_ids.bin", "offsets.bin"])
+@pytest.mark.parametrize("name", ["token_ids.bin", "offsets.bin", "sequence_ids.bin"])
 def test_a_damaged_token_file_is_made_again_and_said_so_once(tmp_path: Path, name: str, damage: str) -> None:
     files = [write_sequences(tmp_path / "a.parquet", [("candidate", [1, 2, 3]), ("candidate", [4, 5])])]
     folder = tmp_path / "tokens"
@@ -229,7 +235,7 @@ def test_a_damaged_token_file_is_made_again_and_said_so_once(tmp_path: Path, nam
             (folder / "contents.json").write_bytes((folder / "contents.json").read_bytes().replace(b"a", b"b", 1))
     lines: list[str] = []
     tokens = write_tokens(folder, files, report=lines.append)
-    assert [tokens.sequence(row).tolist() for row in range(tokens.num_sequences)] == [[1, 2, 3], [4, 5]]
+    assert [tokens.row(row).token_ids.tolist() for row in range(tokens.num_sequences)] == [[1, 2, 3], [4, 5]]
     assert path.read_bytes() == content
     assert len(lines) == (damage != "note") and all(name in line and "is made anew" in line for line in lines)
     write_tokens(folder, files)
@@ -571,38 +577,6 @@ def test_every_seed_is_measured_on_the_same_sequences(job: TrainingJob, tmp_path
     assert weights(tmp_path / "3") != weights(tmp_path / "4")
 
 
-def test_cross_entropy_is_that_of_float64() -> None:
-    import torch
-
-    from miniplm_assets.experiment.objectives import CrossEntropy
-    from miniplm_assets.training.objectives import objective_of
-
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(3, 5, 11, generator=generator)
-    labels = torch.randint(0, 11, (3, 5), generator=generator)
-    labels[0, 2:] = labels[2, 0] = NO_LOSS
-
-    class Model:
-        def __call__(self, input_ids):
-            self.logits = logits[: len(input_ids)]
-            return self
-
-    settings = CrossEntropy()
-    objective = objective_of(settings)
-    loss = objective.open(settings, "tokens")(Model(), {"input_ids": labels, "labels": labels})
-    expected = [
-        -logits[row, place].double().log_softmax(-1)[labels[row, place]] for row, place in (labels >= 0).nonzero()
-    ]
-    assert float(loss.nats) == pytest.approx(float(sum(expected)), rel=1e-6)
-    assert int(loss.num_predicted) == len(expected) == 11
-    by_sequence = objective.open(settings, "sequences")(Model(), {"input_ids": labels, "labels": labels})
-    of_each = [sum(expected[first:stop]) for first, stop in ((0, 2), (2, 7), (7, 11))]
-    assert by_sequence.nats.tolist() == pytest.approx([float(nats) for nats in of_each], rel=1e-6)
-    assert by_sequence.num_predicted.tolist() == [2, 5, 4]
-    assert objective.inputs(settings) == {}
-    assert objective.flops(7, 11) == 6 * 7 * 11
-
-
 def test_a_killed_process_is_resumed_to_the_same_bytes(job: TrainingJob, tmp_path: Path) -> None:
     """kill -9 between the files of a checkpoint: the one before it counts."""
     train(job, tmp_path / "whole")
@@ -667,8 +641,8 @@ def test_a_diverged_run_names_its_step(job: TrainingJob, tmp_path: Path, monkeyp
 
     record = journal.Journal.record
 
-    def record_nan(self, step, *, nll_nats, num_predicted):
-        record(self, step, nll_nats=nll_nats * math.nan if step == 6 else nll_nats, num_predicted=num_predicted)
+    def record_nan(self, step, *, nats, **others):
+        record(self, step, nats=nats * math.nan if step == 6 else nats, **others)
 
     monkeypatch.setattr(journal.Journal, "record", record_nan)
     with pytest.raises(TrainingError, match=r"step 6: the loss is nan.*lower peak_learning_rate"):

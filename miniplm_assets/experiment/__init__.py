@@ -1,6 +1,5 @@
 """The experiment file: one YAML that names the corpus, the models, the selections and the students."""
 
-from miniplm_assets.experiment.cross_check import CANDIDATES
 from miniplm_assets.experiment.load import load_experiment
 from miniplm_assets.experiment.models import (
     FolderModel,
@@ -14,7 +13,7 @@ from miniplm_assets.experiment.models import (
     TrainedTokenizer,
     Training,
 )
-from miniplm_assets.experiment.objectives import CrossEntropy, Objective
+from miniplm_assets.experiment.objectives import CrossEntropy, Objective, VanillaKd
 from miniplm_assets.experiment.schema import Experiment, Sequences, Splits, Student
 from miniplm_assets.experiment.scoring import Agreement, OtherScoring, Pilot, Rescoring, Scoring
 from miniplm_assets.experiment.selections import Selection
@@ -27,6 +26,7 @@ from miniplm_assets.experiment.sources import (
     Source,
     TextSource,
 )
+from miniplm_assets.experiment.student_check import CANDIDATES
 
 __all__ = [
     "CANDIDATES",
@@ -59,5 +59,6 @@ __all__ = [
     "TrainedModel",
     "TrainedTokenizer",
     "Training",
+    "VanillaKd",
     "load_experiment",
 ]

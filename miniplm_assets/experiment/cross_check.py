@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Final
 from miniplm_assets.experiment.models import TrainedModel
 from miniplm_assets.experiment.selection_check import SelectionCheck
 from miniplm_assets.experiment.settings import nearest
+from miniplm_assets.experiment.student_check import StudentCheck
 
 if TYPE_CHECKING:  # the schema checks itself by this
-    from miniplm_assets.experiment.schema import Experiment, Student
+    from miniplm_assets.experiment.schema import Experiment
 
-CANDIDATES: Final = "candidates"
-REFINED: Final = "refined_corpus/"
 # In the context of a validation: names that the file has, and that are wrong in themselves.
 LEFT_OUT: Final = "left_out"
 
@@ -53,27 +52,8 @@ class CrossCheck:
                         )
         for name in self._file.selections:
             yield from SelectionCheck(self._file, name, self._left_out).problems()
-        for name, student in self._file.students.items():
-            yield from self._student_problems(f"students.{name}", student)
-
-    def _student_problems(self, where: str, student: "Student") -> Iterator[str]:
-        yield from self._unknown(f"{where}.architecture", student.architecture, self._file.architectures)
-        yield from self._unknown(f"{where}.tokenizer", student.tokenizer, self._file.tokenizers)
-        if student.baseline is not None:
-            yield from self._unknown(f"{where}.baseline", student.baseline, self._file.students)
-        if student.selection is None:
-            if student.corpus != CANDIDATES:
-                yield f"{where}.corpus: '{student.corpus}' is neither '{CANDIDATES}' nor '{REFINED}<selection>'"
-            return
-        yield from self._unknown(f"{where}.corpus: selection", student.selection, self._file.selections)
-        if student.selection not in self._file.selections:
-            return
-        scored_with = self._file.selection_tokenizer(student.selection)
-        if scored_with is not None and scored_with != student.tokenizer:
-            yield (
-                f"{where}: tokenizer {student.tokenizer} differs from {scored_with}, in whose tokens "
-                f"{student.corpus} is stored"
-            )
+        for name in self._file.students:
+            yield from StudentCheck(self._file, name, self._left_out).problems()
 
     def _unknown(self, where: str, name: str, known: Collection[str]) -> Iterator[str]:
         if name not in known and name not in self._left_out:

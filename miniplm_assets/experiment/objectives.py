@@ -1,6 +1,8 @@
 """What an experiment may say of the loss that a student is trained with."""
 
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
 
 from miniplm_assets.experiment.settings import Settings
 
@@ -11,5 +13,24 @@ class CrossEntropy(Settings):
     type: Literal["cross_entropy"] = "cross_entropy"
 
 
+class TeacherBeside(Settings):
+    """An objective with a teacher that runs beside the student."""
+
+    # What the teacher is, its input says.
+    runtime_only: ClassVar[frozenset[str]] = frozenset({"teacher"})
+
+    teacher: str = Field(description="a teacher of this file, with the student's tokenizer")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the teacher's weights and activations")
+
+
+class VanillaKd(TeacherBeside):
+    """Cross-entropy, and a divergence from the whole distribution of a teacher."""
+
+    type: Literal["vanilla_kd"]
+    weight: float = Field(0.5, gt=0, le=1, description="of the divergence; the rest is the cross-entropy's")
+    temperature: float = Field(1.0, gt=0, description="of both soft-maxes in the divergence")
+    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
+
+
 # One line an objective; told apart by `type`.
-Objective = CrossEntropy
+Objective = Annotated[CrossEntropy | VanillaKd, Field(discriminator="type")]

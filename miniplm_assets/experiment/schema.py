@@ -10,13 +10,14 @@ from pydantic import Field, JsonValue, ValidationInfo, model_validator
 
 from miniplm_assets.core.splits import HELD_APART, REFERENCE, TEACHER, VALIDATION
 from miniplm_assets.experiment.automation import Automation
-from miniplm_assets.experiment.cross_check import CANDIDATES, LEFT_OUT, REFINED, CrossCheck
+from miniplm_assets.experiment.cross_check import LEFT_OUT, CrossCheck
 from miniplm_assets.experiment.models import Owners, Scored, Seed, TokenizerSource, Training
 from miniplm_assets.experiment.objectives import CrossEntropy, Objective
 from miniplm_assets.experiment.scoring import Pilot
 from miniplm_assets.experiment.selections import Selection
 from miniplm_assets.experiment.settings import Name, Settings, Share
 from miniplm_assets.experiment.sources import DocumentFields, Source
+from miniplm_assets.experiment.student_check import CANDIDATES, REFINED
 
 
 class Splits(Settings):

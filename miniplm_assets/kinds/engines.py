@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 from miniplm_assets.corpus.tokenizer import load_tokenizer
@@ -35,13 +34,12 @@ def open_engine(work: Work[Any], scoring: Scoring, max_sequence_tokens: int) -> 
         max_sequence_tokens: of the longest sequence.
     """
     model_folder = work.input(MODEL).verified_folder()
-    tokenizer_folder = work.input(TOKENIZER.name).verified_folder()
-    tokenizer = load_tokenizer(tokenizer_folder)
+    tokenizer = load_tokenizer(work.input(TOKENIZER.name).verified_folder())
     settings = ScorerSettings(
         model_folder=model_folder,
         scoring=scoring,
         end_of_document_id=tokenizer.end_of_document_id,
-        begin_of_sequence_id=_begin_of_sequence_id(work, scoring, model_folder, tokenizer_folder),
+        begin_of_sequence_id=begin_of_sequence_id(work, MODEL, scoring),
         max_sequence_tokens=max_sequence_tokens,
     )
     with _opened(work, settings) as scorer:
@@ -70,16 +68,25 @@ def _opened(work: Work[Any], settings: ScorerSettings) -> AbstractContextManager
     )
 
 
-def _begin_of_sequence_id(work: Work[Any], scoring: Scoring, model_folder: Path, tokenizer_folder: Path) -> int | None:
-    """Return the token to read in front of every sequence, once it is sure that model and tokenizer belong together."""
-    model = work.input_node(MODEL).settings
+def begin_of_sequence_id(work: Work[Any], role: str, scoring: Scoring) -> int | None:
+    """Return the token to read in front of every sequence, once it is sure that model and tokenizer belong together.
+
+    Args:
+        work: the asset; its input `tokenizer` is the one that the sequences are made with.
+        role: of the input that is the model.
+        scoring: whether the model reads one.
+
+    Raises:
+        ModelError: if the model knows the pieces of another tokenizer.
+    """
+    model = work.input_node(role).settings
     if isinstance(model, OwnModel):  # it has learnt from the sequences as they are
         return None
     first = require_fit(
         model.model,
         scoring,
-        model_folder=model_folder,
-        tokenizer_folder=tokenizer_folder,
+        model_folder=work.input(role).verified_folder(),
+        tokenizer_folder=work.input(TOKENIZER.name).verified_folder(),
         tokenizer=work.node.inputs[TOKENIZER.name],
     )
     if first is None:

@@ -21,7 +21,7 @@ from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.costs import training_cost
 from miniplm_assets.kinds.sequences import SEQUENCES, packed_by
 from miniplm_assets.kinds.tokenizer import tokenizer_key
-from miniplm_assets.kinds.training import TRAINING_COLUMNS, architecture_problems, train
+from miniplm_assets.kinds.training import TRAINING_CODE, TRAINING_COLUMNS, architecture_problems, train
 from miniplm_assets.lineage.folders import require_copied
 from miniplm_assets.lineage.kind import Blueprint, Cost, Kind, Node
 from miniplm_assets.lineage.sizes import Sizes
@@ -46,6 +46,7 @@ class OwnModel(Settings):
         training: budget, schedule and optimiser.
         split: the documents that it learns from.
         seed: of its weights and of the order.
+        training_code: version of the code that trains; what others trained does not change with it.
         max_sequence_tokens: of the longest sequence; the sequences are an input.
     """
 
@@ -55,6 +56,7 @@ class OwnModel(Settings):
     training: Training
     split: str
     seed: int
+    training_code: str
     max_sequence_tokens: int
 
 
@@ -99,6 +101,7 @@ def _nodes_of(who: Who) -> Callable[[Blueprint], Iterable[Node[Any]]]:
                         training=model.training,
                         split=SPLITS[who],
                         seed=experiment.seed,
+                        training_code=TRAINING_CODE,
                         max_sequence_tokens=max_sequence_tokens,
                     ),
                     shards=model.shards,

@@ -18,12 +18,16 @@ from miniplm_assets.lineage.sizes import Sizes
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.store import Draft
 from miniplm_assets.training.job import TrainingJob
+from miniplm_assets.training.objectives import Input
 from miniplm_assets.training.train import train_language_model
 
+# Raised where the same settings give other weights; a student's code version with it.
+TRAINING_CODE: Final = "2"
 TRAINING_COLUMNS: Final = {
     "step": "optimiser steps so far",
     "num_tokens": "tokens of the sequences trained on so far",
-    "training_nll_nats_per_token": "mean loss since the row before",
+    "training_nll_nats_per_token": "mean cross-entropy since the row before",
+    "objective_nats_per_token": "mean of what is minimised since the row before: the same, but for distillation",
     "held_out_nll_nats_per_token": "on a fixed sample of the validation split; empty where it was not measured",
     "learning_rate": "of the step",
     "seconds": "since training began",
@@ -72,6 +76,7 @@ def train(
     seed: int,
     max_sequence_tokens: int,
     objective: Objective | None = None,
+    objective_inputs: Mapping[str, Input] | None = None,
 ) -> None:
     """Train a model and let the draft hold it.
 
@@ -85,6 +90,7 @@ def train(
         seed: of the weights and of the order.
         max_sequence_tokens: of the longest sequence.
         objective: the loss; cross-entropy where absent.
+        objective_inputs: what it needs beside the sequences, by role.
     """
     tokenizer_folder = work.input(TOKENIZER.name).verified_folder()
     tokenizer = load_tokenizer(tokenizer_folder)
@@ -102,6 +108,7 @@ def train(
         seed=seed,
         data_fingerprint=draft.recipe.fingerprint,
         objective=objective or CrossEntropy(),
+        objective_inputs=objective_inputs or {},
     )
     with work.run.device():
         draft.facts = train_language_model(

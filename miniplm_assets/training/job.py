@@ -7,6 +7,7 @@ from typing import Any
 
 from miniplm_assets.experiment.models import Training
 from miniplm_assets.experiment.objectives import CrossEntropy, Objective
+from miniplm_assets.training.objectives.objective import Input
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,7 @@ class TrainingJob:
         architecture: `model_type` and keys of its transformers configuration.
         training: optimiser, budget and schedule.
         objective: the loss.
+        objective_inputs: what it needs beside the sequences, by role.
         tokenizer_folder: the tokenizer's files, copied beside the weights.
         vocab_size: number of ids of the tokenizer.
         end_of_document_id: the token between documents; what follows it carries no loss.
@@ -43,6 +45,7 @@ class TrainingJob:
     seed: int
     data_fingerprint: str
     objective: Objective = field(default_factory=CrossEntropy)
+    objective_inputs: Mapping[str, Input] = field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:
         """Return all that the trained weights depend on; a checkpoint fits only the same.

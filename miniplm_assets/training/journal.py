@@ -21,6 +21,7 @@ SCHEMA = {
     "step": pl.Int64,
     "num_tokens": pl.Int64,
     "training_nll_nats_per_token": pl.Float64,
+    "objective_nats_per_token": pl.Float64,
     "held_out_nll_nats_per_token": pl.Float64,
     "learning_rate": pl.Float64,
     "seconds": pl.Float64,
@@ -38,12 +39,24 @@ class Journal:
     def __init__(self) -> None:
         self.over_processes: Callable[[torch.Tensor], torch.Tensor] = lambda tensor: tensor
         self.rows: list[dict[str, Any]] = []
-        self._waiting: list[tuple[int, torch.Tensor, torch.Tensor]] = []
-        self._collected: list[tuple[float, int]] = []
+        self._waiting: list[tuple[int, torch.Tensor]] = []
+        self._collected: list[tuple[float, float, float]] = []
 
-    def record(self, step: int, *, nll_nats: "torch.Tensor", num_predicted: "torch.Tensor") -> None:
-        """Note the loss of some sequences of a step, as scalars that may still be on their way on the device."""
-        self._waiting.append((step, nll_nats.detach(), num_predicted))
+    def record(
+        self, step: int, *, nats: "torch.Tensor", nll_nats: "torch.Tensor", num_predicted: "torch.Tensor"
+    ) -> None:
+        """Note the loss of some sequences of a step, as scalars that may still be on their way on the device.
+
+        Args:
+            step: from 1.
+            nats: of the objective, summed over the predicted tokens.
+            nll_nats: cross-entropy, over the same.
+            num_predicted: how many these are.
+        """
+        import torch
+
+        # float64: a count beyond 2^24 is no float32.
+        self._waiting.append((step, torch.stack([one.detach().double() for one in (nats, nll_nats, num_predicted)])))
 
     def collect(self) -> None:
         """Fetch the waiting losses.
@@ -55,19 +68,16 @@ class Journal:
             return
         import torch
 
-        steps = [step for step, _, _ in self._waiting]
-        nats, counts = (
-            self.over_processes(torch.stack([one[place] for one in self._waiting])).tolist()  # type: ignore[misc]
-            for place in (1, 2)
-        )
+        steps = [step for step, _ in self._waiting]
+        losses = self.over_processes(torch.stack([loss for _, loss in self._waiting])).tolist()
         self._waiting = []
-        for step, nll_nats in zip(steps, nats, strict=True):
-            if not math.isfinite(nll_nats):
+        for step, (nats, nll_nats, num_predicted) in zip(steps, losses, strict=True):
+            if not (math.isfinite(nats) and math.isfinite(nll_nats)):
                 raise TrainingError(
-                    f"step {step:,}: the loss is {nll_nats}. The training has diverged: lower peak_learning_rate, "
+                    f"step {step:,}: the loss is {nats}. The training has diverged: lower peak_learning_rate, "
                     "raise warmup_share, or train in float32."
                 )
-        self._collected.extend(zip(nats, counts, strict=True))
+            self._collected.append((nats, nll_nats, num_predicted))
 
     def latest_nats_per_token(self) -> float:
         """Return the training loss over what was recorded since the last row (the last row's where nothing was).
@@ -75,11 +85,16 @@ class Journal:
         Raises:
             TrainingError: if a loss is not finite; names the step.
         """
+        return self._latest()[1]
+
+    def _latest(self) -> tuple[float, float]:
+        """Return the mean of the objective and the training loss since the last row; the last row's for nothing."""
         self.collect()
         if not self._collected:
-            return float(self.rows[-1]["training_nll_nats_per_token"])
-        num_predicted = sum(count for _, count in self._collected)
-        return math.fsum(nats for nats, _ in self._collected) / max(1, num_predicted)
+            last = self.rows[-1]
+            return float(last["objective_nats_per_token"]), float(last["training_nll_nats_per_token"])
+        nats, nll_nats, num_predicted = (math.fsum(values) for values in zip(*self._collected, strict=True))
+        return nats / max(1, num_predicted), nll_nats / max(1, num_predicted)
 
     def write_row(
         self, *, step: int, num_tokens: int, held_out_nll: float | None, learning_rate: float, seconds: float
@@ -96,12 +111,13 @@ class Journal:
         Raises:
             TrainingError: if a loss is not finite; names the step.
         """
-        training_nll = self.latest_nats_per_token()
+        objective_nats, training_nll = self._latest()
         self.rows.append(
             {
                 "step": step,
                 "num_tokens": num_tokens,
                 "training_nll_nats_per_token": training_nll,
+                "objective_nats_per_token": objective_nats,
                 "held_out_nll_nats_per_token": held_out_nll,
                 "learning_rate": learning_rate,
                 "seconds": round(seconds, 3),
@@ -123,7 +139,7 @@ class Journal:
         """Return the journal that `to_json` described."""
         journal = cls()
         journal.rows = content["rows"]
-        journal._collected = [(nats, count) for nats, count in content["collected"]]
+        journal._collected = [(nats, nll_nats, num_predicted) for nats, nll_nats, num_predicted in content["collected"]]
         return journal
 
     def write_parquet(self, path: Path) -> None:

@@ -2,16 +2,18 @@
 
     <folder>/token_ids.bin   uint32, all sequences one after the other
     <folder>/offsets.bin     int64, num_sequences + 1 of them: where each begins
-    <folder>/contents.json   written last, with the checksum of both; without it the folder is made again
+    <folder>/sequence_ids.bin  int64, of each sequence
+    <folder>/contents.json   written last, with the checksum of each; without it the folder is made again
 
 Memory stays at one batch of rows, whatever the corpus holds.
 """
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -27,7 +29,20 @@ from miniplm_assets.storage.files import flush_to_disk, read_note, sha256_of, wr
 ROWS_PER_BATCH = 2_048
 # A first token has no prediction, so that shorter sequences teach nothing.
 MIN_TOKENS = 2
-_TOKEN_IDS, _OFFSETS, _CONTENTS = "token_ids.bin", "offsets.bin", "contents.json"
+_TOKEN_IDS, _OFFSETS, _SEQUENCE_IDS = _ARRAYS = ("token_ids.bin", "offsets.bin", "sequence_ids.bin")
+_CONTENTS = "contents.json"
+
+
+class Row(NamedTuple):
+    """One sequence.
+
+    Attributes:
+        sequence_id: of it.
+        token_ids: int64 of shape (num_tokens,).
+    """
+
+    sequence_id: int
+    token_ids: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -37,10 +52,12 @@ class TokenFile:
     Attributes:
         token_ids: uint32, memory-mapped.
         offsets: int64 of shape (num_sequences + 1,), memory-mapped.
+        sequence_ids: int64 of shape (num_sequences,), memory-mapped.
     """
 
     token_ids: NDArray[np.uint32]
     offsets: NDArray[np.int64]
+    sequence_ids: NDArray[np.int64]
 
     @property
     def num_sequences(self) -> int:
@@ -51,9 +68,10 @@ class TokenFile:
         """Return the length of each sequence, int64 of shape (num_sequences,)."""
         return np.diff(self.offsets)
 
-    def sequence(self, row: int) -> NDArray[np.int64]:
-        """Return the token ids of one sequence."""
-        return self.token_ids[self.offsets[row] : self.offsets[row + 1]].astype(np.int64)
+    def row(self, place: int) -> Row:
+        """Return one sequence."""
+        token_ids = self.token_ids[self.offsets[place] : self.offsets[place + 1]].astype(np.int64)
+        return Row(int(self.sequence_ids[place]), token_ids)
 
 
 def read_rows(
@@ -84,7 +102,7 @@ def write_token_file(
 
     Args:
         folder: where it lies; what it holds of other data is replaced.
-        sequence_files: Parquet files with `token_ids`, and `split` where a split is asked for.
+        sequence_files: Parquet files with `sequence_id` and `token_ids`, and `split` where a split is asked for.
         split: the rows to take, or None for all.
         vocab_size: ids must lie below it.
         data_fingerprint: identity of the files' content.
@@ -103,18 +121,19 @@ def write_token_file(
                 f"{where} holds no sequence to learn from ({len(sequence_files)} files, the first: "
                 f"{next(iter(sequence_files), 'none')}); use a larger corpus, or give the split a larger share"
             )
-        checksums = {name: sha256_of(folder / name) for name in (_TOKEN_IDS, _OFFSETS)}
+        checksums = {name: sha256_of(folder / name) for name in _ARRAYS}
         write_note(folder / _CONTENTS, {"data": data, "sha256": checksums})
     return TokenFile(
         np.memmap(folder / _TOKEN_IDS, dtype=np.uint32, mode="r"),
         np.memmap(folder / _OFFSETS, dtype=np.int64, mode="r"),
+        np.memmap(folder / _SEQUENCE_IDS, dtype=np.int64, mode="r"),
     )
 
 
 def _is_whole(folder: Path, data: Mapping[str, Any], report: Callable[[str], None]) -> bool:
     """Whether a folder holds the token file of these data, byte for byte as it was written."""
     contents = read_note(folder / _CONTENTS)
-    if contents is None or contents["data"] != data:
+    if contents is None or contents["data"] != data or contents["sha256"].keys() != set(_ARRAYS):
         return False
     try:
         damaged = [name for name, digest in contents["sha256"].items() if sha256_of(folder / name) != digest]
@@ -126,13 +145,14 @@ def _is_whole(folder: Path, data: Mapping[str, Any], report: Callable[[str], Non
 
 
 def _write(folder: Path, sequence_files: Sequence[Path], split: str | None, vocab_size: int) -> int:
-    """Write both arrays and return the number of sequences."""
+    """Write the arrays and return the number of sequences."""
     num_sequences = num_tokens = 0
-    with (folder / _TOKEN_IDS).open("wb") as ids_file, (folder / _OFFSETS).open("wb") as offsets_file:
+    with ExitStack() as files:
+        ids_file, offsets_file, names_file = (files.enter_context((folder / name).open("wb")) for name in _ARRAYS)
         offsets_file.write(np.zeros(1, dtype=np.int64).tobytes())
-        for path, batch in read_rows(sequence_files, columns=["token_ids"], split=split):
-            lists = batch["token_ids"]
-            lists = lists.filter(pc.greater_equal(pc.list_value_length(lists), MIN_TOKENS))
+        for path, batch in read_rows(sequence_files, columns=["sequence_id", "token_ids"], split=split):
+            is_long_enough = pc.greater_equal(pc.list_value_length(batch["token_ids"]), MIN_TOKENS)
+            lists = batch["token_ids"].filter(is_long_enough)
             if len(lists) == 0:
                 continue
             token_ids = lists.flatten().to_numpy(zero_copy_only=False)
@@ -144,8 +164,10 @@ def _write(folder: Path, sequence_files: Sequence[Path], split: str | None, voca
             ids_file.write(token_ids.astype(np.uint32).tobytes())
             ends = num_tokens + np.cumsum(pc.list_value_length(lists).to_numpy(zero_copy_only=False), dtype=np.int64)
             offsets_file.write(ends.tobytes())
+            sequence_ids = batch["sequence_id"].filter(is_long_enough)
+            names_file.write(sequence_ids.to_numpy(zero_copy_only=False).astype(np.int64).tobytes())
             num_sequences, num_tokens = num_sequences + len(lists), int(ends[-1])
-    for name in (_TOKEN_IDS, _OFFSETS):
+    for name in _ARRAYS:
         flush_to_disk(folder / name)
     return num_sequences
 

@@ -16,7 +16,7 @@ from miniplm_assets.lm.quiet import without_progress_bars
 from miniplm_assets.training.checkpoint import find_checkpoint
 from miniplm_assets.training.held_out import HELD_OUT_LOG, HeldOut
 from miniplm_assets.training.job import TrainingJob
-from miniplm_assets.training.objectives import objective_of
+from miniplm_assets.training.objectives import Setting, objective_of
 from miniplm_assets.training.plan import plan_training
 from miniplm_assets.training.token_file import write_token_file
 
@@ -38,8 +38,9 @@ def train_language_model(
         target: an existing folder for the result: model.safetensors, config.json, the tokenizer's files and
             `training_log.parquet`, a row for each of `TrainingPlan.log_steps`: step, num_tokens (of the
             sequences trained on so far), training_nll_nats_per_token (mean over the tokens predicted since the
-            row before), held_out_nll_nats_per_token (over the whole sample; null where it was not measured),
-            learning_rate, seconds; and `held_out_log.parquet`, that loss by domain, columns as in `held_out.SCHEMA`.
+            row before), objective_nats_per_token (what was minimised, over the same), held_out_nll_nats_per_token
+            (over the whole sample; null where it was not measured), learning_rate, seconds; and
+            `held_out_log.parquet`, that loss by domain, columns as in `held_out.SCHEMA`.
         report: takes one line of progress now and then.
         stop: says whether the run has been told to stop; absent where nobody can.
 
@@ -47,14 +48,15 @@ def train_language_model(
         Facts: num_parameters, num_non_embedding_parameters, num_steps, num_sequences, num_tokens, num_epochs,
         measured_by (num_evaluations and num_held_out_sequences as asked), num_held_out_sequences (as found),
         held_out_nll_nats_per_token, training_nll_nats_per_token (the last row's), training_flops, training_seconds,
-        resumed_from_step, device.
+        resumed_from_step, device, and those of the objective.
 
     Raises:
-        ModelError: if the architecture cannot be built.
+        ModelError: if the architecture cannot be built, or a model of the objective not be loaded.
         TrainingError: if there is nothing to learn from or to measure on, the loss is not finite, the dtype is not
             available, or `work` holds the checkpoint of another job.
         Stopped: if the run has been told to stop; `work` then holds a checkpoint of the last step that was done.
     """
+    from miniplm_assets.training.arguments import training_arguments
     from miniplm_assets.training.trainer import Course, make_trainer
 
     checkpoint = find_checkpoint(work, identity=job.identity(), name=job.name, report=report)
@@ -100,7 +102,23 @@ def train_language_model(
         seed=job.seed,
         repeats_order=job.training.later_epochs == "repeated",
     )
-    objective = objective_of(job.objective)
+    arguments = training_arguments(job, plan, work)
+    kind = objective_of(job.objective)
+    objective = kind.open(
+        job.objective,
+        Setting(
+            model=model,
+            inputs=job.objective_inputs,
+            tokens=tokens,
+            vocab_size=job.vocab_size,
+            end_of_document_id=job.end_of_document_id,
+            device=arguments.device,
+            dtype=job.training.dtype,
+            seed=job.seed,
+            work=work,
+            report=report,
+        ),
+    )
     course = Course(
         job=job,
         work=work,
@@ -111,8 +129,7 @@ def train_language_model(
         stop=stop or Stop(),
         checkpoint=checkpoint,
     )
-    loss = objective.open(job.objective, job.training.loss_mean_over)
-    trainer = make_trainer(course, model=model, tokens=tokens, loss=loss)
+    trainer = make_trainer(course, model=model, tokens=tokens, objective=objective, arguments=arguments)
     size = count_model_parameters(model)
     report(
         f"{job.name}: {size.total:,} parameters, {plan.num_steps:,} steps of {plan.sequences_per_step:,} sequences, "
@@ -139,10 +156,11 @@ def train_language_model(
         "num_held_out_sequences": held_out.num_sequences,
         "held_out_nll_nats_per_token": last["held_out_nll_nats_per_token"],
         "training_nll_nats_per_token": last["training_nll_nats_per_token"],
-        "training_flops": objective.flops(size.total, plan.num_tokens),
+        "training_flops": kind.flops_per_token(job.objective, size.total, objective.num_parameters) * plan.num_tokens,
         "training_seconds": last["seconds"],
         "resumed_from_step": checkpoint.step if checkpoint else None,
         "device": str(trainer.args.device),
+        **objective.facts,
     }
 
 

@@ -11,19 +11,18 @@ Imported by `train_language_model` alone, when a model is trained.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch  # noqa: TID253 - nobody imports this module before a model is trained
-from numpy.typing import NDArray
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback  # noqa: TID253
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments  # noqa: TID253
 
 from miniplm_assets.core.stop import Stop, Stopped
 from miniplm_assets.lm.scores import TokenRule
-from miniplm_assets.training.arguments import training_arguments
+from miniplm_assets.training.batch import DrawnSequences, make_batch
 from miniplm_assets.training.checkpoint import (
     Checkpoint,
     restore_model,
@@ -34,50 +33,13 @@ from miniplm_assets.training.checkpoint import (
 from miniplm_assets.training.held_out import HeldOut
 from miniplm_assets.training.job import TrainingJob
 from miniplm_assets.training.journal import Journal
-from miniplm_assets.training.objectives import LossFunction
-from miniplm_assets.training.objectives.objective import NO_LOSS
+from miniplm_assets.training.objectives import Objective
 from miniplm_assets.training.plan import TrainingPlan
 from miniplm_assets.training.progress import Progress
 from miniplm_assets.training.token_file import TokenFile
 
 # Of a float16 loss, as published; torch's own, 2^16, overflows for the first steps.
 _FIRST_LOSS_SCALE: Final = 2.0**11
-
-
-@dataclass(frozen=True)
-class DrawnSequences:
-    """The sequences of a run in the order in which they are learned from: a map-style torch data set."""
-
-    tokens: TokenFile
-    order: NDArray[np.uint32]
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __getitem__(self, place: int) -> NDArray[np.int64]:
-        return self.tokens.sequence(int(self.order[place]))
-
-
-def make_batch(sequences: Sequence[NDArray[np.int64]], *, rule: TokenRule) -> dict[str, torch.Tensor]:
-    """Put sequences t_0 .. t_n into one batch: inputs t_0 .. t_(n-1), labels t_1 .. t_n, padded on the right.
-
-    No attention mask: a causal model sees nothing to the right, so that padding changes no prediction.
-
-    Args:
-        sequences: token ids, each of shape (num_tokens,).
-        rule: which tokens are predicted.
-
-    Returns:
-        `input_ids` and `labels`, int64 of shape (sequences, longest - 1); labels are `NO_LOSS` at padding and where
-        the rule says so.
-    """
-    width = max(len(token_ids) for token_ids in sequences) - 1
-    input_ids = np.full((len(sequences), width), rule.end_of_document_id, dtype=np.int64)
-    labels = np.full((len(sequences), width), NO_LOSS, dtype=np.int64)
-    for row, token_ids in enumerate(sequences):
-        input_ids[row, : len(token_ids) - 1] = token_ids[:-1]
-        labels[row, : len(token_ids) - 1] = np.where(rule.scored(token_ids), token_ids[1:], NO_LOSS)
-    return {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels)}
 
 
 @dataclass
@@ -126,17 +88,16 @@ class Course:
 class CourseTrainer(Trainer):  # type: ignore[misc, unused-ignore]
     """Trainer of a course: its loss, and a schedule over the whole run, whichever leg this is."""
 
-    def __init__(self, course: Course, loss: LossFunction, **arguments: Any) -> None:
+    def __init__(self, course: Course, objective: Objective, **arguments: Any) -> None:
         """Set up.
 
         Args:
             course: the run.
-            loss: what is minimised.
+            objective: gives what is minimised.
             arguments: of `transformers.Trainer`.
         """
         self.course = course
-        self._loss = loss
-        self._mean_over = course.job.training.loss_mean_over
+        self._objective = objective
         super().__init__(**arguments)
         self.loss_is_scaled_for_ga = True  # over the whole step, see get_batch_samples
         course.loss_scaler = self.accelerator.scaler
@@ -145,26 +106,22 @@ class CourseTrainer(Trainer):  # type: ignore[misc, unused-ignore]
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """Return the batches of a step, and how many tokens, or sequences, its mean is over, in all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        is_predicted = [batch["labels"].ne(NO_LOSS) for batch in batches]
-        if self._mean_over == "sequences":
-            is_predicted = [tokens.any(1) for tokens in is_predicted]
-        counted = torch.stack([counts.sum() for counts in is_predicted]).sum().to(device)
-        return batches, self.accelerator.reduce(counted, reduction="sum")
+        # A sequence's weights are 1 by their number each, and add up to 1 but for rounding.
+        counts = [batch["weights"].sum(dtype=torch.float64).round().long() for batch in batches]
+        return batches, self.accelerator.reduce(torch.stack(counts).sum().to(device), reduction="sum")
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Return a batch's part of the mean over the predicted tokens, or the sequences, of the step."""
         assert not return_outputs, "nobody evaluates through the trainer"
-        loss = self._loss(model, inputs)
-        nats = loss.nats.sum()
+        loss = self._objective.loss(model, inputs)
         step = self.course.first_step + self.state.global_step + 1
         # The log says nats a token either way.
-        self.course.journal.record(step, nll_nats=nats, num_predicted=loss.num_predicted.sum())
-        if self._mean_over == "sequences":
-            nats = (loss.nats / loss.num_predicted.clamp(min=1)).sum()
+        num_predicted = loss.nats.new_tensor(len(inputs["targets"]))
+        self.course.journal.record(step, nats=loss.nats, nll_nats=loss.nll_nats, num_predicted=num_predicted)
         # Gradients are averaged over the processes.
-        return nats / num_items_in_batch.clamp(min=1) * self.accelerator.num_processes
+        return loss.total / num_items_in_batch.clamp(min=1) * self.accelerator.num_processes
 
     def get_decay_parameter_names(self, model: Any) -> list[str]:
         """Return the parameters that weight decay is applied to."""
@@ -287,29 +244,30 @@ class CourseCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
         return self._course.seconds_before + time.monotonic() - self._started
 
 
-def make_trainer(course: Course, *, model: PreTrainedModel, tokens: TokenFile, loss: LossFunction) -> CourseTrainer:
+def make_trainer(
+    course: Course, *, model: PreTrainedModel, tokens: TokenFile, objective: Objective, arguments: TrainingArguments
+) -> CourseTrainer:
     """Set up the training of a model, to be started with ``train()``.
 
     Args:
         course: the run; its journal and its held-out log are filled.
         model: the model, its weights still random.
         tokens: the sequences.
-        loss: what is minimised.
-
-    Raises:
-        TrainingError: if the device does not have the dtype that is asked for.
+        objective: gives what is minimised.
+        arguments: as `training_arguments` returns them.
     """
     if course.checkpoint:
         restore_model(course.checkpoint, model)
     left = course.plan.order[course.first_step * course.plan.sequences_per_step :]
     rule = TokenRule(end_of_document_id=course.job.end_of_document_id, score_after_end_of_document=False)
+    mean_over = course.job.training.loss_mean_over
     trainer = CourseTrainer(
         course,
-        loss,
+        objective,
         model=model,
-        args=training_arguments(course.job, course.plan, course.work),
+        args=arguments,
         train_dataset=DrawnSequences(tokens, left),
-        data_collator=lambda rows: make_batch(rows, rule=rule),
+        data_collator=partial(make_batch, rule=rule, mean_over=mean_over, objective=objective),
         callbacks=[CourseCallback(course)],
     )
     trainer.remove_callback(PrinterCallback)

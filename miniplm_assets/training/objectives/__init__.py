@@ -2,14 +2,15 @@
 
 from typing import Any, Final
 
-from miniplm_assets.experiment.objectives import CrossEntropy
-from miniplm_assets.training.objectives import cross_entropy
-from miniplm_assets.training.objectives.objective import Loss, LossFunction, MeanOver, ObjectiveKind
+from miniplm_assets.experiment.objectives import CrossEntropy, VanillaKd
+from miniplm_assets.training.objectives import cross_entropy, vanilla_kd
+from miniplm_assets.training.objectives.objective import Input, Loss, Objective, ObjectiveKind, Setting
 
-__all__ = ["Loss", "LossFunction", "MeanOver", "ObjectiveKind", "objective_of"]
+__all__ = ["Input", "Loss", "Objective", "ObjectiveKind", "Setting", "objective_of"]
 
 OBJECTIVES: Final[dict[type[Any], ObjectiveKind[Any]]] = {
     CrossEntropy: cross_entropy.KIND,
+    VanillaKd: vanilla_kd.KIND,
 }
 
 

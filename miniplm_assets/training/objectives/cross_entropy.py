@@ -10,36 +10,59 @@ sequences of a step: each sequence weighs the same (`training.loss_mean_over: se
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from miniplm_assets.core.flops import training_flops
+from miniplm_assets.core.flops import TRAINING_FLOPS
 from miniplm_assets.experiment.objectives import CrossEntropy
-from miniplm_assets.training.objectives.objective import NO_LOSS, Loss, LossFunction, MeanOver, ObjectiveKind
+from miniplm_assets.training.objectives.objective import Batch, Loss, Objective, ObjectiveKind, Setting
+from miniplm_assets.training.objectives.output_layer import OutputLayer
 
 if TYPE_CHECKING:
     import torch
 
 
-def _open(_settings: CrossEntropy, mean_over: MeanOver) -> LossFunction:
-    def loss(model: Any, batch: "Mapping[str, torch.Tensor]") -> Loss:
-        import torch
+def cross_entropy_of(logits: "torch.Tensor", targets: "torch.Tensor", weights: "torch.Tensor") -> "torch.Tensor":
+    """Return - log softmax(logits) at the targets; leave d(sum of weight * that) / d logits in the place of the logits.
 
-        labels = batch["labels"]
-        logits = model(input_ids=batch["input_ids"]).logits
-        nats = torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1).float(),
-            labels.flatten(),
-            ignore_index=NO_LOSS,
-            reduction="none" if mean_over == "sequences" else "sum",
+    Args:
+        logits: float32 of shape (tokens, vocab_size).
+        targets: int64 of shape (tokens,).
+        weights: float32 of shape (tokens,).
+
+    Returns:
+        float32 of shape (tokens,), nats. NaN where a logit is NaN or +infinity.
+    """
+    places = targets.unsqueeze(1)
+    logits -= logits.amax(dim=1, keepdim=True)
+    target_logits = logits.gather(1, places).squeeze(1)
+    total = logits.exp_().sum(dim=1)
+    logits *= (weights / total).unsqueeze(1)
+    logits.scatter_add_(1, places, -weights.unsqueeze(1))
+    return total.log_() - target_logits
+
+
+class CrossEntropyLoss(Objective):
+    """The cross-entropy of the text."""
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__()
+        self._output = OutputLayer(setting.model, dtype=setting.dtype, report=setting.report)
+
+    def loss(self, model: Any, batch: Batch) -> Loss:
+        """Return the loss of a batch; see `Objective.loss`."""
+        targets, weights = batch["targets"], batch["weights"]
+        total, nats = self._output.loss(
+            model, batch, lambda logits, rows: cross_entropy_of(logits, targets[rows], weights[rows])
         )
-        is_predicted = labels != NO_LOSS
-        if mean_over == "sequences":
-            return Loss(nats.view_as(labels).sum(1), is_predicted.sum(1))
-        return Loss(nats, is_predicted.sum())
-
-    return loss
+        return Loss(total, nats.sum(), nats.sum())
 
 
 def _inputs(_settings: CrossEntropy) -> Mapping[str, tuple[str, str]]:
     return {}
 
 
-KIND = ObjectiveKind(inputs=_inputs, flops=training_flops, open=_open)
+def _flops_per_token(_settings: CrossEntropy, num_parameters: int, _others: Mapping[str, int]) -> int:
+    return TRAINING_FLOPS * num_parameters
+
+
+KIND = ObjectiveKind(
+    inputs=_inputs, flops_per_token=_flops_per_token, open=lambda _settings, setting: CrossEntropyLoss(setting)
+)

@@ -1,0 +1,70 @@
+"""Whether a student fits the rest of the file: what it learns from, by which loss, and what it is held against."""
+
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+from miniplm_assets.experiment.settings import nearest
+
+if TYPE_CHECKING:  # the schema checks itself by this
+    from miniplm_assets.experiment.schema import Experiment
+
+CANDIDATES: Final = "candidates"
+REFINED: Final = "refined_corpus/"
+
+
+class StudentCheck:
+    """The checks of one student.
+
+    Args:
+        experiment: the file, its parts each right in itself.
+        name: of the student.
+        left_out: names of parts that are not; nothing is said of what they are named for.
+    """
+
+    def __init__(self, experiment: "Experiment", name: str, left_out: Collection[str]) -> None:
+        self._file, self._where, self._left_out = experiment, f"students.{name}", left_out
+        self._student = experiment.students[name]
+
+    def problems(self) -> Iterator[str]:
+        """Say what does not fit, each at its key."""
+        student = self._student
+        yield from self._unknown("architecture", student.architecture, self._file.architectures)
+        yield from self._unknown("tokenizer", student.tokenizer, self._file.tokenizers)
+        if student.baseline is not None:
+            yield from self._unknown("baseline", student.baseline, self._file.students)
+        yield from self._corpus_problems()
+        yield from self._objective_problems()
+
+    def _corpus_problems(self) -> Iterator[str]:
+        student = self._student
+        if student.selection is None:
+            if student.corpus != CANDIDATES:
+                yield (f"{self._where}.corpus: '{student.corpus}' is neither '{CANDIDATES}' nor '{REFINED}<selection>'")
+            return
+        yield from self._unknown("corpus: selection", student.selection, self._file.selections)
+        if student.selection not in self._file.selections:
+            return
+        scored_with = self._file.selection_tokenizer(student.selection)
+        if scored_with is not None and scored_with != student.tokenizer:
+            yield (
+                f"{self._where}: tokenizer {student.tokenizer} differs from {scored_with}, in whose tokens "
+                f"{student.corpus} is stored"
+            )
+
+    def _objective_problems(self) -> Iterator[str]:
+        objective = self._student.objective
+        for who, known in (("teacher", self._file.teachers), ("reference", self._file.references)):
+            name = getattr(objective, who, None)
+            if name is None:
+                continue
+            yield from self._unknown(f"objective.{who}", name, known)
+            if name in known and known[name].tokenizer != self._student.tokenizer:
+                yield (
+                    f"{self._where}.objective.{who}: {name} has tokenizer {known[name].tokenizer}, the student "
+                    f"{self._student.tokenizer}; {objective.type} learns from probabilities of single tokens, so that "
+                    "both must have the same (a student of another tokenizer can learn from a refined corpus)"
+                )
+
+    def _unknown(self, key: str, name: str, known: Collection[Any]) -> Iterator[str]:
+        if name not in known and name not in self._left_out:
+            yield f"{self._where}.{key} '{name}' is not in this file; {nearest(name, list(known))}"

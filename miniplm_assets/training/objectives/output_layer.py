@@ -1,0 +1,171 @@
+"""A loss over the logits of a student, which never exist whole.
+
+The output layer runs over some hundred tokens at a time. A loss turns their logits into their gradient in place, and
+two products at once make of it the gradients of the hidden states and of the weight, so that nothing of the tokens x
+vocabulary matrix is kept for the backward pass. That multiplies what is there by one number.
+
+Adding the tokens of a step up in chunks of 512 gives the same gradients as the whole to 1e-8 of their size in float32;
+128 to 1,024 are equally fast on two cores, where a chunk's weight is fetched once for all of its tokens.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from miniplm_assets.lm.modes import evaluation_mode
+from miniplm_assets.lm.output_head import find_plain_head
+from miniplm_assets.training.objectives.objective import Batch
+
+if TYPE_CHECKING:
+    import torch
+
+# Of logits in float32 at once: 441 tokens of a vocabulary of 151,936.
+CHUNK_BYTES: Final = 1 << 28
+MAX_CHUNK_TOKENS: Final = 512
+
+# Takes logits in float32 of shape (tokens, vocab_size) and the place of these tokens among all predicted ones. Leaves
+# d(sum of weight * nats) / d logits in their place, and returns nats, of shape (tokens,).
+LossOfChunk = Callable[["torch.Tensor", slice], "torch.Tensor"]
+
+
+class OutputLayer:
+    """The output layer of a student.
+
+    Args:
+        model: the student.
+        dtype: of the products: float32, bfloat16 or float16.
+        report: told where its logits must be computed whole.
+        num_buffers: how many matrices of the size of its logits a loss holds beside them.
+    """
+
+    def __init__(self, model: Any, *, dtype: str, report: Callable[[str], None], num_buffers: int = 0) -> None:
+        import torch
+
+        with evaluation_mode(model):
+            plain = find_plain_head(model)
+        self._head: Any = None if plain is None else model.get_output_embeddings()
+        self._dtype = getattr(torch, dtype)
+        self._chunk_bytes = CHUNK_BYTES // (1 + num_buffers)
+        if plain is None:
+            report(
+                f"{type(model).__name__} changes its logits after the output layer, so they are computed whole: right, "
+                "but slower"
+            )
+
+    def loss(self, model: Any, batch: Batch, loss_of_chunk: LossOfChunk) -> "tuple[torch.Tensor, torch.Tensor]":
+        """Return the sum of weight * nats over a batch, from which gradients flow, and nats without weight.
+
+        Args:
+            model: the student; that which was given, or what its trainer has wrapped around it.
+            batch: `input_ids` and `positions`.
+            loss_of_chunk: of some of the positions.
+
+        Returns:
+            A scalar, and float32 of shape (num_predicted,).
+        """
+        if self._head is None:
+            logits = model(input_ids=batch["input_ids"], use_cache=False).logits
+            chosen = logits.flatten(0, 1).index_select(0, batch["positions"])
+            return _whole(chosen, loss_of_chunk, batch["weights"], self._num_tokens(chosen.shape[1]))
+        with _passing_through(self._head):
+            hidden = model(input_ids=batch["input_ids"], use_cache=False).logits
+        chosen = hidden.flatten(0, 1).index_select(0, batch["positions"])
+        weight, bias = self._head.weight, self._head.bias
+        num_tokens = self._num_tokens(len(weight))
+        return _chunked(chosen, weight, bias, loss_of_chunk, batch["weights"], self._dtype, num_tokens)
+
+    def _num_tokens(self, vocab_size: int) -> int:
+        return max(1, min(MAX_CHUNK_TOKENS, self._chunk_bytes // (4 * vocab_size)))
+
+
+@contextmanager
+def _passing_through(head: Any) -> Iterator[None]:
+    """Let a layer give back what it is given, so that the whole model can be called by whatever stands around it."""
+    head.forward = _as_it_is
+    try:
+        yield
+    finally:
+        del head.forward
+
+
+def _as_it_is(hidden: "torch.Tensor") -> "torch.Tensor":
+    return hidden
+
+
+def _chunked(
+    hidden: "torch.Tensor",
+    weight: "torch.Tensor",
+    bias: "torch.Tensor | None",
+    loss_of_chunk: LossOfChunk,
+    token_weights: "torch.Tensor",
+    dtype: "torch.dtype",
+    num_tokens: int,
+) -> "tuple[torch.Tensor, torch.Tensor]":
+    import torch
+
+    class Chunked(torch.autograd.Function):
+        @staticmethod
+        def forward(
+            context: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            narrow = weight.to(dtype)
+            nats = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+            of_hidden, of_weight = torch.empty_like(hidden), torch.zeros_like(weight)
+            of_bias = None if bias is None else torch.zeros_like(bias)
+            for start in range(0, len(hidden), num_tokens):
+                rows = slice(start, start + num_tokens)
+                states = hidden[rows].to(dtype)
+                logits = torch.mm(states, narrow.T).float()
+                if bias is not None:
+                    logits += bias
+                nats[rows] = loss_of_chunk(logits, rows)
+                slope = logits.to(dtype)
+                of_hidden[rows] = torch.mm(slope, narrow).to(hidden.dtype)
+                if dtype == weight.dtype:
+                    of_weight.addmm_(slope.T, states)
+                else:
+                    of_weight += torch.mm(slope.T, states)
+                if of_bias is not None:
+                    of_bias += logits.sum(0)
+            context.slopes = of_hidden, of_weight, of_bias
+            context.mark_non_differentiable(nats)
+            return (token_weights * nats).sum(), nats
+
+        @staticmethod
+        def backward(context: Any, by: torch.Tensor, _: torch.Tensor) -> Any:
+            slopes = context.slopes
+            del context.slopes
+            return tuple(None if slope is None else slope.mul_(by) for slope in slopes)
+
+    with torch.autocast(hidden.device.type, enabled=False):
+        total, nats = Chunked.apply(hidden, weight, bias)  # type: ignore[no-untyped-call]
+    return total, nats
+
+
+def _whole(
+    logits: "torch.Tensor", loss_of_chunk: LossOfChunk, token_weights: "torch.Tensor", num_tokens: int
+) -> "tuple[torch.Tensor, torch.Tensor]":
+    import torch
+
+    class Whole(torch.autograd.Function):
+        @staticmethod
+        def forward(context: Any, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            nats = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
+            slope = torch.empty_like(logits)
+            for start in range(0, len(logits), num_tokens):
+                rows = slice(start, start + num_tokens)
+                chunk = logits[rows].float().clone()
+                nats[rows] = loss_of_chunk(chunk, rows)
+                slope[rows] = chunk.to(logits.dtype)
+            context.slope = slope
+            context.mark_non_differentiable(nats)
+            return (token_weights * nats).sum(), nats
+
+        @staticmethod
+        def backward(context: Any, by: torch.Tensor, _: torch.Tensor) -> Any:
+            slope = context.slope
+            del context.slope
+            return slope.mul_(by)
+
+    total, nats = Whole.apply(logits)  # type: ignore[no-untyped-call]
+    return total, nats

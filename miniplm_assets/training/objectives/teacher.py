@@ -1,0 +1,108 @@
+"""A teacher that runs beside a student: its hidden states for a batch, and log p a chunk at a time."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from miniplm_assets.core.errors import TrainingError
+from miniplm_assets.experiment.scoring import Dtype, Scoring
+from miniplm_assets.lm.model_folder import load_model
+from miniplm_assets.lm.output_head import find_plain_head
+from miniplm_assets.training.objectives.objective import Input
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Teacher:
+    """A frozen model on the device of its student.
+
+    Attributes:
+        num_parameters: of it.
+    """
+
+    def __init__(
+        self,
+        teacher: Input,
+        *,
+        dtype: Dtype,
+        vocab_size: int,
+        device: "torch.device",
+        report: Callable[[str], None],
+    ) -> None:
+        """Load it.
+
+        Args:
+            teacher: its folder, and what it reads in front of a sequence.
+            dtype: of its weights and activations.
+            vocab_size: of the tokenizer; logits beyond are padding, and no piece of text has their ids.
+            device: that it runs on.
+            report: takes a line of progress.
+
+        Raises:
+            ModelError: if it cannot be loaded.
+            TrainingError: if it knows fewer ids than the tokenizer has.
+        """
+        assert teacher.folder is not None, "the input of a teacher is a model"
+        self._model: Any = load_model(teacher.folder, Scoring(dtype=dtype, device=str(device)), report)
+        self._model.requires_grad_(False)
+        self._first, self._vocab_size = teacher.begin_of_sequence_id, vocab_size
+        num_ids = self._model.get_output_embeddings().weight.shape[0]
+        if num_ids < vocab_size:
+            raise TrainingError(
+                f"{teacher.folder}: the teacher knows {num_ids:,} token ids, the tokenizer has {vocab_size:,}; name "
+                "the tokenizer that belongs to the teacher"
+            )
+        self._head = find_plain_head(self._model)
+        if self._head is None:
+            _say_whole(self._model, teacher.folder, report)
+        self.num_parameters = sum(parameter.numel() for parameter in self._model.parameters())
+
+    def states(self, input_ids: "torch.Tensor", positions: "torch.Tensor") -> "torch.Tensor":
+        """Return what `log_probabilities` takes: a row for each position, on the device.
+
+        Args:
+            input_ids: int64 of shape (sequences, width).
+            positions: int64 of shape (num_predicted,), places in the flattened inputs.
+        """
+        import torch
+
+        with torch.no_grad(), torch.autocast(input_ids.device.type, enabled=False):
+            if self._first is not None:
+                first = torch.full_like(input_ids[:, :1], self._first)
+                input_ids = torch.cat([first, input_ids], dim=1)
+            if self._head is None:
+                states = self._model(input_ids=input_ids, use_cache=False).logits
+            else:
+                states = self._head.body(input_ids=input_ids, use_cache=False)[0]
+            if self._first is not None:
+                states = states[:, 1:]
+            return torch.flatten(states, 0, 1).index_select(0, positions)
+
+    def log_probabilities(self, states: "torch.Tensor", temperature: float) -> "torch.Tensor":
+        """Return log softmax(logits / temperature) over the ids of the tokenizer, float32, a tensor of its own."""
+        import torch
+
+        with torch.no_grad(), torch.autocast(states.device.type, enabled=False):
+            if self._head is None:
+                logits = states[:, : self._vocab_size].to(torch.float32, copy=True)
+            else:
+                logits = torch.mm(states.to(self._head.weight.dtype), self._head.weight[: self._vocab_size].T).float()
+                if self._head.bias is not None:
+                    logits += self._head.bias[: self._vocab_size]
+            return log_softmax_(logits, temperature)
+
+
+def log_softmax_(logits: "torch.Tensor", temperature: float = 1.0) -> "torch.Tensor":
+    """Turn logits, float32 of shape (tokens, vocab_size), into log softmax(logits / temperature) in place."""
+    if temperature != 1:
+        logits /= temperature
+    logits -= logits.amax(dim=1, keepdim=True)
+    return logits.sub_(logits.exp().sum(dim=1, keepdim=True).log_())
+
+
+def _say_whole(model: Any, folder: Path, report: Callable[[str], None]) -> None:
+    report(
+        f"{folder}: {type(model).__name__} changes its logits after the output layer, so the teacher's are computed "
+        "whole: right, but slower"
+    )

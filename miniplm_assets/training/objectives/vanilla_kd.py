@@ -1,0 +1,88 @@
+"""Vanilla KD: the teacher runs beside the student, and each token is learned from its whole distribution.
+
+    loss = (1 - weight) * cross-entropy + weight * temperature^2 * D(p_temperature, q_temperature)
+
+with D the forward KL of the paper (arXiv 2410.17215, section 3.1, weight 0.5, temperature 1), the reverse KL, or the
+Jensen-Shannon divergence; p and q are soft-maxes of logits / temperature. The factor keeps the size of the gradients as
+the temperature rises (Hinton et al. 2015, arXiv 1503.02531, section 2). What carries no cross-entropy, padding and what
+follows an end-of-document token, carries none of the other term either, as published. The published code reports the
+cross-entropy to the teacher, which is higher than the KL by the teacher's entropy and has the same gradient.
+
+Neither model's logits exist whole: a teacher's are computed beside the student's, for the same hundred tokens.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from miniplm_assets.core.flops import FORWARD_FLOPS, TRAINING_FLOPS
+from miniplm_assets.experiment.objectives import VanillaKd
+from miniplm_assets.training.objectives.cross_entropy import cross_entropy_of
+from miniplm_assets.training.objectives.divergences import DIVERGENCES
+from miniplm_assets.training.objectives.objective import Batch, Loss, Objective, ObjectiveKind, Setting
+from miniplm_assets.training.objectives.output_layer import OutputLayer
+from miniplm_assets.training.objectives.teacher import Teacher, log_softmax_
+
+if TYPE_CHECKING:
+    import torch
+
+TEACHER: Final = "teacher"
+# Of the size of a chunk's logits: log p, p, log q, and what an operation between them takes.
+NUM_BUFFERS: Final = 4
+
+
+class VanillaKdLoss(Objective):
+    """Cross-entropy, and a divergence from a teacher that runs beside the student."""
+
+    def __init__(self, settings: VanillaKd, setting: Setting) -> None:
+        super().__init__()
+        self._settings = settings
+        self._diverge = DIVERGENCES[settings.divergence]
+        self._output = OutputLayer(setting.model, dtype=setting.dtype, report=setting.report, num_buffers=NUM_BUFFERS)
+        self._teacher = Teacher(
+            setting.inputs[TEACHER],
+            dtype=settings.dtype,
+            vocab_size=setting.vocab_size,
+            device=setting.device,
+            report=setting.report,
+        )
+        self.num_parameters = {TEACHER: self._teacher.num_parameters}
+
+    def loss(self, model: Any, batch: Batch) -> Loss:
+        """Return the loss of a batch; see `Objective.loss`."""
+        targets, weights = batch["targets"], batch["weights"]
+        states = self._teacher.states(batch["input_ids"], batch["positions"])
+        nll_nats = targets.new_zeros((), dtype=weights.dtype)
+
+        def loss_of_chunk(logits: "torch.Tensor", rows: slice) -> "torch.Tensor":
+            divergence, slope = self._divergence(logits, states[rows])
+            nll = cross_entropy_of(logits, targets[rows], weights[rows])
+            nll_nats.add_(nll.sum())
+            share = self._settings.weight
+            logits.mul_(1 - share).add_(slope.mul_((share * weights[rows]).unsqueeze(1)))
+            return nll.mul_(1 - share).add_(divergence, alpha=share)
+
+        total, nats = self._output.loss(model, batch, loss_of_chunk)
+        return Loss(total, nats.sum(), nll_nats)
+
+    def _divergence(self, logits: "torch.Tensor", states: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
+        """Return temperature^2 * D of each token, and its slope by the logits."""
+        temperature = self._settings.temperature
+        log_p = self._teacher.log_probabilities(states, temperature)
+        slope = log_softmax_(logits.clone(), temperature)
+        nats = self._diverge(log_p, slope)
+        if temperature != 1:
+            nats *= temperature**2
+            slope *= temperature  # temperature^2, and 1 / temperature of the inner derivative
+        return nats, slope
+
+
+def _inputs(settings: VanillaKd) -> Mapping[str, tuple[str, str]]:
+    return {TEACHER: ("teacher_model", settings.teacher)}
+
+
+def _flops_per_token(_settings: VanillaKd, num_parameters: int, others: Mapping[str, int]) -> int:
+    """6 N + 2 T (arXiv 2410.17215, section 3.1)."""
+    return TRAINING_FLOPS * num_parameters + FORWARD_FLOPS * others[TEACHER]
+
+
+KIND = ObjectiveKind(inputs=_inputs, flops_per_token=_flops_per_token, open=VanillaKdLoss)

@@ -1,0 +1,282 @@
+"""What students are trained with: each loss and its gradients against a float64 computation with whole logits."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from miniplm_assets.core.errors import TrainingError
+from miniplm_assets.experiment.objectives import CrossEntropy, VanillaKd
+from miniplm_assets.lm.scores import TokenRule
+from miniplm_assets.training.objectives import Input, Objective, ObjectiveKind, Setting, objective_of
+from miniplm_assets.training.token_file import Row, TokenFile
+from tests.scoring_oracle import gemma2_logits
+
+VOCAB_SIZE = 61
+END = 0
+SHAPES: dict[str, dict[str, Any]] = {
+    "student": {"hidden_size": 16, "num_attention_heads": 2},
+    "untied": {"hidden_size": 16, "num_attention_heads": 2, "tie_word_embeddings": False},
+    "teacher": {"hidden_size": 24, "num_attention_heads": 2},
+    "padded": {"hidden_size": 24, "num_attention_heads": 2, "vocab_size": 70},
+    "small": {"hidden_size": 24, "num_attention_heads": 2, "vocab_size": 60},
+}
+
+
+def model_of(shape: str, *, seed: int = 0, model_type: str = "qwen2") -> Any:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    more = {"head_dim": 8} if model_type == "gemma2" else {}
+    settings = {
+        "vocab_size": VOCAB_SIZE,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.3,  # as far from uniform as what has learnt
+        "pad_token_id": END,
+    }
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **settings | SHAPES[shape] | more))
+
+
+def saved(model: Any, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def rows() -> list[Row]:
+    random = np.random.default_rng(3)
+    drawn = [random.integers(0, VOCAB_SIZE, size) for size in (12, 30, 2, 19)]
+    drawn[1][[4, 5, 20]] = END
+    return [Row(100 + place, token_ids) for place, token_ids in enumerate(drawn)]
+
+
+def opened(settings: Any, model: Any, tmp_path: Path, **inputs: Input) -> Objective:
+    return opened_as(objective_of(settings), settings, model, tmp_path, **inputs)
+
+
+def opened_as(kind: ObjectiveKind[Any], settings: Any, model: Any, tmp_path: Path, **inputs: Input) -> Objective:
+    import torch
+
+    empty = TokenFile(np.empty(0, np.uint32), np.zeros(1, np.int64), np.empty(0, np.int64))
+    setting = Setting(
+        model=model,
+        inputs=inputs,
+        tokens=empty,
+        vocab_size=VOCAB_SIZE,
+        end_of_document_id=END,
+        device=torch.device("cpu"),
+        dtype="float32",
+        seed=5,
+        work=tmp_path,
+        report=lambda _: None,
+    )
+    return kind.open(settings, setting)
+
+
+def batch_of(rows: list[Row], objective: Objective, mean_over: Any = "tokens") -> dict[str, Any]:
+    from miniplm_assets.training.batch import make_batch
+
+    rule = TokenRule(end_of_document_id=END, score_after_end_of_document=False)
+    return make_batch(rows, rule=rule, mean_over=mean_over, objective=objective)
+
+
+def whole_logits(model: Any, rows: list[Row]) -> list[tuple[int, int, Any]]:
+    """Return for each predicted token its sequence's number, itself, and the logits: float64, a sequence at a time."""
+    import torch
+
+    found = []
+    for number, row in enumerate(rows):
+        logits = model(input_ids=torch.tensor(row.token_ids[:-1])[None]).logits[0]
+        (places,) = np.nonzero(row.token_ids[:-1] != END)
+        found += [(number, int(row.token_ids[place + 1]), logits[place]) for place in places]
+    return found
+
+
+def check(
+    objective: Objective,
+    model: Any,
+    rows: list[Row],
+    expected: Callable[[int, int, Any, int], Any],
+    *,
+    mean_over: Any = "tokens",
+    tolerance: float = 1e-6,
+) -> None:
+    """Hold the loss and all gradients against those of float64.
+
+    Args:
+        objective: opened for the model.
+        model: in float32; float64 afterwards.
+        rows: the sequences.
+        expected: nats of a token, given its number among all, its id, its logits, and its sequence's number.
+        mean_over: tokens or sequences.
+        tolerance: of the loss, and of the gradients by their largest entry.
+    """
+    import torch
+
+    batch = batch_of(rows, objective, mean_over)
+    loss = objective.loss(model, batch)
+    (loss.total / 3).backward()
+    gradients = {name: parameter.grad.double() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    model.double()
+    tokens = whole_logits(model, rows)
+    assert len(batch["targets"]) == len(tokens)
+    nats = [expected(number, token, logits, owner) for number, (owner, token, logits) in enumerate(tokens)]
+    owners = [owner for owner, _, _ in tokens]
+    weights = [1.0 if mean_over == "tokens" else 1 / owners.count(owner) for owner in owners]
+    total = sum(weight * one for weight, one in zip(weights, nats, strict=True))
+    (total / 3).backward()
+    assert loss.total.item() == pytest.approx(total.item(), rel=tolerance)
+    assert loss.nats.item() == pytest.approx(sum(one.item() for one in nats), rel=tolerance)
+    nll = sum(-torch.log_softmax(logits, 0)[token].item() for _, token, logits in tokens)
+    assert loss.nll_nats.item() == pytest.approx(nll, rel=1e-6)
+    largest = max(parameter.grad.abs().max().item() for parameter in model.parameters())
+    for name, parameter in model.named_parameters():
+        assert (gradients[name] - parameter.grad).abs().max().item() <= tolerance * largest, name
+
+
+@pytest.fixture(params=[7, 512])
+def chunk_tokens(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Predicted tokens at once: fewer than there are, or all."""
+    monkeypatch.setattr("miniplm_assets.training.objectives.output_layer.MAX_CHUNK_TOKENS", request.param)
+    return request.param
+
+
+def cross_entropy(token: int, logits: Any) -> Any:
+    return logits.logsumexp(0) - logits[token]
+
+
+@pytest.mark.parametrize("mean_over", ["tokens", "sequences"])
+@pytest.mark.parametrize("shape", ["student", "untied"])
+def test_cross_entropy_is_that_of_float64(rows, tmp_path, chunk_tokens, shape, mean_over):
+    model = model_of(shape)
+    objective = opened(CrossEntropy(), model, tmp_path)
+    check(objective, model, rows, lambda _, token, logits, __: cross_entropy(token, logits), mean_over=mean_over)
+
+
+def test_a_model_that_changes_its_logits_afterwards_is_right_too(rows, tmp_path, chunk_tokens):
+    model = model_of("student", model_type="gemma2")
+    assert gemma2_logits is not None and model.config.final_logit_softcapping
+    objective = opened(CrossEntropy(), model, tmp_path)
+    check(objective, model, rows, lambda _, token, logits, __: cross_entropy(token, logits))
+
+
+def test_the_output_layer_is_itself_again_after_a_loss(rows, tmp_path):
+    import torch
+
+    model = model_of("student")
+    before = model(input_ids=torch.tensor([[1, 2, 3]])).logits
+    objective = opened(CrossEntropy(), model, tmp_path)
+    objective.loss(model, batch_of(rows, objective))
+    assert model(input_ids=torch.tensor([[1, 2, 3]])).logits.equal(before)
+
+
+def teacher_log_probabilities(teacher: Any, rows: list[Row], temperature: float, first: int | None = None) -> list[Any]:
+    """Return log p of each predicted token over the tokenizer's ids: float64, a sequence at a time."""
+    import torch
+
+    teacher.double()
+    behind = [] if first is None else [first]
+    read = [Row(row.sequence_id, np.concatenate([behind, row.token_ids]).astype(np.int64)) for row in rows]
+    with torch.no_grad():
+        found = []
+        for row in read:
+            logits = teacher(input_ids=torch.tensor(row.token_ids[:-1])[None]).logits[0, len(behind) :, :VOCAB_SIZE]
+            kept = row.token_ids[len(behind) : -1] != END
+            found += list(torch.log_softmax(logits[kept] / temperature, dim=1))
+    return found
+
+
+def divergence_of(kind: str, log_p: Any, log_q: Any) -> Any:
+    import torch
+
+    if kind == "forward_kl":
+        return (log_p.exp() * (log_p - log_q)).sum()
+    if kind == "reverse_kl":
+        return (log_q.exp() * (log_q - log_p)).sum()
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+    return ((log_p.exp() * (log_p - log_m)).sum() + (log_q.exp() * (log_q - log_m)).sum()) / 2
+
+
+@pytest.mark.parametrize(
+    ("divergence", "weight", "temperature", "shape", "mean_over"),
+    [
+        ("forward_kl", 0.5, 1.0, "teacher", "tokens"),
+        ("forward_kl", 0.5, 1.0, "padded", "sequences"),
+        ("forward_kl", 0.9, 2.0, "teacher", "tokens"),
+        ("forward_kl", 1.0, 1.0, "teacher", "tokens"),
+        ("reverse_kl", 0.5, 0.7, "padded", "tokens"),
+        ("jsd", 0.3, 1.5, "teacher", "sequences"),
+    ],
+)
+def test_vanilla_kd_is_that_of_float64(rows, tmp_path, chunk_tokens, divergence, weight, temperature, shape, mean_over):
+    import torch
+
+    student, teacher = model_of("student"), model_of(shape, seed=1)
+    settings = VanillaKd(
+        type="vanilla_kd", teacher="large", weight=weight, temperature=temperature, divergence=divergence
+    )
+    objective = opened(settings, student, tmp_path, teacher=Input(folder=saved(teacher, tmp_path / "teacher")))
+    log_p = teacher_log_probabilities(teacher, rows, temperature)
+
+    def expected(number: int, token: int, logits: Any, _: int) -> Any:
+        log_q = torch.log_softmax(logits / temperature, 0)
+        apart = divergence_of(divergence, log_p[number], log_q)
+        return (1 - weight) * cross_entropy(token, logits) + weight * temperature**2 * apart
+
+    check(objective, student, rows, expected, mean_over=mean_over)
+
+
+def test_a_teacher_reads_the_token_in_front_that_it_learnt_to(rows, tmp_path):
+    import torch
+
+    student, teacher = model_of("student"), model_of("teacher", seed=1)
+    folder = saved(teacher, tmp_path / "teacher")
+    settings = VanillaKd(type="vanilla_kd", teacher="large")
+    objective = opened(settings, student, tmp_path, teacher=Input(folder=folder, begin_of_sequence_id=9))
+    log_p = teacher_log_probabilities(teacher, rows, 1.0, first=9)
+
+    def expected(number: int, token: int, logits: Any, _: int) -> Any:
+        apart = divergence_of("forward_kl", log_p[number], torch.log_softmax(logits, 0))
+        return 0.5 * cross_entropy(token, logits) + 0.5 * apart
+
+    check(objective, student, rows, expected)
+
+
+def test_a_teacher_whose_logits_change_afterwards_is_right_too(rows, tmp_path):
+    import torch
+
+    student, teacher = model_of("student"), model_of("teacher", seed=1, model_type="gemma2")
+    settings = VanillaKd(type="vanilla_kd", teacher="large")
+    objective = opened(settings, student, tmp_path, teacher=Input(folder=saved(teacher, tmp_path / "teacher")))
+    log_p = teacher_log_probabilities(teacher, rows, 1.0)
+
+    def expected(number: int, token: int, logits: Any, _: int) -> Any:
+        apart = divergence_of("forward_kl", log_p[number], torch.log_softmax(logits, 0))
+        return 0.5 * cross_entropy(token, logits) + 0.5 * apart
+
+    # Its embeddings are scaled in its own dtype, so that the teacher itself differs by 1e-5 in float64.
+    check(objective, student, rows, expected, tolerance=3e-5)
+
+
+def test_a_teacher_with_fewer_ids_than_the_tokenizer_is_refused(tmp_path):
+    folder = saved(model_of("small"), tmp_path / "teacher")
+    with pytest.raises(TrainingError, match="the teacher knows 60 token ids, the tokenizer has 61"):
+        opened(
+            VanillaKd(type="vanilla_kd", teacher="large"), model_of("student"), tmp_path, teacher=Input(folder=folder)
+        )
+
+
+def test_an_objective_names_its_inputs_and_its_cost():
+    plain, kd = CrossEntropy(), VanillaKd(type="vanilla_kd", teacher="large")
+    assert objective_of(plain).inputs(plain) == {}
+    assert objective_of(plain).flops_per_token(plain, 7, {}) == 42
+    assert objective_of(kd).inputs(kd) == {"teacher": ("teacher_model", "large")}
+    assert objective_of(kd).flops_per_token(kd, 7, {"teacher": 100}) == 242
