@@ -535,6 +535,70 @@ def test_a_seed_that_is_named_twice_is_refused(tmp_path):
         load(tmp_path, changed("students.plain.seeds", [3, 4, 4]))
 
 
+def test_a_budget_is_of_tokens_or_of_what_another_student_costs(tmp_path):
+    kd = {"type": "vanilla_kd", "teacher": "large"}
+    content = changed("students.better.training", {"same_flops_as": "plain"})
+    content["students"]["better"]["objective"] = kd
+    student = load(tmp_path, content).students["better"]
+    assert (student.training.token_budget, student.training.same_flops_as) == (None, "plain")
+    assert student.objective.type == "vanilla_kd"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"training": {}}, "students.better.training: give token_budget or same_flops_as, and only one of them"),
+        (
+            {"training": {"same_flops_as": "plain", "token_budget": 3}},
+            "students.better.training: give token_budget or same_flops_as, and only one of them",
+        ),
+        (
+            {"training": {"same_flops_as": "plian"}},
+            "students.better.training.same_flops_as 'plian' is not in this file; did you mean 'plain'?",
+        ),
+        (
+            {"training": {"same_flops_as": "better"}},
+            "students.better.training.same_flops_as: better -> better goes round; give one of them a token_budget",
+        ),
+        (
+            {"tokenizer": "other", "corpus": "candidates", "training": {"same_flops_as": "plain"}},
+            "students.better.training.same_flops_as: plain has tokenizer bpe, this student other; what costs the same "
+            "is counted in tokens, so that both must have the same",
+        ),
+        (
+            {"objective": {"type": "vanilla_kd", "teacher": "lrage"}},
+            "students.better.objective.teacher 'lrage' is not in this file; did you mean 'large'?",
+        ),
+        (
+            {"tokenizer": "other", "corpus": "candidates", "objective": {"type": "vanilla_kd", "teacher": "large"}},
+            "students.better.objective.teacher: large has tokenizer bpe, the student other; vanilla_kd learns from "
+            "probabilities of single tokens",
+        ),
+    ],
+)
+def test_what_a_student_is_trained_with_is_checked(tmp_path, changes, message):
+    content = minimal()
+    content["students"]["better"] |= changes
+    with pytest.raises(ExperimentError) as raised:
+        load(tmp_path, content)
+    assert message in str(raised.value)
+
+
+def test_a_circle_of_equal_costs_is_told_at_each_of_its_students(tmp_path):
+    content = minimal()
+    students = content["students"]
+    students["third"] = students["plain"] | {"training": {"same_flops_as": "plain"}}
+    students["plain"] = students["plain"] | {"training": {"same_flops_as": "better"}}
+    students["better"] |= {"training": {"same_flops_as": "plain"}}
+    with pytest.raises(ExperimentError) as raised:
+        load(tmp_path, content)
+    told = [line for line in str(raised.value).splitlines() if "goes round" in line]
+    assert [line.partition("same_flops_as: ")[2].partition(" goes")[0] for line in told] == [
+        "better -> plain -> better",
+        "plain -> better -> plain",
+    ]
+
+
 @pytest.mark.parametrize("owner", ["team:", "nobody", "a b@c"])
 def test_an_owner_is_an_address_or_a_team(tmp_path, owner):
     with pytest.raises(ExperimentError, match=r"owners\.0: "):

@@ -1,12 +1,15 @@
 """experiments/paper.yaml says what the paper says. The figures are its own, or follow from its shapes."""
 
 import socket
+from itertools import product
 from pathlib import Path
 
 import pytest
 
-from miniplm_assets.core.flops import vanilla_kd_steps
 from miniplm_assets.experiment import Experiment, HubModel, TrainedModel, load_experiment
+from miniplm_assets.kinds.registry import open_pipeline
+from miniplm_assets.kinds.student_checkpoint import checkpoint_key
+from miniplm_assets.lineage.sizes import Sizes
 from miniplm_assets.lm.architectures import count_parameters
 
 PAPER = Path(__file__).parents[1] / "experiments" / "paper.yaml"
@@ -60,18 +63,21 @@ def test_the_300m_model_of_the_ablations_has_247_million_parameters(paper: Exper
     assert round(count / 1e6) == 247
 
 
-@pytest.mark.parametrize(
-    ("name", "published_steps"), [("qwen_200m", 25_000), ("qwen_500m", 45_000), ("qwen_1200m", 65_000)]
-)
-def test_vanilla_kd_at_equal_cost_takes_the_published_steps(paper: Experiment, name: str, published_steps: int) -> None:
-    teacher = paper.teachers["qwen_1800m"].model
-    assert isinstance(teacher, HubModel) and teacher.num_parameters is not None
-    steps = vanilla_kd_steps(
-        num_student_parameters=count_parameters(paper.architectures[name], vocab_size=QWEN_TOKENS).total,
-        num_teacher_parameters=teacher.num_parameters,
-        num_steps=100_000,
-    )
+@pytest.mark.parametrize(("size", "published_steps"), [("200m", 25_000), ("500m", 45_000), ("1200m", 65_000)])
+@pytest.mark.parametrize("recipe", ["vanilla_kd", "miniplm_kd"])
+def test_vanilla_kd_at_equal_cost_takes_the_published_steps(size: str, published_steps: int, recipe: str) -> None:
+    pipeline = open_pipeline(PAPER)
+    node = pipeline.graph[checkpoint_key(f"{recipe}_{size}")]
+    assert node.kind.cost is not None
+    cost = node.kind.cost(node, Sizes(pipeline, None, None), None)
+    assert cost.num_tokens is not None
+    steps = 100_000 * cost.num_tokens / 50_000_000_000
     assert round(steps / 5_000) * 5_000 == published_steps
+    plain = pipeline.graph[checkpoint_key(f"no_kd_{size}")]
+    assert plain.kind.cost is not None
+    assert cost.flops == pytest.approx(plain.kind.cost(plain, Sizes(pipeline, None, None), None).flops, rel=1e-9)
+    warmup_steps = node.settings.training.warmup_share * published_steps
+    assert warmup_steps == pytest.approx(2_000, rel=0.02)
 
 
 def test_the_teacher_is_as_large_as_its_shape_says(paper: Experiment) -> None:
@@ -93,7 +99,7 @@ def test_the_settings_are_those_of_the_paper(paper: Experiment) -> None:
     learning_rates = {"qwen_200m": 6e-4, "qwen_500m": 3e-4, "qwen_1200m": 2.5e-4}
     for student in paper.students.values():
         training = student.training
-        assert training.token_budget == 50_000_000_000
+        assert training.same_flops_as or training.token_budget == 50_000_000_000
         assert training.sequences_per_step == 512
         assert training.peak_learning_rate == learning_rates[student.architecture]
         assert (training.beta1, training.beta2, training.epsilon) == (0.9, 0.98, 1e-6)
@@ -102,13 +108,15 @@ def test_the_settings_are_those_of_the_paper(paper: Experiment) -> None:
         assert training.decay_norms_and_biases
         assert (training.loss_mean_over, training.later_epochs) == ("sequences", "repeated")
         assert training.dtype == "float16"
-        assert (training.warmup_share * 100_000, training.final_learning_rate_share) == (2_000, 0.1)
+        assert training.same_flops_as or training.warmup_share * 100_000 == 2_000
+        assert training.final_learning_rate_share == 0.1
     reference = paper.references["qwen_104m"].model
     assert isinstance(reference, TrainedModel)
     assert (reference.training.token_budget, reference.training.peak_learning_rate) == (5_000_000_000, 6e-4)
 
 
 def test_every_size_is_trained_by_each_recipe(paper: Experiment) -> None:
-    recipes = {(student.architecture, student.corpus) for student in paper.students.values()}
+    recipes = {(one.architecture, one.corpus, one.objective.type) for one in paper.students.values()}
     sizes = ("qwen_200m", "qwen_500m", "qwen_1200m")
-    assert recipes == {(size, corpus) for size in sizes for corpus in ("candidates", "refined_corpus/half")}
+    corpora = ("candidates", "refined_corpus/half")
+    assert recipes == set(product(sizes, corpora, ("cross_entropy", "vanilla_kd")))

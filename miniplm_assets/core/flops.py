@@ -19,11 +19,15 @@ def training_flops(num_parameters: int, num_tokens: int) -> int:
     return TRAINING_FLOPS * num_parameters * num_tokens
 
 
-def vanilla_kd_steps(*, num_student_parameters: int, num_teacher_parameters: int, num_steps: int) -> float:
-    """Return the steps of Vanilla KD that cost what `num_steps` of plain training cost: 3N / (3N + T) * S.
+def equal_flops_tokens(num_tokens: int, *, flops_per_token: int, own_flops_per_token: int) -> int:
+    """Return on how many tokens another training costs what one on `num_tokens` costs, to the nearest; at least 1.
 
-    A step of Vanilla KD also runs the teacher forward, so that it costs 6N + 2T a token instead of 6N
-    (arXiv 2410.17215, section 3.1: 25K, 45K and 65K of 100K steps for 200M, 500M and 1.2B students).
+    Vanilla KD runs the teacher forward too, 6 N + 2 T a token in place of 6 N, so that it takes 3 N / (3 N + T) of the
+    tokens (arXiv 2410.17215, section 3.1: 25K, 45K and 65K of 100K steps for 200M, 500M and 1.2B students).
+
+    Args:
+        num_tokens: of the one.
+        flops_per_token: of the one.
+        own_flops_per_token: of the other.
     """
-    plain = TRAINING_FLOPS * num_student_parameters
-    return plain / (plain + FORWARD_FLOPS * num_teacher_parameters) * num_steps
+    return max(1, (2 * num_tokens * flops_per_token + own_flops_per_token) // (2 * own_flops_per_token))

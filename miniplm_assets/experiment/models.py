@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from miniplm_assets.experiment.scoring import Scoring
 from miniplm_assets.experiment.settings import Settings
@@ -89,6 +89,31 @@ class Training(Settings):
     num_held_out_sequences: int = Field(512, ge=1, description="validation sequences for those, chosen by seed")
     sequences_per_device: int | None = Field(None, ge=1, description="at once on a device; default: a whole step")
     checkpoint_minutes: float = Field(10.0, gt=0, description="at most this much work is lost to a crash")
+
+
+class StudentTraining(Training):
+    """How a student is trained: on a number of tokens, or on as many as cost what another student costs."""
+
+    # What the other student costs follows from its settings, which the student's own say.
+    runtime_only: ClassVar[frozenset[str]] = Training.runtime_only | {"same_flops_as"}
+
+    token_budget: int | None = Field(  # type: ignore[assignment]
+        None, ge=1, description="tokens to train on; the data is repeated where it holds fewer"
+    )
+    same_flops_as: str | None = Field(
+        None, description="in place of a token budget: the student whose training FLOPs this one may use"
+    )
+
+    @model_validator(mode="after")
+    def _one_measure(self) -> "StudentTraining":
+        if (self.token_budget is None) == (self.same_flops_as is None):
+            raise ValueError("give token_budget or same_flops_as, and only one of them")
+        return self
+
+    def on(self, token_budget: int) -> Training:
+        """Return the same training on a number of tokens."""
+        settings = self.model_dump(exclude={"same_flops_as"})
+        return Training.model_validate(settings | {"token_budget": token_budget})
 
 
 class HubModel(Settings):

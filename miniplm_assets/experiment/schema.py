@@ -11,7 +11,7 @@ from pydantic import Field, JsonValue, ValidationInfo, model_validator
 from miniplm_assets.core.splits import HELD_APART, REFERENCE, TEACHER, VALIDATION
 from miniplm_assets.experiment.automation import Automation
 from miniplm_assets.experiment.cross_check import LEFT_OUT, CrossCheck
-from miniplm_assets.experiment.models import Owners, Scored, Seed, TokenizerSource, Training
+from miniplm_assets.experiment.models import Owners, Scored, Seed, StudentTraining, TokenizerSource
 from miniplm_assets.experiment.objectives import CrossEntropy, Objective
 from miniplm_assets.experiment.scoring import Pilot
 from miniplm_assets.experiment.selections import Selection
@@ -70,7 +70,7 @@ class Student(Settings):
     architecture: str
     tokenizer: str
     corpus: str = Field(CANDIDATES, description="candidates, or refined_corpus/<selection>")
-    training: Training
+    training: StudentTraining
     objective: Objective = Field(CrossEntropy(), description="the loss that it is trained with")
     seeds: tuple[Seed, ...] = Field(
         (), description="a model is trained with each; default: the experiment's one. Another seed costs itself alone"

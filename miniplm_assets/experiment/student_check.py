@@ -23,7 +23,7 @@ class StudentCheck:
 
     def __init__(self, experiment: "Experiment", name: str, left_out: Collection[str]) -> None:
         self._file, self._where, self._left_out = experiment, f"students.{name}", left_out
-        self._student = experiment.students[name]
+        self._name, self._student = name, experiment.students[name]
 
     def problems(self) -> Iterator[str]:
         """Say what does not fit, each at its key."""
@@ -34,6 +34,7 @@ class StudentCheck:
             yield from self._unknown("baseline", student.baseline, self._file.students)
         yield from self._corpus_problems()
         yield from self._objective_problems()
+        yield from self._budget_problems()
 
     def _corpus_problems(self) -> Iterator[str]:
         student = self._student
@@ -64,6 +65,29 @@ class StudentCheck:
                     f"{self._student.tokenizer}; {objective.type} learns from probabilities of single tokens, so that "
                     "both must have the same (a student of another tokenizer can learn from a refined corpus)"
                 )
+
+    def _budget_problems(self) -> Iterator[str]:
+        key, names = "training.same_flops_as", [self._name]
+        while (other := self._file.students[names[-1]].training.same_flops_as) is not None:
+            if len(names) == 1:
+                yield from self._unknown(key, other, self._file.students)
+            if other not in self._file.students:
+                return
+            if other in names:
+                # One that leads into a circle of others is told of at those.
+                if other == self._name:
+                    yield (
+                        f"{self._where}.{key}: {' -> '.join([*names, other])} goes round; give one of them a "
+                        "token_budget"
+                    )
+                return
+            names.append(other)
+        tokenizers = [self._file.students[name].tokenizer for name in (self._name, names[-1])]
+        if tokenizers[0] != tokenizers[1]:
+            yield (
+                f"{self._where}.{key}: {names[-1]} has tokenizer {tokenizers[1]}, this student {tokenizers[0]}; what "
+                "costs the same is counted in tokens, so that both must have the same"
+            )
 
     def _unknown(self, key: str, name: str, known: Collection[Any]) -> Iterator[str]:
         if name not in known and name not in self._left_out:

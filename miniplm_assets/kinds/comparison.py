@@ -18,7 +18,7 @@ from miniplm_assets.evaluation.comparison import (
 )
 from miniplm_assets.evaluation.plots import plot_domain_shares, plot_loss_curves
 from miniplm_assets.evaluation.verdict import unheld, verdict
-from miniplm_assets.experiment import Experiment, Training
+from miniplm_assets.experiment import Experiment, StudentTraining
 from miniplm_assets.experiment.objectives import Objective
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.agreement import CUTOFF
@@ -68,7 +68,7 @@ class ComparedStudent(Settings):
     num_evaluations: int
     num_held_out_sequences: int
     architecture: dict[str, Any]
-    training: Training
+    training: StudentTraining
     objective: Objective
 
     def made_with(self) -> dict[str, Any]:
@@ -76,7 +76,7 @@ class ComparedStudent(Settings):
         left_out = self.training.runtime_only | self.training.reporting_only
         sections = {
             "architecture": self.architecture,
-            "training": self.training.model_dump(exclude=set(left_out)),
+            "training": self.training.model_dump(exclude=set(left_out) - {"same_flops_as"}, exclude_none=True),
             "objective": self.objective.model_dump(),
         }
         return {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}

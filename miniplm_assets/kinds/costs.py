@@ -1,11 +1,13 @@
 """What training and scoring a model costs: tokens, floating-point operations, disk, and what goes through it."""
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 from miniplm_assets.core.recipe import canonical_json
 from miniplm_assets.core.splits import VALIDATION
 from miniplm_assets.experiment import HubModel, Training
 from miniplm_assets.experiment.objectives import CrossEntropy, Objective, TeacherBeside
+from miniplm_assets.kinds.budgets import flops_per_token
 from miniplm_assets.kinds.sequences import SEQUENCES
 from miniplm_assets.kinds.tokenizer import TOKENIZER
 from miniplm_assets.lineage.kind import Cost, Node
@@ -15,28 +17,35 @@ from miniplm_assets.lm.stored_parameters import count_stored_parameters
 from miniplm_assets.training.objectives import objective_of
 
 BYTES_PER_PARAMETER: Final = 4
-# Kinds that are models: an objective that needs one runs it beside the student.
-MODEL_KINDS: Final = frozenset({"teacher_model", "reference_model"})
 
 
-def training_cost(node: Node[Any], sizes: Sizes, *, objective: Objective | None = None, num_models: int = 1) -> Cost:
+def training_cost(
+    node: Node[Any],
+    sizes: Sizes,
+    *,
+    token_budget: int | None,
+    objective: Objective | None = None,
+    num_models: int = 1,
+) -> Cost:
     """Return what training some models of one shape takes, held-out losses along the way included.
 
     Args:
         node: its settings have an architecture and a training.
         sizes: of what it reads.
+        token_budget: of each model; None where it is not known.
         objective: that they are trained with; cross-entropy where absent.
         num_models: how many.
     """
     training: Training = node.settings.training
-    num_tokens = training.token_budget * num_models
+    if token_budget is None:
+        return Cost()
+    num_tokens = token_budget * num_models
     num_parameters = num_parameters_of(node, sizes)
     objective = objective or CrossEntropy()
-    beside = models_beside(node, sizes, objective)
-    dtype = objective.dtype if isinstance(objective, TeacherBeside) else "float32"
-    others = {role: num_parameters_of(model, sizes) for role, model in beside.items()}
-    known = {role: number for role, number in others.items() if number is not None}
-    if num_parameters is None or len(known) < len(others):
+    per_token = flops_per_token(
+        objective, num_parameters, lambda role: num_parameters_of(sizes.input_node(node, role), sizes)
+    )
+    if num_parameters is None or per_token is None:
         return Cost(num_tokens=num_tokens)
     held_out_tokens = training.num_held_out_sequences * node.settings.max_sequence_tokens
     per_split = sizes.tokens_per_split(node.inputs[SEQUENCES.name])
@@ -47,25 +56,26 @@ def training_cost(node: Node[Any], sizes: Sizes, *, objective: Objective | None 
     at_once = training.sequences_per_device or training.sequences_per_step
     return Cost(
         num_tokens=num_tokens,
-        flops=objective_of(objective).flops_per_token(objective, num_parameters, known) * num_tokens,
+        flops=per_token * num_tokens,
         num_bytes=num_parameters * BYTES_PER_PARAMETER * num_models,
         passes=(
             ModelPass(
                 **shape, num_tokens=num_tokens, is_training=True, dtype=training.dtype, sequences_at_once=at_once
             ),
             ModelPass(**shape, num_tokens=measured),
-            *(
-                ModelPass(**_shape(model, sizes, known[role]), num_tokens=num_tokens, dtype=dtype)
-                for role, model in beside.items()
-            ),
+            *_passes_beside(node, sizes, objective, num_tokens),
         ),
     )
 
 
-def models_beside(node: Node[Any], sizes: Sizes, objective: Objective) -> dict[str, Node[Any]]:
-    """Return the nodes of the models that run beside a student, by their role."""
-    inputs = objective_of(objective).inputs(objective)
-    return {role: sizes.input_node(node, role) for role, (kind, _) in inputs.items() if kind in MODEL_KINDS}
+def _passes_beside(node: Node[Any], sizes: Sizes, objective: Objective, num_tokens: int) -> Iterator[ModelPass]:
+    """Return what goes through the models that run beside a student."""
+    dtype = objective.dtype if isinstance(objective, TeacherBeside) else "float32"
+    for role in objective_of(objective).models_beside(objective):
+        model = sizes.input_node(node, role)
+        num_parameters = num_parameters_of(model, sizes)
+        if num_parameters is not None:
+            yield ModelPass(**_shape(model, sizes, num_parameters), num_tokens=num_tokens, dtype=dtype)
 
 
 def scoring_cost(model: Node[Any], sizes: Sizes, *, num_tokens: int, dtype: str, num_bytes: int | None = None) -> Cost:

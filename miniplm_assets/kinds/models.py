@@ -195,7 +195,9 @@ def _problems(node: Node[Any], sizes: Sizes) -> Iterator[str]:
 
 
 def _cost(node: Node[Any], sizes: Sizes, _pieces: Any) -> Cost:
-    return training_cost(node, sizes) if isinstance(node.settings, OwnModel) else Cost()
+    if not isinstance(node.settings, OwnModel):
+        return Cost()
+    return training_cost(node, sizes, token_budget=node.settings.training.token_budget)
 
 
 def _kind(who: Who, learns_from: str) -> Kind[Any]:

@@ -1,42 +1,40 @@
 """`<student>/student_checkpoint`: a student trained on candidates or on a refined corpus, with each of its seeds."""
 
 from collections.abc import Collection, Iterator
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from miniplm_assets.core.errors import ModelError
 from miniplm_assets.core.recipe import key_of
 from miniplm_assets.core.splits import CANDIDATE
+from miniplm_assets.corpus.tokenizer import load_tokenizer
 from miniplm_assets.experiment import Experiment, Scoring, Student, Training
-from miniplm_assets.experiment.objectives import CrossEntropy, Objective
-from miniplm_assets.experiment.settings import Settings
-from miniplm_assets.kinds.costs import training_cost
+from miniplm_assets.kinds.budgets import Budgeted, models_needed, other_of, token_budget
+from miniplm_assets.kinds.costs import num_parameters_of, training_cost
 from miniplm_assets.kinds.engines import begin_of_sequence_id
 from miniplm_assets.kinds.selection import REFINED_CORPUS
 from miniplm_assets.kinds.sequences import SEQUENCES, packed_by
+from miniplm_assets.kinds.tokenizer import TOKENIZER
 from miniplm_assets.kinds.training import TRAINING_COLUMNS, architecture_problems, train
 from miniplm_assets.lineage.kind import Blueprint, Cost, Kind, Node
 from miniplm_assets.lineage.sizes import Sizes
 from miniplm_assets.lineage.work import Work
+from miniplm_assets.lm.architectures import count_parameters
 from miniplm_assets.lm.scorer import check_model_length
+from miniplm_assets.lm.stored_parameters import count_stored_parameters
 from miniplm_assets.storage.store import Draft, Result
 from miniplm_assets.training.objectives import Input, objective_of
 from miniplm_assets.training.train import TRAINING_LOG
 
 
-class Schooling(Settings):
+class Schooling(Budgeted):
     """How a student is trained; on what, its inputs say, and with which seeds, the node.
 
     Attributes:
-        architecture: `model_type` and its settings.
-        training: budget, schedule and optimiser.
-        objective: the loss.
         max_sequence_tokens: of the longest sequence; the sequences are an input.
     """
 
     runtime_only: ClassVar[frozenset[str]] = frozenset({"max_sequence_tokens"})
 
-    architecture: dict[str, Any]
-    training: Training
-    objective: Objective = CrossEntropy()
     max_sequence_tokens: int
 
 
@@ -49,7 +47,8 @@ def _nodes(blueprint: Blueprint) -> Iterator[Node[Schooling]]:
     experiment = blueprint.experiment
     for name, student in experiment.students.items():
         refined = {} if student.selection is None else {REFINED_CORPUS: key_of(REFINED_CORPUS, student.selection)}
-        needed = objective_of(student.objective).inputs(student.objective)
+        other = other_of(experiment, student)
+        needed = dict(objective_of(student.objective).inputs(student.objective)) | models_needed(other)
         yield Node(
             kind=STUDENT_CHECKPOINT,
             names=(name,),
@@ -62,6 +61,7 @@ def _nodes(blueprint: Blueprint) -> Iterator[Node[Schooling]]:
                 architecture=experiment.architectures[student.architecture],
                 training=student.training,
                 objective=student.objective,
+                other=other,
                 max_sequence_tokens=experiment.sequences.sequence_length + 1,
             ),
             seeds=seeds_of(experiment, student),
@@ -71,14 +71,17 @@ def _nodes(blueprint: Blueprint) -> Iterator[Node[Schooling]]:
 def _make(work: Work[Schooling]) -> Result:
     """Train a student on the text that its inputs name, once with each seed."""
     is_refined = REFINED_CORPUS in work.node.inputs
-    objective_inputs = {} if work.is_stored else _objective_inputs(work)
+    is_stored = work.is_stored
+    objective_inputs = {} if is_stored else _objective_inputs(work)
+    training = None if is_stored else _training(work)
 
     def write(seed: str, draft: Draft) -> None:
+        assert training is not None, "nothing is missing where all was stored"
         train(
             work,
             draft,
             architecture=work.settings.architecture,
-            training=work.settings.training,
+            training=training,
             objective=work.settings.objective,
             sequence_files=work.input_tables(REFINED_CORPUS if is_refined else SEQUENCES.name),
             split=None if is_refined else CANDIDATE,
@@ -104,9 +107,39 @@ def _objective_inputs(work: Work[Schooling]) -> dict[str, Input]:
     return inputs
 
 
+def _training(work: Work[Schooling]) -> Training:
+    """Return the training with the number of tokens that it is on."""
+    settings = work.settings
+    vocab_size = load_tokenizer(work.input(TOKENIZER.name).verified_folder()).vocab_size
+    budget = token_budget(
+        settings,
+        count=lambda architecture: count_parameters(architecture, vocab_size=vocab_size).total,
+        parameters_of=lambda role: count_stored_parameters(work.input(role).folder),
+    )
+    if budget is None:
+        raise ModelError(
+            f"{work.node.key}: nothing in the files of its models says how many parameters they have, so that no "
+            "number of tokens costs the same; give it a token_budget"
+        )
+    if settings.other is not None:
+        work.report(
+            f"{work.node.key}: {budget:,} tokens cost what {settings.other.token_budget:,} of the other student cost"
+        )
+    return settings.training.on(budget)
+
+
 def _cost(node: Node[Schooling], sizes: Sizes, seeds: Collection[str] | None) -> Cost:
+    budget = token_budget(
+        node.settings,
+        count=lambda architecture: sizes.num_parameters(architecture, sizes.input_node(node, TOKENIZER.name)),
+        parameters_of=lambda role: num_parameters_of(sizes.input_node(node, role), sizes),
+    )
     return training_cost(
-        node, sizes, objective=node.settings.objective, num_models=len(node.seeds if seeds is None else seeds)
+        node,
+        sizes,
+        token_budget=budget,
+        objective=node.settings.objective,
+        num_models=len(node.seeds if seeds is None else seeds),
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from miniplm_assets.training.token_file import Row, TokenFile
 
 O = TypeVar("O", bound=Settings)  # noqa: E741
+# The kinds of assets that are models.
+MODEL_KINDS: Final = frozenset({"teacher_model", "reference_model"})
 # The tensors of some sequences; see `training.batch`.
 Batch = Mapping[str, "torch.Tensor"]
 
@@ -135,3 +137,7 @@ class ObjectiveKind(Generic[O]):
     inputs: Callable[[O], Mapping[str, tuple[str, str]]]
     flops_per_token: Callable[[O, int, Mapping[str, int]], int]
     open: Callable[[O, Setting], Objective]
+
+    def models_beside(self, settings: O) -> list[str]:
+        """Return the roles of the models that run beside a student; other inputs are tables."""
+        return [role for role, (kind, _) in self.inputs(settings).items() if kind in MODEL_KINDS]

@@ -8,6 +8,8 @@ the temperature rises (Hinton et al. 2015, arXiv 1503.02531, section 2). What ca
 follows an end-of-document token, carries none of the other term either, as published. The published code reports the
 cross-entropy to the teacher, which is higher than the KL by the teacher's entropy and has the same gradient.
 
+The ids of the tokenizer alone count: either model's vocabulary may be padded beyond, by another width.
+
 Neither model's logits exist whole: a teacher's are computed beside the student's, for the same hundred tokens.
 """
 
@@ -58,7 +60,7 @@ class VanillaKdLoss(Objective):
             nll = cross_entropy_of(logits, targets[rows], weights[rows])
             nll_nats.add_(nll.sum())
             share = self._settings.weight
-            logits.mul_(1 - share).add_(slope.mul_((share * weights[rows]).unsqueeze(1)))
+            logits.mul_(1 - share)[:, : slope.shape[1]].add_(slope.mul_((share * weights[rows]).unsqueeze(1)))
             return nll.mul_(1 - share).add_(divergence, alpha=share)
 
         total, nats = self._output.loss(model, batch, loss_of_chunk)
@@ -68,7 +70,7 @@ class VanillaKdLoss(Objective):
         """Return temperature^2 * D of each token, and its slope by the logits."""
         temperature = self._settings.temperature
         log_p = self._teacher.log_probabilities(states, temperature)
-        slope = log_softmax_(logits.clone(), temperature)
+        slope = log_softmax_(logits[:, : log_p.shape[1]].clone(), temperature)  # the rest is padding
         nats = self._diverge(log_p, slope)
         if temperature != 1:
             nats *= temperature**2
