@@ -84,6 +84,8 @@ def test_a_run_killed_at_every_publication_point_ends_with_the_same_bytes(experi
         "student_checkpoint",
         "student_evaluation",
         "comparison",
+        "ledger",
+        "break_even",
         "warehouse_catalog",
         "any",
     }

@@ -27,7 +27,10 @@ HASH = "0123456789abcdef0123456789abcdef01234567"
 REQUIRED = object()
 
 CATALOG = {"warehouse_catalog"}
-REPORTS = {"comparison"} | CATALOG
+COMPARISON = {"comparison"} | CATALOG
+# What a gate scores is paid for.
+COSTS = {"ledger", "break_even"} | CATALOG
+REPORTS = COSTS | COMPARISON
 STUDENT = {"student_checkpoint", "student_evaluation"} | REPORTS
 MARTS = {
     "difference_scores",
@@ -213,7 +216,7 @@ ROWS = [
     Row("teachers.large.scoring.num_workers", None, 3, NOTHING, "ray"),
     Row("teachers.large.scoring.tensor_parallel_size", 1, 2, NOTHING, "vllm"),
     Row("teachers.large.scoring.compile", None, False, NOTHING, "vllm"),
-    Row("pilot.share", REQUIRED, 0.2, {"pilot_teacher_scores", "pilot_reference_scores", "pilot"} | CATALOG),
+    Row("pilot.share", REQUIRED, 0.2, {"pilot_teacher_scores", "pilot_reference_scores", "pilot"} | COSTS),
     Row("pilot.max_share_below_zero", 0.5, 0.6, {"pilot"} | CATALOG),
     Row("pilot.min_spread_nats_per_token", 0.05, 0.1, {"pilot"} | CATALOG),
     Row("pilot.max_rank_correlation_with_one_model", 0.95, 0.9, {"pilot"} | CATALOG),
@@ -246,10 +249,10 @@ ROWS = [
     Row("selections.half.keep_fraction selections.again.keep_fraction", None, 0.4, SELECTION),
     Row("selections.half.rank_by selections.again.rank_by", "nats_per_token", "nats_per_sequence", SELECTION),
     Row("selections.half.owners", (), ["a@b.c"], NOTHING),
-    Row("selections.half.agreement.backend", None, "vllm", SECOND | CATALOG),
+    Row("selections.half.agreement.backend", None, "vllm", SECOND | COSTS),
     Row("selections.half.agreement.dtype", None, "bfloat16", NOTHING),
-    Row("selections.half.agreement.num_random", 512, 20, SECOND | CATALOG),
-    Row("selections.half.agreement.num_around_cutoff", 512, 20, SECOND | CATALOG),
+    Row("selections.half.agreement.num_random", 512, 20, SECOND | COSTS),
+    Row("selections.half.agreement.num_around_cutoff", 512, 20, SECOND | COSTS),
     Row("selections.half.agreement.max_mean_difference_nats_per_token", None, 0.1, {"score_agreement"} | CATALOG),
     Row("selections.half.agreement.max_difference_nats_per_token", None, 0.1, {"score_agreement"} | CATALOG),
     Row("selections.half.agreement.min_rank_correlation", None, 0.9, {"score_agreement"} | CATALOG),
@@ -262,7 +265,14 @@ ROWS = [
     Row("students.plain.architecture", REQUIRED, "other", STUDENT),
     Row("students.plain.tokenizer", REQUIRED, "hub", STUDENT),
     Row("students.plain.corpus", "candidates", "refined_corpus/half", STUDENT),
-    Row("students.plain.objective.type", "cross_entropy", None, NOTHING),
+    Row("students.plain.objective.type", "cross_entropy", "cross_entropy", NOTHING),
+    Row("students.kd.objective.type", REQUIRED, None, NOTHING, "distilled"),
+    Row("students.kd.objective.teacher", REQUIRED, "copied", STUDENT, "distilled"),
+    Row("students.kd.objective.dtype", "float32", "bfloat16", STUDENT, "distilled"),
+    Row("students.kd.objective.weight", 0.5, 0.4, STUDENT, "distilled"),
+    Row("students.kd.objective.temperature", 1.0, 2.0, STUDENT, "distilled"),
+    Row("students.kd.objective.divergence", "forward_kl", "jsd", STUDENT, "distilled"),
+    Row("students.equal.training.same_flops_as", None, "plain", STUDENT, "distilled"),
     Row("students.plain.seeds", (), [5], STUDENT),
     Row("students.plain.seeds", (), [1], NOTHING),  # the experiment's one
     Row("students.plain.baseline", None, "better", REPORTS),
@@ -275,7 +285,7 @@ ROWS = [
     Row("automation.keep_runs", 200, 10, NOTHING),
 ]
 for _name, _default, _other in (
-    ("token_budget", REQUIRED, 11),
+    ("token_budget", REQUIRED, 11),  # of a student: it may name another instead
     ("sequences_per_step", 512, 3),
     ("peak_learning_rate", 6e-4, 1e-3),
     ("final_learning_rate_share", 0.1, 0.2),
@@ -293,7 +303,7 @@ for _name, _default, _other in (
     ROWS += [
         Row(f"teachers.large.model.training.{_name}", _default, _other, TEACHER),
         Row(f"references.small.model.training.{_name}", _default, _other, REFERENCE),
-        Row(f"students.plain.training.{_name}", _default, _other, STUDENT),
+        Row(f"students.plain.training.{_name}", None if _default is REQUIRED else _default, _other, STUDENT),
     ]
 for _name, _default, _other in (
     ("num_evaluations", 20, 5),
@@ -302,7 +312,7 @@ for _name, _default, _other in (
     ("checkpoint_minutes", 10.0, 1.0),
 ):
     # The comparison alone says where a student was measured less than the file asks for.
-    _shown = REPORTS if _name.startswith("num_") else NOTHING
+    _shown = COMPARISON if _name.startswith("num_") else NOTHING
     ROWS += [
         Row(f"teachers.large.model.training.{_name}", _default, _other, NOTHING),
         Row(f"references.small.model.training.{_name}", _default, _other, NOTHING),
@@ -333,8 +343,16 @@ def filtered(content: dict[str, Any]) -> None:
     one_more("after", **PAIR, pre_filter="drawn")(content)
 
 
+def distilled(content: dict[str, Any]) -> None:
+    """Every objective but cross-entropy, and a student that costs what another costs."""
+    student = {"architecture": "tiny", "tokenizer": "bpe", "training": {"token_budget": 10}}
+    content["students"]["kd"] = {**student, "objective": {"type": "vanilla_kd", "teacher": "large"}}
+    content["students"]["equal"] = {**student, "training": {"same_flops_as": "kd"}}
+
+
 PAIR = {"teacher": "large", "reference": "small"}
 VARIANTS |= {
+    "distilled": distilled,
     "third": third,
     "budget": budget,
     "hard": one_more("hard", **PAIR),
@@ -441,26 +459,28 @@ def test_the_fingerprints_of_a_release_are_those_of_the_next():
             continue  # their code version follows from their SQL, which changes when it is meant to
         pinned.setdefault(kind_of(key), []).append(fingerprint)
     assert {kind: fingerprint_of(values)[:8] for kind, values in pinned.items()} == {
-        "agreement_reference_scores": "899a23e8",
-        "agreement_teacher_scores": "c907db4b",
-        "comparison": "c775816b",
+        "agreement_reference_scores": "ca50bcbb",
+        "agreement_teacher_scores": "0346ac57",
+        "break_even": "6f439ecb",
+        "comparison": "6aeca705",
         "documents": "f84e4e6d",
-        "pilot": "4fa5778f",
-        "pilot_reference_scores": "9ae670ac",
-        "pilot_teacher_scores": "9984172d",
+        "ledger": "86514a96",
+        "pilot": "f5c15bd4",
+        "pilot_reference_scores": "018fd049",
+        "pilot_teacher_scores": "e12f31b5",
         "raw_corpus": "8e03ba79",
-        "reference_model": "72a5c713",
-        "reference_scores": "97a446b8",
-        "rescored_reference_scores": "e6972fe0",
-        "rescored_teacher_scores": "581262e9",
-        "score_agreement": "0b7af35a",
+        "reference_model": "90f97875",
+        "reference_scores": "8c8ef7fc",
+        "rescored_reference_scores": "20e2ca2b",
+        "rescored_teacher_scores": "7f0b9847",
+        "score_agreement": "f0cbed8d",
         "sequences": "c8141972",
-        "student_checkpoint": "f8ab8702",
-        "student_evaluation": "3aeb6f72",
-        "teacher_model": "5f61d369",
-        "teacher_scores": "1be64c7d",
+        "student_checkpoint": "1d38465b",
+        "student_evaluation": "67fa9849",
+        "teacher_model": "77dd325a",
+        "teacher_scores": "61000757",
         "tokenizer": "3788cd1e",
-        "warehouse_catalog": "d07d4ff0",
+        "warehouse_catalog": "174fbb30",
     }
 
 
@@ -473,6 +493,8 @@ def test_another_seed_of_a_student_is_one_more_result_and_leaves_the_first():
         "better/student_checkpoint",
         "better/student_evaluation",
         "comparison",
+        "ledger",
+        "break_even",
         "warehouse_catalog",
     }
 

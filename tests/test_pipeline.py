@@ -59,6 +59,9 @@ def failure(experiment_file):
     return caught.value.description
 
 
+REPORTS = {"comparison", "ledger", "break_even", "warehouse_catalog"}
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """A materialised experiment over two files; tests that change anything take a copy."""
@@ -173,7 +176,7 @@ def test_what_is_renamed_is_found_and_not_made_again(copy_of_tiny):
     content["selections"]["halved"] = content["selections"].pop("half")
     content["students"]["renamed"]["corpus"] = "refined_corpus/halved"
     pipeline, materialisations, _ = materialise(write_experiment(path, content))
-    assert computed(materialisations) == {"comparison", "warehouse_catalog"}  # they show the names
+    assert computed(materialisations) == REPORTS  # they show the names
     assert "renamed (trained on refined_corpus/halved)" in outcome(pipeline)
     assert value(materialisations["renamed/student_checkpoint"], "folder").startswith(
         str(copy_of_tiny / "warehouse" / "miniplm" / "student_checkpoint")
@@ -183,6 +186,36 @@ def test_what_is_renamed_is_found_and_not_made_again(copy_of_tiny):
     old = {result.manifest.key for result in unreferenced_results(pipeline.store, wanted, pytest.fail)}
     assert not old & {"miniplm/student_checkpoint", "half/refined_corpus"}
     assert list(verify_derived(pipeline, print)) == []
+
+
+def test_the_ledger_holds_what_was_trained_and_scored(tiny):
+    folder, pipeline, _, _ = tiny
+    latest = pipeline.latest_fingerprints()
+
+    def facts(key):
+        return pipeline.store.require(latest.recipe(key)).facts
+
+    def num_scored(key):
+        [(tokens,)] = warehouse.execute(f"select sum(num_scored_tokens) from {key}").fetchall()
+        return tokens
+
+    with duckdb.connect(str(folder / "warehouse" / "warehouse.duckdb"), read_only=True) as warehouse:
+        costs = warehouse.execute("select student, training_flops, offline_flops, offline_assets from ledger")
+        rows = {student: others for student, *others in costs.fetchall()}
+        teacher, reference = facts("large/teacher_model"), facts("small/reference_model")
+        scored = sum(
+            2 * model["num_parameters"] * num_scored(f"{prefix}{who}_scores")
+            for who, model in (("teacher", teacher), ("reference", reference))
+            for prefix in ("", "pilot_", "agreement_")
+            if f"{prefix}{who}_scores" in {node.kind.name for node in pipeline.graph.values()}
+        )
+        pairs = warehouse.execute("select student, opponent from break_even order by all").fetchall()
+    plain, better = facts("no_kd/student_checkpoint"), facts("miniplm/student_checkpoint")
+    assert rows["no_kd"] == [6 * plain["num_parameters"] * plain["num_tokens"], 0, []]
+    trained = sum(6 * model["num_parameters"] * model["num_tokens"] for model in (teacher, reference))
+    assert rows["miniplm"][:2] == [6 * better["num_parameters"] * better["num_tokens"], trained + scored]
+    assert {"large/teacher_model", "large/teacher_scores", "small/reference_scores"} <= set(rows["miniplm"][2])
+    assert pairs == [("miniplm", "no_kd"), ("no_kd", "miniplm")]
 
 
 def test_another_seed_costs_itself_and_every_seed_is_compared(copy_of_tiny):
@@ -195,6 +228,8 @@ def test_another_seed_costs_itself_and_every_seed_is_compared(copy_of_tiny):
         "miniplm/student_checkpoint",
         "miniplm/student_evaluation",
         "comparison",
+        "ledger",
+        "break_even",
     }
     for kind in ("student_checkpoint", "student_evaluation"):
         one = materialisations[f"miniplm/{kind}"]
@@ -223,7 +258,7 @@ def test_a_setting_that_only_reports_trains_nothing(copy_of_tiny):
     assert computed(materialisations) - LISTINGS == {
         "no_kd/student_evaluation",
         "miniplm/student_evaluation",
-        "comparison",
+        *REPORTS - LISTINGS,
     }
     [check] = [check for check in checks if check.check_name == "students_are_measured_as_asked"]
     assert not check.passed

@@ -176,6 +176,41 @@ def plot_domain_shares(domain_shift: pl.DataFrame) -> bytes:
     return _png(figure)
 
 
+def plot_break_even(break_even: pl.DataFrame, ledger: pl.DataFrame, *, baseline: str) -> bytes:
+    """Draw what reaching the baseline's final loss costs, over the number of students that are trained.
+
+    A line for the baseline, and one for each student all of whose seeds reached that loss: what was made before is
+    paid once, training for each. The others are named below.
+
+    Args:
+        break_even: as `break_even_table` returns it.
+        ledger: as `ledger_table` returns it.
+        baseline: whose loss is to be reached.
+    """
+    against = break_even.filter(pl.col("opponent") == baseline)
+    reached = against.filter(pl.col("training_flops").is_not_null())
+    base = ledger.row(by_predicate=pl.col("student") == baseline, named=True)
+    lines = [(baseline, base["offline_flops"], base["training_flops"])]
+    lines += list(reached.select("student", "offline_flops", "training_flops").iter_rows())
+    crossings = [count for count in reached["cheaper_from_students"] if count is not None]
+    most = max(10, *(3 * count for count in crossings)) if crossings else 10
+    figure, axes = _figure(4.2)
+    counts = [most ** (step / 60) for step in range(61)]
+    for place, (name, offline, training) in enumerate(lines):
+        colour = INK if place == 0 else COLOURS[(place - 1) % len(COLOURS)]
+        axes.plot(counts, [offline + count * training for count in counts], color=colour, label=shortened(name))
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("students that are trained")
+    axes.set_ylabel("FLOPs, with what was made before")
+    axes.set_title(f"What it costs to reach the final loss of {shortened(baseline)}", loc="left")
+    never = [shortened(name) for name in against.filter(pl.col("training_flops").is_null())["student"]]
+    if never:
+        axes.text(0.02, 0.96, "never there: " + ", ".join(never), transform=axes.transAxes, va="top", fontsize=9)
+    axes.legend(frameon=False, loc="lower right")
+    return _png(figure)
+
+
 def shortened(name: str) -> str:
     """Return a name as a picture has room for it: on one line, without the middle where it is long."""
     visible = "".join(character if character.isprintable() else " " for character in name)

@@ -12,7 +12,6 @@ from miniplm_assets.core.splits import VALIDATION
 from miniplm_assets.evaluation.comparison import (
     SelectionRecord,
     StudentRecord,
-    StudentRun,
     comparison_table,
     unmeasured,
 )
@@ -26,8 +25,7 @@ from miniplm_assets.kinds.models import Who
 from miniplm_assets.kinds.pre_filter import scores_of
 from miniplm_assets.kinds.scores import WHO, scores_key
 from miniplm_assets.kinds.selection import DOMAIN_SHIFT
-from miniplm_assets.kinds.student_checkpoint import checkpoint_key
-from miniplm_assets.kinds.student_evaluation import HELD_OUT, evaluation_key
+from miniplm_assets.kinds.student_records import keys_of_student, read_student
 from miniplm_assets.lineage.kind import ALL_FILES, Blueprint, Check, Kind, Node
 from miniplm_assets.lineage.outcome import COMPARISON as NAME
 from miniplm_assets.lineage.outcome import STUDENTS
@@ -35,8 +33,6 @@ from miniplm_assets.lineage.work import Work
 from miniplm_assets.lm.score_shard import mean_nll
 from miniplm_assets.storage.manifest import CheckOutcome
 from miniplm_assets.storage.store import Draft, Result
-from miniplm_assets.training.held_out import HELD_OUT_LOG
-from miniplm_assets.training.train import TRAINING_LOG
 
 MEASURED_AS_ASKED: Final = Check(
     "students_are_measured_as_asked",
@@ -114,7 +110,7 @@ def _nodes(blueprint: Blueprint) -> Iterator[Node[Compared]]:
     if not any(student.baseline for student in experiment.students.values()):
         return
     settings = _compared(experiment)
-    keys = [key for name in settings.students for key in (checkpoint_key(name), evaluation_key(name))]
+    keys = [key for name in settings.students for key in keys_of_student(name)]
     for name, selection in settings.selections.items():
         keys += [key_of(DOMAIN_SHIFT, name), key_of(CUTOFF, name)]
         keys += [key for who in WHO if (key := selection.key_of_scores(who)) is not None]
@@ -231,31 +227,13 @@ def _held_out_loss(work: Work[Compared], scores: str | None) -> float | None:
 
 def _student(work: Work[Compared], name: str, selections: dict[str, SelectionRecord]) -> StudentRecord:
     student = work.settings.students[name]
-    evaluations = work.input_pieces(evaluation_key(name))
-    checkpoints = work.input_pieces(checkpoint_key(name))
-    return StudentRecord(
-        name=name,
+    return read_student(
+        work,
+        name,
         corpus=student.corpus,
         tokenizer=student.tokenizer,
-        num_parameters=next(iter(checkpoints.values())).facts["num_parameters"],
-        runs=tuple(_run(int(seed), checkpoint, evaluations[seed]) for seed, checkpoint in checkpoints.items()),
         selection=None if student.selection is None else selections[student.selection],
         made_with=student.made_with(),
-    )
-
-
-def _run(seed: int, checkpoint: Result, evaluation: Result) -> StudentRun:
-    def table(result: Result, name: str) -> pl.DataFrame:
-        return pl.read_parquet(result.file(name), glob=False)
-
-    return StudentRun(
-        seed=seed,
-        num_epochs=checkpoint.facts["num_epochs"],
-        measured_by=checkpoint.facts["measured_by"],
-        training_flops=checkpoint.facts["training_flops"],
-        training_log=table(checkpoint, TRAINING_LOG),
-        held_out_log=table(checkpoint, HELD_OUT_LOG),
-        held_out=table(evaluation, HELD_OUT),
     )
 
 
@@ -284,6 +262,6 @@ selection did not help, and the likely reason.""",
         "sample_nll_nats_per_token": "at the end of training, on the sample that is measured along the way",
         "tokens_to_baseline_loss": "after which that of the sample reached the baseline's; empty where it never did",
         "tokens_saved_factor": "the baseline's tokens by those",
-        "training_flops": "6 N D",
+        "training_flops": "6 N D, and those of a teacher that runs beside it",
     },
 )

@@ -213,6 +213,7 @@ def _kind(who: Who, learns_from: str) -> Kind[Any]:
         columns=TRAINING_COLUMNS,
         copied_files=model_files,
         cost=_cost,
+        spent_flops=lambda facts, _: facts.get("training_flops"),  # where it was trained here
         problems=_problems,
     )
 

@@ -9,6 +9,7 @@ from miniplm_assets.experiment import load_experiment
 from miniplm_assets.kinds.agreement import AGREEMENT_SCORES, SCORE_AGREEMENT
 from miniplm_assets.kinds.comparison import COMPARISON
 from miniplm_assets.kinds.documents import DOCUMENTS
+from miniplm_assets.kinds.ledger import BREAK_EVEN, LEDGER
 from miniplm_assets.kinds.models import MODELS
 from miniplm_assets.kinds.pilot import PILOT, PILOT_SCORES
 from miniplm_assets.kinds.pre_filter import SURVIVING_SCORES
@@ -55,6 +56,8 @@ def all_kinds(sql: SqlProject) -> tuple[Kind[Any], ...]:
         STUDENT_CHECKPOINT,
         STUDENT_EVALUATION,
         COMPARISON,
+        LEDGER,
+        BREAK_EVEN,
         WAREHOUSE_CATALOG,
     )
 

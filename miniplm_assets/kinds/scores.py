@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Final, Generic, TypeVar
 
 import polars as pl
 
+from miniplm_assets.core.flops import scoring_flops
 from miniplm_assets.core.recipe import key_of
 from miniplm_assets.core.splits import CANDIDATE, VALIDATION
 from miniplm_assets.experiment import Experiment, Scored, Scoring, Selection
@@ -248,6 +249,13 @@ def _cost(one: Pass[R], node: Node[R], sizes: Sizes, shards: Collection[str] | N
     return replace(cost, spared_flops=scoring_cost(model, sizes, num_tokens=num_spared, dtype=dtype).flops)
 
 
+def _spent_flops(facts: Mapping[str, Any], num_parameters: int | None) -> int | None:
+    sums = [total for domains in facts["by_split_and_domain"].values() for total in domains.values()]
+    if num_parameters is None:
+        return None
+    return scoring_flops(num_parameters, sum(total["num_scored_tokens"] for total in sums))
+
+
 def _kind(one: Pass[R], who: Who) -> Kind[R]:
     return Kind(
         name=f"{one.prefix}{who}_scores",
@@ -262,6 +270,7 @@ def _kind(one: Pass[R], who: Who) -> Kind[R]:
         table=SCORES_TABLE,
         is_view=one.is_view,
         cost=partial(_cost, one),
+        spent_flops=_spent_flops,
         columns={
             "sequence_id": "of the sequence",
             "logprob_nats": "sum of log p(token | the tokens before it), at most 0",

@@ -84,6 +84,8 @@ class Kind(Generic[S]):
         is_view: whether the catalog shows its table from where it is stored; for large ones. Else it is copied in.
         copied_files: of a node with a folder, the files of that folder that are copied.
         cost: what making some pieces of an asset would take: those that are named, or all of it.
+        spent_flops: what making a result took before any student was trained, from its facts and the parameters of its
+            input `model`, if it has one; None of what took nothing worth telling, or a student's own training.
         problems: says what only a heavy library sees of settings that cannot be made, before anything is.
         verify: derives a stored result again by other means and says what differs.
     """
@@ -104,6 +106,7 @@ class Kind(Generic[S]):
     is_view: bool = False
     copied_files: Callable[[Path], list[Path]] | None = None
     cost: "Callable[[Node[S], Sizes, Collection[str] | None], Cost] | None" = None
+    spent_flops: Callable[[Mapping[str, Any], int | None], int | None] | None = None
     problems: "Callable[[Node[S], Sizes], Iterator[str]] | None" = None
     verify: "Callable[[Work[S]], Iterator[str]] | None" = None
 
