@@ -574,6 +574,11 @@ def test_a_budget_is_of_tokens_or_of_what_another_student_costs(tmp_path):
             "students.better.objective.teacher: large has tokenizer bpe, the student other; vanilla_kd learns from "
             "probabilities of single tokens",
         ),
+        (
+            {"objective": {"type": "token_selection", "teacher": "large", "reference": "small"}},
+            "students.better.objective.reference: small keeps no log-probabilities of tokens, and token_selection "
+            "selects by them; add scoring: {keep_token_logprobs: true} to references.small",
+        ),
     ],
 )
 def test_what_a_student_is_trained_with_is_checked(tmp_path, changes, message):

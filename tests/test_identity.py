@@ -272,6 +272,10 @@ ROWS = [
     Row("students.kd.objective.weight", 0.5, 0.4, STUDENT, "distilled"),
     Row("students.kd.objective.temperature", 1.0, 2.0, STUDENT, "distilled"),
     Row("students.kd.objective.divergence", "forward_kl", "jsd", STUDENT, "distilled"),
+    Row("students.some.objective.type", REQUIRED, None, NOTHING, "distilled"),
+    Row("students.some.objective.teacher", REQUIRED, "copied", STUDENT, "distilled"),
+    Row("students.some.objective.reference", REQUIRED, "other", STUDENT, "distilled"),
+    Row("students.some.objective.keep_fraction", 0.6, 0.5, STUDENT, "distilled"),
     Row("students.equal.training.same_flops_as", None, "plain", STUDENT, "distilled"),
     Row("students.plain.seeds", (), [5], STUDENT),
     Row("students.plain.seeds", (), [1], NOTHING),  # the experiment's one
@@ -347,6 +351,13 @@ def distilled(content: dict[str, Any]) -> None:
     """Every objective but cross-entropy, and a student that costs what another costs."""
     student = {"architecture": "tiny", "tokenizer": "bpe", "training": {"token_budget": 10}}
     content["students"]["kd"] = {**student, "objective": {"type": "vanilla_kd", "teacher": "large"}}
+    for of in ("teachers", "references"):
+        for one in content[of].values():
+            one["scoring"] = {"keep_token_logprobs": True}
+    content["students"]["some"] = {
+        **student,
+        "objective": {"type": "token_selection", "teacher": "large", "reference": "small"},
+    }
     content["students"]["equal"] = {**student, "training": {"same_flops_as": "kd"}}
 
 

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from miniplm_assets.core.errors import TrainingError
-from miniplm_assets.experiment.objectives import CrossEntropy, VanillaKd
+from miniplm_assets.experiment.objectives import CrossEntropy, TokenSelection, VanillaKd
 from miniplm_assets.lm.scores import TokenRule
 from miniplm_assets.training.objectives import Input, Objective, ObjectiveKind, Setting, objective_of
 from miniplm_assets.training.token_file import Row, TokenFile
@@ -17,6 +20,7 @@ from tests.scoring_oracle import gemma2_logits
 
 VOCAB_SIZE = 61
 END = 0
+EMPTY = TokenFile(np.empty(0, np.uint32), np.zeros(1, np.int64), np.empty(0, np.int64))
 SHAPES: dict[str, dict[str, Any]] = {
     "student": {"hidden_size": 16, "num_attention_heads": 2},
     "untied": {"hidden_size": 16, "num_attention_heads": 2, "tie_word_embeddings": False},
@@ -58,23 +62,30 @@ def rows() -> list[Row]:
     return [Row(100 + place, token_ids) for place, token_ids in enumerate(drawn)]
 
 
-def opened(settings: Any, model: Any, tmp_path: Path, **inputs: Input) -> Objective:
-    return opened_as(objective_of(settings), settings, model, tmp_path, **inputs)
+def opened(settings: Any, model: Any, tmp_path: Path, tokens: TokenFile | None = None, **inputs: Input) -> Objective:
+    return opened_as(objective_of(settings), settings, model, tmp_path, tokens, **inputs)
 
 
-def opened_as(kind: ObjectiveKind[Any], settings: Any, model: Any, tmp_path: Path, **inputs: Input) -> Objective:
+def opened_as(
+    kind: ObjectiveKind[Any],
+    settings: Any,
+    model: Any,
+    tmp_path: Path,
+    tokens: TokenFile | None = None,
+    **inputs: Input,
+) -> Objective:
     import torch
 
-    empty = TokenFile(np.empty(0, np.uint32), np.zeros(1, np.int64), np.empty(0, np.int64))
     setting = Setting(
         model=model,
         inputs=inputs,
-        tokens=empty,
+        tokens=EMPTY if tokens is None else tokens,
         vocab_size=VOCAB_SIZE,
         end_of_document_id=END,
         device=torch.device("cpu"),
         dtype="float32",
         seed=5,
+        data_fingerprint="f" * 32,
         work=tmp_path,
         report=lambda _: None,
     )
@@ -275,6 +286,97 @@ def test_a_teacher_with_fewer_ids_than_the_tokenizer_is_refused(tmp_path):
         opened(
             VanillaKd(type="vanilla_kd", teacher="large"), model_of("student"), tmp_path, teacher=Input(folder=folder)
         )
+
+
+def scored(folder: Path, name: str, rows: list[Row], nats: list[Any]) -> Path:
+    """Write stored log-probabilities of the tokens after t_0 that follow no end-of-document token."""
+    path = folder / name
+    table = {
+        "sequence_id": [row.sequence_id for row in rows],
+        "token_logprobs_nats": pl.Series(nats, dtype=pl.List(pl.Float32)),
+    }
+    pl.DataFrame(table).write_parquet(path)
+    file = pq.read_table(path)
+    kept = file["token_logprobs_nats"].cast(pa.list_(pa.float16()))
+    pq.write_table(file.set_column(1, "token_logprobs_nats", kept), path)
+    return path
+
+
+def token_file(rows: list[Row]) -> TokenFile:
+    lengths = [len(row.token_ids) for row in rows]
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    ids = np.array([row.sequence_id for row in rows])
+    return TokenFile(np.concatenate([row.token_ids for row in rows]).astype(np.uint32), offsets, ids)
+
+
+@pytest.mark.parametrize("keep_fraction", [0.3, 0.6, 1.0])
+def test_token_selection_keeps_the_highest_differences_of_all(rows, tmp_path, keep_fraction):
+    random = np.random.default_rng(8)
+    others = [Row(7, np.arange(1, 9))]  # scored, and not learned from
+    files: dict[str, list[Path]] = {"teacher": [], "reference": []}
+    differences = {}
+    for number, part in enumerate((rows[2:], [*others, *rows[:2]])):  # not in the order of the corpus
+        nats = {
+            who: [
+                np.float16(-random.exponential(3, int((row.token_ids[:-1] != END).sum()))).astype(np.float32)
+                for row in part
+            ]
+            for who in files
+        }
+        for who, values in nats.items():
+            files[who].append(scored(tmp_path, f"{who}-{number}.parquet", part, [one.tolist() for one in values]))
+        for row, ours, theirs in zip(part, nats["teacher"], nats["reference"], strict=True):
+            differences[row.sequence_id] = (ours - theirs).astype(np.float16)
+    everything = np.sort(np.concatenate([differences[row.sequence_id] for row in rows]))[::-1]
+    num_kept = math.ceil(keep_fraction * len(everything))
+    cutoff = everything[num_kept - 1]
+    settings = TokenSelection(type="token_selection", teacher="large", reference="small", keep_fraction=keep_fraction)
+    inputs = {who: Input(files=tuple(paths)) for who, paths in files.items()}
+    model = model_of("student")
+    for _ in range(2):  # made, and found
+        objective = opened(settings, model, tmp_path, token_file(rows), **inputs)
+        assert objective.facts["token_cutoff_nats"] == cutoff
+        assert objective.facts["num_predicted_tokens"] == len(everything)
+        assert objective.facts["kept_token_share"] == (everything >= cutoff).mean() >= keep_fraction
+        batch = batch_of(rows, objective)
+        expected = [
+            (place * 29 + position, row.token_ids[position + 1])
+            for place, row in enumerate(rows)
+            for position, difference in zip(
+                np.flatnonzero(row.token_ids[:-1] != END), differences[row.sequence_id], strict=True
+            )
+            if difference >= cutoff
+        ]
+        assert list(zip(batch["positions"].tolist(), batch["targets"].tolist(), strict=True)) == expected
+        assert batch["weights"].sum() == len(expected)
+    loss = objective.loss(model, batch)
+    logits = model.double()(input_ids=batch["input_ids"]).logits.flatten(0, 1)[batch["positions"]]
+    nats = cross_entropy_of_torch(logits, batch["targets"])
+    assert loss.total.item() == pytest.approx(nats.item(), rel=1e-6) == pytest.approx(loss.nll_nats.item(), rel=1e-6)
+
+
+def cross_entropy_of_torch(logits: Any, targets: Any) -> Any:
+    import torch
+
+    return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+
+
+def test_equal_differences_at_the_cutoff_are_all_kept_and_signed_zeros_are_equal(tmp_path):
+    row = Row(3, np.arange(1, 8))
+    teacher = scored(tmp_path, "t.parquet", [row], [[-1.0, -1.0, -2.0, 0.0, -0.0, -4.0]])
+    reference = scored(tmp_path, "r.parquet", [row], [[-2.0, -1.0, -2.0, -0.0, 0.0, -1.0]])
+    settings = TokenSelection(type="token_selection", teacher="large", reference="small", keep_fraction=0.3)
+    inputs = {"teacher": Input(files=(teacher,)), "reference": Input(files=(reference,))}
+    objective = opened(settings, model_of("student"), tmp_path, token_file([row]), **inputs)
+    assert objective.facts == {"token_cutoff_nats": 0.0, "num_predicted_tokens": 6, "kept_token_share": 5 / 6}
+
+
+def test_a_sequence_that_was_not_scored_is_named(rows, tmp_path):
+    path = scored(tmp_path, "t.parquet", rows[:1], [[-1.0] * int((rows[0].token_ids[:-1] != END).sum())])
+    settings = TokenSelection(type="token_selection", teacher="large", reference="small")
+    inputs = {"teacher": Input(files=(path,)), "reference": Input(files=(path,))}
+    with pytest.raises(TrainingError, match=r"sequence 101 is learned from, but .* not scored it \(3 such sequences\)"):
+        opened(settings, model_of("student"), tmp_path, token_file(rows), **inputs)
 
 
 def test_an_objective_names_its_inputs_and_its_cost():

@@ -32,5 +32,19 @@ class VanillaKd(TeacherBeside):
     divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
 
 
+class TokenSelection(Settings):
+    """The cross-entropy of the tokens whose difference of teacher and reference is highest."""
+
+    # What the scores are, the inputs say.
+    runtime_only: ClassVar[frozenset[str]] = frozenset({"teacher", "reference"})
+
+    type: Literal["token_selection"]
+    teacher: str = Field(description="a teacher of this file that keeps the log-probabilities of tokens")
+    reference: str = Field(description="a reference of this file that keeps them")
+    keep_fraction: float = Field(
+        0.6, gt=0, le=1, description="of the predicted tokens of the whole corpus that is learned from; RHO-1 took 0.6"
+    )
+
+
 # One line an objective; told apart by `type`.
-Objective = Annotated[CrossEntropy | VanillaKd, Field(discriminator="type")]
+Objective = Annotated[CrossEntropy | VanillaKd | TokenSelection, Field(discriminator="type")]

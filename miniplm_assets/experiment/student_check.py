@@ -3,6 +3,8 @@
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
+from miniplm_assets.experiment.objectives import TokenSelection
+from miniplm_assets.experiment.scoring import Scoring
 from miniplm_assets.experiment.settings import nearest
 
 if TYPE_CHECKING:  # the schema checks itself by this
@@ -65,6 +67,21 @@ class StudentCheck:
                     f"{self._student.tokenizer}; {objective.type} learns from probabilities of single tokens, so that "
                     "both must have the same (a student of another tokenizer can learn from a refined corpus)"
                 )
+            if name in known and isinstance(objective, TokenSelection):
+                yield from self._kept_tokens_problems(who, name, known[name].scoring)
+
+    def _kept_tokens_problems(self, who: str, name: str, scoring: Scoring) -> Iterator[str]:
+        if not scoring.keep_token_logprobs:
+            yield (
+                f"{self._where}.objective.{who}: {name} keeps no log-probabilities of tokens, and "
+                f"{self._student.objective.type} selects by them; add scoring: {{keep_token_logprobs: true}} to "
+                f"{who}s.{name} (it is then scored again)"
+            )
+        if scoring.score_after_end_of_document:
+            yield (
+                f"{self._where}.objective.{who}: {name} scores the token after an end-of-document token, which a "
+                f"student does not predict; set {who}s.{name}.scoring.score_after_end_of_document to false"
+            )
 
     def _budget_problems(self) -> Iterator[str]:
         key, names = "training.same_flops_as", [self._name]

@@ -31,6 +31,7 @@ from miniplm_assets.lm.part_threads import PartThreads
 from miniplm_assets.lm.score_shard import TOKEN_LOGPROBS, Choose, ShardScores, mean_nll, merge_scores
 from miniplm_assets.storage.store import Draft, Result
 from miniplm_assets.storage.tables import SCORES as SCORES_TABLE
+from miniplm_assets.training.objectives import objective_of
 
 # As measured on the demo, compressed.
 BYTES_PER_SCORE: Final = 20
@@ -300,7 +301,15 @@ def _nodes(blueprint: Blueprint, who: Who) -> Iterator[Node[ScoredRows]]:
 
 
 def is_spared(experiment: Experiment, teacher: str) -> bool:
-    """Say whether all selections by a teacher have a pre_filter, so that it need not score everything."""
+    """Say whether all selections by a teacher have a pre_filter, so that it need not score everything.
+
+    A student that learns from its scores needs them whatever the selections have.
+    """
+    wanted = (SCORES["teacher"].name, teacher)
+    if any(
+        wanted in objective_of(one.objective).inputs(one.objective).values() for one in experiment.students.values()
+    ):
+        return False
     using = [one for one in experiment.selections.values() if one.models.get("teacher") == teacher]
     return bool(using) and all(one.pre_filter is not None for one in using)
 

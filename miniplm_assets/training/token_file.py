@@ -8,8 +8,7 @@
 Memory stays at one batch of rows, whatever the corpus holds.
 """
 
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +22,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from miniplm_assets.core.errors import TrainingError
-from miniplm_assets.storage.files import flush_to_disk, read_note, sha256_of, write_note
+from miniplm_assets.training.kept_files import keep_files
 
 # Some megabytes of token ids at the usual 1,024 a row.
 ROWS_PER_BATCH = 2_048
 # A first token has no prediction, so that shorter sequences teach nothing.
 MIN_TOKENS = 2
 _TOKEN_IDS, _OFFSETS, _SEQUENCE_IDS = _ARRAYS = ("token_ids.bin", "offsets.bin", "sequence_ids.bin")
-_CONTENTS = "contents.json"
 
 
 class Row(NamedTuple):
@@ -111,37 +109,22 @@ def write_token_file(
     Raises:
         TrainingError: if a token id is outside the vocabulary, or there is no sequence to learn from.
     """
-    data = {"data_fingerprint": data_fingerprint, "split": split}
-    if not _is_whole(folder, data, report):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+
+    def write() -> None:
         if _write(folder, sequence_files, split, vocab_size) == 0:
             where = "the corpus" if split is None else f"split '{split}'"
             raise TrainingError(
                 f"{where} holds no sequence to learn from ({len(sequence_files)} files, the first: "
                 f"{next(iter(sequence_files), 'none')}); use a larger corpus, or give the split a larger share"
             )
-        checksums = {name: sha256_of(folder / name) for name in _ARRAYS}
-        write_note(folder / _CONTENTS, {"data": data, "sha256": checksums})
+
+    data = {"data_fingerprint": data_fingerprint, "split": split}
+    keep_files(folder, _ARRAYS, data=data, write=write, report=report)
     return TokenFile(
         np.memmap(folder / _TOKEN_IDS, dtype=np.uint32, mode="r"),
         np.memmap(folder / _OFFSETS, dtype=np.int64, mode="r"),
         np.memmap(folder / _SEQUENCE_IDS, dtype=np.int64, mode="r"),
     )
-
-
-def _is_whole(folder: Path, data: Mapping[str, Any], report: Callable[[str], None]) -> bool:
-    """Whether a folder holds the token file of these data, byte for byte as it was written."""
-    contents = read_note(folder / _CONTENTS)
-    if contents is None or contents["data"] != data or contents["sha256"].keys() != set(_ARRAYS):
-        return False
-    try:
-        damaged = [name for name, digest in contents["sha256"].items() if sha256_of(folder / name) != digest]
-    except OSError as error:
-        damaged = [str(error)]
-    if damaged:
-        report(f"{folder} is damaged ({', '.join(damaged)}) and is made anew")
-    return not damaged
 
 
 def _write(folder: Path, sequence_files: Sequence[Path], split: str | None, vocab_size: int) -> int:
@@ -167,8 +150,6 @@ def _write(folder: Path, sequence_files: Sequence[Path], split: str | None, voca
             sequence_ids = batch["sequence_id"].filter(is_long_enough)
             names_file.write(sequence_ids.to_numpy(zero_copy_only=False).astype(np.int64).tobytes())
             num_sequences, num_tokens = num_sequences + len(lists), int(ends[-1])
-    for name in _ARRAYS:
-        flush_to_disk(folder / name)
     return num_sequences
 
 

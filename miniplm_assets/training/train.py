@@ -115,6 +115,7 @@ def train_language_model(
             device=arguments.device,
             dtype=job.training.dtype,
             seed=job.seed,
+            data_fingerprint=job.data_fingerprint,
             work=work,
             report=report,
         ),

@@ -64,6 +64,7 @@ class Setting:
         device: that is trained on.
         dtype: of the matrix products: float32, bfloat16 or float16.
         seed: of the run.
+        data_fingerprint: identity of the sequences and the inputs.
         work: a folder that survives a crash; it belongs to this run.
         report: takes a line of progress.
     """
@@ -76,6 +77,7 @@ class Setting:
     device: "torch.device"
     dtype: str
     seed: int
+    data_fingerprint: str
     work: Path
     report: Callable[[str], None]
 
