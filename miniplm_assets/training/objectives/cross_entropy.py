@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from miniplm_assets.core.flops import TRAINING_FLOPS
 from miniplm_assets.experiment.objectives import CrossEntropy
 from miniplm_assets.training.objectives.objective import Batch, Loss, Objective, ObjectiveKind, Setting
-from miniplm_assets.training.objectives.output_layer import OutputLayer
+from miniplm_assets.training.objectives.output_layer import OutputLayer, in_cache
 
 if TYPE_CHECKING:
     import torch
@@ -48,10 +48,15 @@ class CrossEntropyLoss(Objective):
 
     def loss(self, model: Any, batch: Batch) -> Loss:
         """Return the loss of a batch; see `Objective.loss`."""
+        from torch import cat
+
         targets, weights = batch["targets"], batch["weights"]
-        total, nats = self._output.loss(
-            model, batch, lambda logits, rows: cross_entropy_of(logits, targets[rows], weights[rows])
-        )
+
+        def loss_of_chunk(logits: "torch.Tensor", rows: slice) -> "torch.Tensor":
+            of_chunk, by = targets[rows], weights[rows]
+            return cat([cross_entropy_of(logits[some], of_chunk[some], by[some]) for some in in_cache(logits)])
+
+        total, nats = self._output.loss(model, batch, loss_of_chunk)
         return Loss(total, nats.sum(), nats.sum())
 
 

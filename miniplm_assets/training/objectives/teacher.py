@@ -1,4 +1,4 @@
-"""A teacher that runs beside a student: its hidden states for a batch, and log p a chunk at a time."""
+"""A teacher that runs beside a student: its hidden states for a batch, and its logits a chunk at a time."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -59,7 +59,7 @@ class Teacher:
         self.num_parameters = sum(parameter.numel() for parameter in self._model.parameters())
 
     def states(self, input_ids: "torch.Tensor", positions: "torch.Tensor") -> "torch.Tensor":
-        """Return what `log_probabilities` takes: a row for each position, on the device.
+        """Return what `logits` takes: a row for each position, on the device.
 
         Args:
             input_ids: int64 of shape (sequences, width).
@@ -79,18 +79,17 @@ class Teacher:
                 states = states[:, 1:]
             return torch.flatten(states, 0, 1).index_select(0, positions)
 
-    def log_probabilities(self, states: "torch.Tensor", temperature: float) -> "torch.Tensor":
-        """Return log softmax(logits / temperature) over the ids of the tokenizer, float32, a tensor of its own."""
+    def logits(self, states: "torch.Tensor") -> "torch.Tensor":
+        """Return the logits of the tokenizer's ids, float32, a tensor of its own."""
         import torch
 
         with torch.no_grad(), torch.autocast(states.device.type, enabled=False):
             if self._head is None:
-                logits = states[:, : self._vocab_size].to(torch.float32, copy=True)
-            else:
-                logits = torch.mm(states.to(self._head.weight.dtype), self._head.weight[: self._vocab_size].T).float()
-                if self._head.bias is not None:
-                    logits += self._head.bias[: self._vocab_size]
-            return log_softmax_(logits, temperature)
+                return states[:, : self._vocab_size].to(torch.float32, copy=True)
+            logits = torch.mm(states.to(self._head.weight.dtype), self._head.weight[: self._vocab_size].T).float()
+            if self._head.bias is not None:
+                logits += self._head.bias[: self._vocab_size]
+            return logits
 
 
 def log_softmax_(logits: "torch.Tensor", temperature: float = 1.0) -> "torch.Tensor":

@@ -21,15 +21,15 @@ from miniplm_assets.experiment.objectives import VanillaKd
 from miniplm_assets.training.objectives.cross_entropy import cross_entropy_of
 from miniplm_assets.training.objectives.divergences import DIVERGENCES
 from miniplm_assets.training.objectives.objective import Batch, Loss, Objective, ObjectiveKind, Setting
-from miniplm_assets.training.objectives.output_layer import OutputLayer
+from miniplm_assets.training.objectives.output_layer import OutputLayer, in_cache
 from miniplm_assets.training.objectives.teacher import Teacher, log_softmax_
 
 if TYPE_CHECKING:
     import torch
 
 TEACHER: Final = "teacher"
-# Of the size of a chunk's logits: log p, p, log q, and what an operation between them takes.
-NUM_BUFFERS: Final = 4
+# Of the size of a chunk's logits: the teacher's. What is made of them is so of a few tokens at once.
+NUM_BUFFERS: Final = 1
 
 
 class VanillaKdLoss(Objective):
@@ -51,25 +51,39 @@ class VanillaKdLoss(Objective):
 
     def loss(self, model: Any, batch: Batch) -> Loss:
         """Return the loss of a batch; see `Objective.loss`."""
+        from torch import cat
+
         targets, weights = batch["targets"], batch["weights"]
         states = self._teacher.states(batch["input_ids"], batch["positions"])
         nll_nats = targets.new_zeros((), dtype=weights.dtype)
+        share = self._settings.weight
 
-        def loss_of_chunk(logits: "torch.Tensor", rows: slice) -> "torch.Tensor":
-            divergence, slope = self._divergence(logits, states[rows])
+        def loss_of_some(logits: "torch.Tensor", teacher_logits: "torch.Tensor", rows: slice) -> "torch.Tensor":
+            divergence, slope = self._divergence(logits, teacher_logits)
             nll = cross_entropy_of(logits, targets[rows], weights[rows])
             nll_nats.add_(nll.sum())
-            share = self._settings.weight
             logits.mul_(1 - share)[:, : slope.shape[1]].add_(slope.mul_((share * weights[rows]).unsqueeze(1)))
             return nll.mul_(1 - share).add_(divergence, alpha=share)
+
+        def loss_of_chunk(logits: "torch.Tensor", rows: slice) -> "torch.Tensor":
+            teacher_logits = self._teacher.logits(states[rows])
+            first = rows.start
+            return cat(
+                [
+                    loss_of_some(logits[some], teacher_logits[some], slice(first + some.start, first + some.stop))
+                    for some in in_cache(logits)
+                ]
+            )
 
         total, nats = self._output.loss(model, batch, loss_of_chunk)
         return Loss(total, nats.sum(), nll_nats)
 
-    def _divergence(self, logits: "torch.Tensor", states: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
-        """Return temperature^2 * D of each token, and its slope by the logits."""
+    def _divergence(
+        self, logits: "torch.Tensor", teacher_logits: "torch.Tensor"
+    ) -> "tuple[torch.Tensor, torch.Tensor]":
+        """Return temperature^2 * D of each token, and its slope by the logits; the teacher's are overwritten."""
         temperature = self._settings.temperature
-        log_p = self._teacher.log_probabilities(states, temperature)
+        log_p = log_softmax_(teacher_logits, temperature)
         slope = log_softmax_(logits[:, : log_p.shape[1]].clone(), temperature)  # the rest is padding
         nats = self._diverge(log_p, slope)
         if temperature != 1:
