@@ -13,9 +13,9 @@ from miniplm_assets.experiment.models import (
     TrainedTokenizer,
     Training,
 )
-from miniplm_assets.experiment.objectives import CrossEntropy, Objective, VanillaKd
+from miniplm_assets.experiment.objectives import CrossEntropy, Objective, SparseKd, VanillaKd
 from miniplm_assets.experiment.schema import Experiment, Sequences, Splits, Student
-from miniplm_assets.experiment.scoring import Agreement, OtherScoring, Pilot, Rescoring, Scoring
+from miniplm_assets.experiment.scoring import Agreement, KeepTokens, OtherScoring, Pilot, Rescoring, Scoring
 from miniplm_assets.experiment.selections import Selection
 from miniplm_assets.experiment.sources import (
     DemoSource,
@@ -41,6 +41,7 @@ __all__ = [
     "HubTokenizer",
     "HuggingFaceSource",
     "JsonlSource",
+    "KeepTokens",
     "ModelSource",
     "Objective",
     "OtherScoring",
@@ -52,6 +53,7 @@ __all__ = [
     "Selection",
     "Sequences",
     "Source",
+    "SparseKd",
     "Splits",
     "Student",
     "TextSource",

@@ -32,5 +32,18 @@ class VanillaKd(TeacherBeside):
     divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
 
 
+class SparseKd(Settings):
+    """Cross-entropy, and the forward KL from what a teacher's scores keep of its distribution."""
+
+    # What the teacher's scores are, the input says.
+    runtime_only: ClassVar[frozenset[str]] = frozenset({"teacher"})
+
+    type: Literal["sparse_kd"]
+    teacher: str = Field(
+        description="a teacher of this file, with the student's tokenizer, and keep_tokens in its scoring"
+    )
+    weight: float = Field(0.5, gt=0, le=1, description="of the divergence; the rest is the cross-entropy's")
+
+
 # One line an objective; told apart by `type`.
-Objective = Annotated[CrossEntropy | VanillaKd, Field(discriminator="type")]
+Objective = Annotated[CrossEntropy | VanillaKd | SparseKd, Field(discriminator="type")]

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
+from miniplm_assets.experiment.objectives import SparseKd
 from miniplm_assets.experiment.settings import nearest
 
 if TYPE_CHECKING:  # the schema checks itself by this
@@ -63,6 +64,12 @@ class StudentCheck:
                     f"{self._where}.objective.{who}: {name} has tokenizer {known[name].tokenizer}, the student "
                     f"{self._student.tokenizer}; {objective.type} learns from probabilities of single tokens, so that "
                     "both must have the same (a student of another tokenizer can learn from a refined corpus)"
+                )
+            if name in known and isinstance(objective, SparseKd) and known[name].scoring.keep_tokens is None:
+                yield (
+                    f"{self._where}.objective.{who}: the scores of {name} keep nothing of its distribution, from which "
+                    f"{objective.type} learns; write keep_tokens: {{method: sampled, number: 12}} under "
+                    f"{who}s.{name}.scoring"
                 )
 
     def _unknown(self, key: str, name: str, known: Collection[Any]) -> Iterator[str]:

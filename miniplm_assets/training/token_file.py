@@ -112,7 +112,7 @@ def write_token_file(
         TrainingError: if a token id is outside the vocabulary, or there is no sequence to learn from.
     """
     data = {"data_fingerprint": data_fingerprint, "split": split}
-    if not _is_whole(folder, data, report):
+    if not is_whole(folder, data, _ARRAYS, report):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         if _write(folder, sequence_files, split, vocab_size) == 0:
@@ -121,8 +121,7 @@ def write_token_file(
                 f"{where} holds no sequence to learn from ({len(sequence_files)} files, the first: "
                 f"{next(iter(sequence_files), 'none')}); use a larger corpus, or give the split a larger share"
             )
-        checksums = {name: sha256_of(folder / name) for name in _ARRAYS}
-        write_note(folder / _CONTENTS, {"data": data, "sha256": checksums})
+        complete(folder, data, _ARRAYS)
     return TokenFile(
         np.memmap(folder / _TOKEN_IDS, dtype=np.uint32, mode="r"),
         np.memmap(folder / _OFFSETS, dtype=np.int64, mode="r"),
@@ -130,10 +129,24 @@ def write_token_file(
     )
 
 
-def _is_whole(folder: Path, data: Mapping[str, Any], report: Callable[[str], None]) -> bool:
-    """Whether a folder holds the token file of these data, byte for byte as it was written."""
+def complete(folder: Path, data: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Make a folder of arrays count, once they are written: put them on the disk, and say what they hold."""
+    for name in names:
+        flush_to_disk(folder / name)
+    write_note(folder / _CONTENTS, {"data": data, "sha256": {name: sha256_of(folder / name) for name in names}})
+
+
+def is_whole(folder: Path, data: Mapping[str, Any], names: Sequence[str], report: Callable[[str], None]) -> bool:
+    """Whether a folder holds the arrays of these data, byte for byte as they were written.
+
+    Args:
+        folder: of them.
+        data: what they were made from, as JSON values.
+        names: of their files.
+        report: told where one is damaged.
+    """
     contents = read_note(folder / _CONTENTS)
-    if contents is None or contents["data"] != data or contents["sha256"].keys() != set(_ARRAYS):
+    if contents is None or contents["data"] != data or contents["sha256"].keys() != set(names):
         return False
     try:
         damaged = [name for name, digest in contents["sha256"].items() if sha256_of(folder / name) != digest]
@@ -167,8 +180,6 @@ def _write(folder: Path, sequence_files: Sequence[Path], split: str | None, voca
             sequence_ids = batch["sequence_id"].filter(is_long_enough)
             names_file.write(sequence_ids.to_numpy(zero_copy_only=False).astype(np.int64).tobytes())
             num_sequences, num_tokens = num_sequences + len(lists), int(ends[-1])
-    for name in _ARRAYS:
-        flush_to_disk(folder / name)
     return num_sequences
 
 
