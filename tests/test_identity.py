@@ -209,6 +209,9 @@ ROWS = [
         TEACHER_SCORES | REFERENCE_SCORES,
     ),
     Row("teachers.large.scoring.keep_token_logprobs", False, True, {"teacher_scores"} | AFTER_SCORES),
+    Row("teachers.large.scoring.keep_tokens.method", "sampled", "top_k", {"teacher_scores"} | AFTER_SCORES, "kept"),
+    Row("teachers.large.scoring.keep_tokens.number", 12, 5, {"teacher_scores"} | AFTER_SCORES, "kept"),
+    Row("teachers.large.scoring.keep_tokens.seed", 0, 5, {"teacher_scores"} | AFTER_SCORES, "kept"),
     Row("teachers.large.scoring.device", "auto", "cpu", NOTHING),
     Row("teachers.large.scoring.tokens_per_batch", 16_384, 5, NOTHING),
     Row("teachers.large.scoring.sequences_per_part", 4_096, 5, NOTHING),
@@ -277,6 +280,9 @@ ROWS = [
     Row("students.some.objective.reference", REQUIRED, "other", STUDENT, "distilled"),
     Row("students.some.objective.keep_fraction", 0.6, 0.5, STUDENT, "distilled"),
     Row("students.equal.training.same_flops_as", None, "plain", STUDENT, "distilled"),
+    Row("students.plain.objective.type", REQUIRED, None, NOTHING, "sparse_kd"),
+    Row("students.plain.objective.teacher", REQUIRED, "copied", STUDENT, "sparse_kd"),
+    Row("students.plain.objective.weight", 0.5, 0.4, STUDENT, "sparse_kd"),
     Row("students.plain.seeds", (), [5], STUDENT),
     Row("students.plain.seeds", (), [1], NOTHING),  # the experiment's one
     Row("students.plain.baseline", None, "better", REPORTS),
@@ -361,9 +367,23 @@ def distilled(content: dict[str, Any]) -> None:
     content["students"]["equal"] = {**student, "training": {"same_flops_as": "kd"}}
 
 
+def kept(content: dict[str, Any]) -> None:
+    """Two teachers whose scores keep tokens of their distributions."""
+    for name in ("large", "copied"):
+        content["teachers"][name]["scoring"] = {"keep_tokens": {}}
+
+
+def sparse_kd(content: dict[str, Any]) -> None:
+    """A student that learns from these."""
+    kept(content)
+    content["students"]["plain"]["objective"] = {"type": "sparse_kd", "teacher": "large"}
+
+
 PAIR = {"teacher": "large", "reference": "small"}
 VARIANTS |= {
     "distilled": distilled,
+    "kept": kept,
+    "sparse_kd": sparse_kd,
     "third": third,
     "budget": budget,
     "hard": one_more("hard", **PAIR),

@@ -14,9 +14,9 @@ from miniplm_assets.experiment.models import (
     TrainedTokenizer,
     Training,
 )
-from miniplm_assets.experiment.objectives import CrossEntropy, Objective, VanillaKd
+from miniplm_assets.experiment.objectives import CrossEntropy, Objective, SparseKd, VanillaKd
 from miniplm_assets.experiment.schema import Experiment, Sequences, Splits, Student
-from miniplm_assets.experiment.scoring import Agreement, OtherScoring, Pilot, Rescoring, Scoring
+from miniplm_assets.experiment.scoring import Agreement, KeepTokens, OtherScoring, Pilot, Rescoring, Scoring
 from miniplm_assets.experiment.selections import Selection
 from miniplm_assets.experiment.sources import (
     DemoSource,
@@ -42,6 +42,7 @@ __all__ = [
     "HubTokenizer",
     "HuggingFaceSource",
     "JsonlSource",
+    "KeepTokens",
     "ModelSource",
     "Objective",
     "OtherScoring",
@@ -53,6 +54,7 @@ __all__ = [
     "Selection",
     "Sequences",
     "Source",
+    "SparseKd",
     "Splits",
     "Student",
     "StudentTraining",

@@ -46,5 +46,18 @@ class TokenSelection(Settings):
     )
 
 
+class SparseKd(Settings):
+    """Cross-entropy, and the forward KL from what a teacher's scores keep of its distribution."""
+
+    # What the teacher's scores are, the input says.
+    runtime_only: ClassVar[frozenset[str]] = frozenset({"teacher"})
+
+    type: Literal["sparse_kd"]
+    teacher: str = Field(
+        description="a teacher of this file, with the student's tokenizer, and keep_tokens in its scoring"
+    )
+    weight: float = Field(0.5, gt=0, le=1, description="of the divergence; the rest is the cross-entropy's")
+
+
 # One line an objective; told apart by `type`.
-Objective = Annotated[CrossEntropy | VanillaKd | TokenSelection, Field(discriminator="type")]
+Objective = Annotated[CrossEntropy | VanillaKd | SparseKd | TokenSelection, Field(discriminator="type")]

@@ -11,6 +11,24 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 BYTES_PER_VALUE: Final[dict[str, int]] = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
+class KeepTokens(Settings):
+    """Tokens of the model's own distribution that are kept for each scored token: what sparse_kd learns from."""
+
+    method: Literal["sampled", "top_k"] = Field(
+        "sampled",
+        description="sampled: drawn with replacement by their probability; top_k: the most likely ones, which leave "
+        "the rest of the distribution out",
+    )
+    number: int = Field(12, ge=1, description="of ids for each scored token; each takes about 3 bytes of disk")
+    seed: int = Field(0, ge=0, lt=2**63, description="of the draws, with the sequence and the place in it")
+
+    @model_validator(mode="after")
+    def _seed_only_where_drawn(self) -> "KeepTokens":
+        if self.method == "top_k" and self.seed != 0:
+            raise ValueError("seed needs method sampled; top_k draws nothing, so leave it out")
+        return self
+
+
 class Scoring(Settings):
     """How the sequences are scored. The backend and the dtype are part of a score's fingerprint."""
 
@@ -28,6 +46,9 @@ class Scoring(Settings):
     score_after_end_of_document: bool = Field(False, description="as published, the token after one has no loss")
     keep_token_logprobs: bool = Field(
         False, description="keep the log-probability of every scored token too, in float16: 2 bytes a token of disk"
+    )
+    keep_tokens: KeepTokens | None = Field(
+        None, description="keep ids of the model's own distribution too, for students with objective sparse_kd"
     )
     device: str = Field("auto", description="a torch device; auto takes the first accelerator, else the CPU")
     tokens_per_batch: int = Field(16_384, ge=1)
@@ -64,9 +85,18 @@ class Scoring(Settings):
             raise ValueError("compile needs backend vllm; torch runs the model as it is")
         return self
 
+    @model_validator(mode="after")
+    def _keeps_tokens_only_with_torch(self) -> "Scoring":
+        if self.backend == "vllm" and self.keep_tokens is not None:
+            raise ValueError(
+                "keep_tokens needs backend torch; vllm gives the log-probabilities of a few likely tokens, not the "
+                "whole distribution that ids are drawn from. Set backend: torch, or leave keep_tokens out"
+            )
+        return self
+
     def by(self, backend: Backend | None, dtype: Dtype | None) -> "Scoring":
         """Return the same scoring by another backend or in another dtype; None leaves either as it is."""
-        changes: dict[str, Any] = {"keep_token_logprobs": False}
+        changes: dict[str, Any] = {"keep_token_logprobs": False, "keep_tokens": None}
         if dtype is not None:
             changes["dtype"] = dtype
         if backend is not None and backend != self.backend:

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from miniplm_assets.experiment.objectives import TokenSelection
+from miniplm_assets.experiment.objectives import SparseKd, TokenSelection
 from miniplm_assets.experiment.scoring import Scoring
 from miniplm_assets.experiment.settings import nearest
 
@@ -69,6 +69,12 @@ class StudentCheck:
                 )
             if name in known and isinstance(objective, TokenSelection):
                 yield from self._kept_tokens_problems(who, name, known[name].scoring)
+            if name in known and isinstance(objective, SparseKd) and known[name].scoring.keep_tokens is None:
+                yield (
+                    f"{self._where}.objective.{who}: the scores of {name} keep nothing of its distribution, from which "
+                    f"{objective.type} learns; write keep_tokens: {{method: sampled, number: 12}} under "
+                    f"{who}s.{name}.scoring"
+                )
 
     def _kept_tokens_problems(self, who: str, name: str, scoring: Scoring) -> Iterator[str]:
         if not scoring.keep_token_logprobs:

@@ -41,6 +41,7 @@ def open_engine(work: Work[Any], scoring: Scoring, max_sequence_tokens: int) -> 
         end_of_document_id=tokenizer.end_of_document_id,
         begin_of_sequence_id=begin_of_sequence_id(work, MODEL, scoring),
         max_sequence_tokens=max_sequence_tokens,
+        vocab_size=tokenizer.vocab_size,
     )
     with _opened(work, settings) as scorer:
         require_causal(
@@ -65,6 +66,7 @@ def _opened(work: Work[Any], settings: ScorerSettings) -> AbstractContextManager
         max_sequence_tokens=settings.max_sequence_tokens,
         report=work.report,
         look=work.run.stop.look,
+        vocab_size=settings.vocab_size,
     )
 
 

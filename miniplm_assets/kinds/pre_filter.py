@@ -38,7 +38,7 @@ from miniplm_assets.kinds.scores import (
 from miniplm_assets.kinds.sequences import SEQUENCES
 from miniplm_assets.lineage.kind import Blueprint, Node
 from miniplm_assets.lineage.work import Work
-from miniplm_assets.lm.score_shard import Choose, sums_of
+from miniplm_assets.lm.score_shard import Choose, encoding_of, sums_of
 from miniplm_assets.storage.store import Draft, Result
 from miniplm_assets.storage.tables import SCORES as SCORES_TABLE
 
@@ -112,7 +112,8 @@ def _make(score: Callable[[Work[SurvivingRows]], Result], work: Work[SurvivingRo
         whole = found[shard]
         scores = pl.read_parquet(whole.file(SCORES_TABLE), glob=False)
         taken = choose(scores)
-        pq.write_table(taken.to_arrow(), draft.path / SCORES_TABLE, compression="zstd")
+        table = taken.to_arrow()
+        pq.write_table(table, draft.path / SCORES_TABLE, **encoding_of(table.schema))
         rows = pl.scan_parquet(sequences[shard].file(SEQUENCES.table or ""), glob=False)
         split_and_domain = rows.select("sequence_id", "split", "domain").collect()
         # What it took when it was scored, so that what a plan says of another time does not follow from a copy.

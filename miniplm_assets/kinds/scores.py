@@ -23,10 +23,12 @@ from miniplm_assets.kinds.costs import scoring_cost
 from miniplm_assets.kinds.engines import MODEL, devices_for, open_engine
 from miniplm_assets.kinds.models import Who, model_key, scored_models
 from miniplm_assets.kinds.sequences import SEQUENCES, packed_by
+from miniplm_assets.kinds.tokenizer import TOKENIZER
 from miniplm_assets.lineage.kind import Blueprint, Cost, Kind, Node, Section
 from miniplm_assets.lineage.sizes import Sizes
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.lm.device_time import DeviceTime
+from miniplm_assets.lm.kept_tokens import too_many
 from miniplm_assets.lm.part_threads import PartThreads
 from miniplm_assets.lm.score_shard import TOKEN_LOGPROBS, Choose, ShardScores, mean_nll, merge_scores
 from miniplm_assets.storage.store import Draft, Result
@@ -35,6 +37,8 @@ from miniplm_assets.training.objectives import objective_of
 
 # As measured on the demo, compressed.
 BYTES_PER_SCORE: Final = 20
+# Of an id that is kept with its log-probability, with a vocabulary of some ten thousand; a small one takes less.
+BYTES_PER_KEPT_TOKEN: Final = 3
 # The gate before everything is scored.
 PILOT: Final = "pilot"
 # The role of the scores that a pass replaces some of.
@@ -213,6 +217,7 @@ def _score(one: Pass[R], work: Work[R]) -> Result:
                 report=work.report,
                 choose=choose,
                 keeps_token_logprobs=scoring.keep_token_logprobs,
+                keep_tokens=scoring.keep_tokens,
             )
             replaced = earlier[shard].file(SCORES_TABLE) if one.is_merged else None
             return _ShardInTheMaking(scores, draft, scoring.tensor_parallel_size, replaced)
@@ -236,13 +241,14 @@ def _cost(one: Pass[R], node: Node[R], sizes: Sizes, shards: Collection[str] | N
     num_tokens = None if per_split is None else one.num_tokens(node.settings, per_split)
     if per_split is None or num_tokens is None:
         return Cost()
-    model, dtype = sizes.input_node(node, MODEL), node.settings.scoring.dtype
+    model, dtype, keep = sizes.input_node(node, MODEL), node.settings.scoring.dtype, node.settings.scoring.keep_tokens
+    kept_bytes = 0 if keep is None else round(num_tokens) * keep.number * BYTES_PER_KEPT_TOKEN
     cost = scoring_cost(
         model,
         sizes,
         num_tokens=round(num_tokens),
         dtype=dtype,
-        num_bytes=round(num_tokens) // (node.settings.max_sequence_tokens - 1) * BYTES_PER_SCORE,
+        num_bytes=round(num_tokens) // (node.settings.max_sequence_tokens - 1) * BYTES_PER_SCORE + kept_bytes,
     )
     num_spared = round(one.num_spared(node.settings, per_split))
     if not num_spared:
@@ -255,6 +261,14 @@ def _spent_flops(facts: Mapping[str, Any], num_parameters: int | None) -> int | 
     if num_parameters is None:
         return None
     return scoring_flops(num_parameters, sum(total["num_scored_tokens"] for total in sums))
+
+
+def _problems(node: Node[R], sizes: Sizes) -> Iterator[str]:
+    """Say why not as many ids can be kept as the settings ask for."""
+    keep = node.settings.scoring.keep_tokens
+    vocab_size = sizes.vocab_size(node.inputs[TOKENIZER.name])
+    if keep is not None and keep.method == "top_k" and keep.number > vocab_size:
+        yield too_many(keep.number, vocab_size)
 
 
 def _kind(one: Pass[R], who: Who) -> Kind[R]:
@@ -272,11 +286,16 @@ def _kind(one: Pass[R], who: Who) -> Kind[R]:
         is_view=one.is_view,
         cost=partial(_cost, one),
         spent_flops=_spent_flops,
+        problems=_problems,
         columns={
             "sequence_id": "of the sequence",
             "logprob_nats": "sum of log p(token | the tokens before it), at most 0",
             "num_scored_tokens": "how many tokens that sum covers",
             TOKEN_LOGPROBS.name: "of every scored token, in float16",
+            "sampled_token_ids": "drawn from the model's distribution, so many for every scored token",
+            "sampled_logprobs_nats": "of each of these, in float16",
+            "top_token_ids": "the most likely ones, so many for every scored token",
+            "top_logprobs_nats": "of each of these, in float16",
         },
     )
 
@@ -301,17 +320,15 @@ def _nodes(blueprint: Blueprint, who: Who) -> Iterator[Node[ScoredRows]]:
 
 
 def is_spared(experiment: Experiment, teacher: str) -> bool:
-    """Say whether all selections by a teacher have a pre_filter, so that it need not score everything.
-
-    A student that learns from its scores needs them whatever the selections have.
-    """
-    wanted = (SCORES["teacher"].name, teacher)
-    if any(
-        wanted in objective_of(one.objective).inputs(one.objective).values() for one in experiment.students.values()
-    ):
-        return False
+    """Say whether a teacher need not score everything: all its selections have a pre_filter, and no student asks."""
     using = [one for one in experiment.selections.values() if one.models.get("teacher") == teacher]
-    return bool(using) and all(one.pre_filter is not None for one in using)
+    objectives = (student.objective for student in experiment.students.values())
+    needed = {asset for objective in objectives for asset in objective_of(objective).inputs(objective).values()}
+    return (
+        bool(using)
+        and all(one.pre_filter is not None for one in using)
+        and (SCORES["teacher"].name, teacher) not in needed
+    )
 
 
 SCORES = scores_kinds(

@@ -24,6 +24,7 @@ from miniplm_assets.kinds.rankings import (
 )
 from miniplm_assets.kinds.sequences import SEQUENCES
 from miniplm_assets.lineage.work import Work
+from miniplm_assets.lm.score_shard import SCHEMA
 
 # What two ways to take a logarithm or a mean may be apart, of the value itself: which of two so near ones is kept, both
 # may say in their own way. Scores that are only subtracted and divided must agree to the last bit.
@@ -99,5 +100,7 @@ def _inputs(settings: SelectionParameters, first: Work[SelectionParameters]) -> 
     for who in MODELS_OF_SCORE[settings.score]:
         role = f"{who}_scores" if settings.score == "difference" else MODEL_SCORES
         tables = first.input_tables(role)
-        inputs[f"{who}_scores"] = pl.concat(pl.read_parquet(table, glob=False) for table in tables)
+        inputs[f"{who}_scores"] = pl.concat(
+            pl.read_parquet(table, columns=SCHEMA.names, glob=False) for table in tables
+        )
     return inputs

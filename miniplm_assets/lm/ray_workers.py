@@ -42,6 +42,7 @@ class ScorerSettings:
     end_of_document_id: int
     begin_of_sequence_id: int | None = None
     max_sequence_tokens: int
+    vocab_size: int | None = None
 
 
 class ScorerActor:
@@ -68,6 +69,7 @@ class ScorerActor:
                 begin_of_sequence_id=settings.begin_of_sequence_id,
                 max_sequence_tokens=settings.max_sequence_tokens,
                 report=self._lines.append,
+                vocab_size=settings.vocab_size,
             )
         )
         return self._take_lines()

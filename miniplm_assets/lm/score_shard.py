@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from miniplm_assets.core.splits import CANDIDATE, VALIDATION
+from miniplm_assets.experiment.scoring import KeepTokens
 from miniplm_assets.lm.device_time import DeviceTime
 from miniplm_assets.lm.scorer import Scorer
 from miniplm_assets.lm.scores import Scores
@@ -32,8 +33,18 @@ SCHEMA: Final = pa.schema(
 )
 # Log-probabilities of 30 nats and less are kept to 1 in 2,048; nothing that is summed is taken from here.
 TOKEN_LOGPROBS: Final = pa.field("token_logprobs_nats", pa.list_(pa.float16()))
-
-
+# Ids of the model's own distribution for every scored token, so many for each, one token after the other; and their
+# log-probabilities. By method: whoever reads them must know which.
+KEPT_TOKENS: Final = {
+    "sampled": (
+        pa.field("sampled_token_ids", pa.large_list(pa.uint32())),
+        pa.field("sampled_logprobs_nats", pa.large_list(pa.float16())),
+    ),
+    "top_k": (
+        pa.field("top_token_ids", pa.large_list(pa.uint32())),
+        pa.field("top_logprobs_nats", pa.large_list(pa.float16())),
+    ),
+}
 # Of a kept part: what its device took for it, so that a resumed file knows the seconds of all its parts.
 SECONDS: Final = b"device_seconds"
 
@@ -60,6 +71,7 @@ class ShardScores:
         report: Callable[[str], None],
         choose: Choose | None = None,
         keeps_token_logprobs: bool = False,
+        keep_tokens: KeepTokens | None = None,
     ) -> None:
         """Begin with no part.
 
@@ -75,6 +87,7 @@ class ShardScores:
             choose: keeps the rows (sequence_id, split, domain; in the order of the ids) whose sequences are scored;
                 where absent, all of the candidates and the validation split are.
             keeps_token_logprobs: whether each row also holds the log-probability of every scored token.
+            keep_tokens: which ids of the model's own distribution the scorer keeps, if any.
         """
         self._sequences, self._shard, self._report = sequences, shard, report
         self._scorer, self._device_time = scorer, device_time
@@ -85,12 +98,14 @@ class ShardScores:
             .collect()
         )
         self._wanted = wanted if choose is None else choose(wanted)
-        self._schema = SCHEMA.append(TOKEN_LOGPROBS) if keeps_token_logprobs else SCHEMA
+        logprobs = [TOKEN_LOGPROBS] if keeps_token_logprobs else []
+        kept = [] if keep_tokens is None else KEPT_TOKENS[keep_tokens.method]
+        self._schema = pa.schema([*SCHEMA, *logprobs, *kept])
         self._parts = [
             _Part(work / f"part-{number:05d}.parquet", self._wanted["sequence_id"][start : start + sequences_per_part])
             for number, start in enumerate(range(0, len(self._wanted), sequences_per_part))
         ]
-        self._writer = pq.ParquetWriter(folder / SCORES, self._schema, compression="zstd")
+        self._writer = pq.ParquetWriter(folder / SCORES, self._schema, **encoding_of(self._schema))
         self._sums: Sums = {split: {} for split in SCORED_SPLITS}
         self._num_added = self._num_tokens = 0
         self.device_seconds = 0.0
@@ -137,6 +152,29 @@ class ShardScores:
         table = _table(rows, scores, self._schema).replace_schema_metadata({SECONDS: f"{took:.6f}"})
         part.put_away(table)
         return table
+
+
+def encoding_of(schema: pa.Schema) -> dict[str, Any]:
+    """Return how a table of scores is written to a Parquet file: the arguments of PyArrow's writer.
+
+    A kept id and its log-probability take 2.4 bytes with a vocabulary of 1,000, and 2.9 with one of 32,000: a tenth and
+    a fifth less than in dictionaries. 16-bit integers would take the same, since Parquet stores them in 32 bits too.
+    """
+    kept = {method: fields for method, fields in KEPT_TOKENS.items() if fields[0].name in schema.names}
+    if not kept:
+        return {"compression": "zstd"}
+    lists = {field.name for fields in kept.values() for field in fields}
+    return {
+        "compression": "zstd",
+        "use_dictionary": [_leaf(field) for field in schema if field.name not in lists],
+        "column_encoding": {_leaf(ids): "BYTE_STREAM_SPLIT" for ids, _ in kept.values()},
+    }
+
+
+def _leaf(field: pa.Field) -> str:
+    """Return what Parquet calls the column that holds a field's values."""
+    is_list = pa.types.is_list(field.type) or pa.types.is_large_list(field.type)
+    return f"{field.name}.list.element" if is_list else str(field.name)
 
 
 def sums_of(scored: pl.DataFrame) -> Sums:
@@ -240,4 +278,11 @@ def _table(rows: pl.DataFrame, scores: Scores, schema: pa.Schema) -> pa.Table:
         ends = np.cumsum(scores.num_scored_tokens, dtype=np.int64)
         values = pa.array(scores.token_logprobs_nats().astype(np.float16))
         columns[TOKEN_LOGPROBS.name] = pa.ListArray.from_arrays(np.concatenate([[0], ends]).astype(np.int32), values)
+    for token_ids, logprobs in KEPT_TOKENS.values():
+        if token_ids.name in schema.names:
+            kept = scores.kept_tokens()
+            counts = scores.num_scored_tokens.astype(np.int64) * kept.token_ids.shape[1]
+            ends = pa.array(np.concatenate([[0], np.cumsum(counts)]))
+            for field, of_tokens in ((token_ids, kept.token_ids), (logprobs, kept.logprobs_nats)):
+                columns[field.name] = pa.LargeListArray.from_arrays(ends, pa.array(of_tokens.reshape(-1)))
     return pa.table(columns, schema=schema)

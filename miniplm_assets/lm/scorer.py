@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from miniplm_assets.core.doors import explained_as
 from miniplm_assets.core.errors import ModelError
 from miniplm_assets.experiment import Scoring
+from miniplm_assets.lm.kept_tokens import TokenKeeper
 from miniplm_assets.lm.memory import kept_memory
 from miniplm_assets.lm.model_folder import load_model, read_config
 from miniplm_assets.lm.scores import Scores, TokenRule
@@ -56,6 +57,7 @@ def open_scorer(
     max_sequence_tokens: int,
     report: Callable[[str], None],
     look: Callable[[], None] | None = None,
+    vocab_size: int | None = None,
 ) -> AbstractContextManager[Scorer]:
     """Load a model for scoring; it is closed when the context ends.
 
@@ -68,16 +70,22 @@ def open_scorer(
         report: takes a line of progress.
         look: asked after each batch that this process computes, in the thread that asked for the scores; what it
             raises ends the scoring.
+        vocab_size: of the tokenizer, where `scoring.keep_tokens` asks for some of its ids.
 
     Raises:
         ModelError: if the model cannot be loaded or is too short, or the backend is not installed or does not start.
+        ScoringError: if more ids are to be kept than the tokenizer has.
     """
     rule = TokenRule(
         end_of_document_id=end_of_document_id,
         score_after_end_of_document=scoring.score_after_end_of_document,
         begin_of_sequence_id=begin_of_sequence_id,
     )
-    return _opened(model_folder, scoring, rule, max_sequence_tokens, report, look)
+    keeper = None
+    if scoring.keep_tokens is not None:
+        assert vocab_size is not None, "whoever keeps ids says of which there are"
+        keeper = TokenKeeper(scoring.keep_tokens, vocab_size=vocab_size)
+    return _opened(model_folder, scoring, rule, max_sequence_tokens, report, look, keeper)
 
 
 @contextmanager
@@ -88,6 +96,7 @@ def _opened(
     max_sequence_tokens: int,
     report: Callable[[str], None],
     look: Callable[[], None] | None,
+    keeper: TokenKeeper | None,
 ) -> Iterator[Scorer]:
     config = read_config(model_folder).get_text_config()
     _refuse_short_model(str(model_folder), config, max_sequence_tokens, rule.num_first_tokens)
@@ -117,6 +126,7 @@ def _opened(
                 max_sequence_tokens=max_sequence_tokens,
                 report=report,
                 look=look,
+                keeper=keeper,
             )
         del model  # the scorer gives it back when it is closed
     with kept_memory():

@@ -21,6 +21,19 @@ from miniplm_assets.core.errors import ScoringError
 
 
 @dataclass(frozen=True, kw_only=True)
+class KeptTokens:
+    """Ids of a model's own distribution, for each of some scored tokens.
+
+    Attributes:
+        token_ids: uint32 of shape (num_tokens, number).
+        logprobs_nats: of each under the model, float16 of the same shape.
+    """
+
+    token_ids: NDArray[np.uint32]
+    logprobs_nats: NDArray[np.float16]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scores:
     """Scores of sequences, in the order in which the sequences were given.
 
@@ -29,16 +42,24 @@ class Scores:
         num_scored_tokens: int32 of shape (num_sequences,).
         logprobs: nats of every scored token, in the order in which they were computed, of shape (total,).
         owners: place of each one's sequence, of the same shape.
+        kept: ids of the model's own distribution for each of them, if any are kept.
     """
 
     logprob_nats: NDArray[np.float64]
     num_scored_tokens: NDArray[np.int32]
     logprobs: NDArray[np.float32]
     owners: NDArray[np.intp]
+    kept: KeptTokens | None = None
 
     def token_logprobs_nats(self) -> NDArray[np.float32]:
         """Return the log-probability of every scored token, sequence after sequence, of shape (total,)."""
         return self.logprobs[np.argsort(self.owners, kind="stable")]
+
+    def kept_tokens(self) -> KeptTokens:
+        """Return what is kept for every scored token, sequence after sequence."""
+        assert self.kept is not None, "the scorer was opened to keep some"
+        order = np.argsort(self.owners, kind="stable")
+        return KeptTokens(token_ids=self.kept.token_ids[order], logprobs_nats=self.kept.logprobs_nats[order])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,13 +135,19 @@ def check_sequences(
             )
 
 
-def sum_by_sequence(logprobs: NDArray[np.float32], owners: NDArray[np.intp], sequence_ids: NDArray[np.int64]) -> Scores:
+def sum_by_sequence(
+    logprobs: NDArray[np.float32],
+    owners: NDArray[np.intp],
+    sequence_ids: NDArray[np.int64],
+    kept: KeptTokens | None = None,
+) -> Scores:
     """Add up the log-probabilities of the scored tokens.
 
     Args:
         logprobs: nats, of shape (num_scored_tokens,).
         owners: place of each token's sequence in `sequence_ids`, of the same shape.
         sequence_ids: of shape (num_sequences,).
+        kept: for each scored token, if any are kept.
 
     Raises:
         ScoringError: naming the first sequence whose sum is NaN or infinite.
@@ -135,7 +162,7 @@ def sum_by_sequence(logprobs: NDArray[np.float32], owners: NDArray[np.intp], seq
             "infinity, or overflow in this dtype: try scoring.dtype float32"
         )
     counts = np.bincount(owners, minlength=len(sequence_ids)).astype(np.int32)
-    return Scores(logprob_nats=totals, num_scored_tokens=counts, logprobs=logprobs, owners=owners)
+    return Scores(logprob_nats=totals, num_scored_tokens=counts, logprobs=logprobs, owners=owners, kept=kept)
 
 
 def owners_of(lengths: Iterable[int]) -> NDArray[np.intp]:

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from miniplm_assets.core.errors import ScoringError
 from miniplm_assets.lm.batching import Batch, batches, fill_batch, longest_first, pad
 from miniplm_assets.lm.blocked_logprobs import blocked_logprobs, tile_shape
+from miniplm_assets.lm.kept_tokens import ScoredTokens, TokenKeeper
 from miniplm_assets.lm.modes import evaluation_mode
 from miniplm_assets.lm.output_head import PlainHead, find_plain_head
-from miniplm_assets.lm.scores import Scores, TokenRule, check_sequences, sum_by_sequence
+from miniplm_assets.lm.scores import KeptTokens, Scores, TokenRule, check_sequences, sum_by_sequence
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +48,14 @@ class SentBatch(NamedTuple):
     targets: "torch.Tensor"
 
 
+class ScoredBatch(NamedTuple):
+    """What a batch gives, on its device: log-probabilities, whose they are, and what is kept of the distributions."""
+
+    logprobs: "torch.Tensor"
+    owners: NDArray[np.intp]
+    kept: ScoredTokens | None = None
+
+
 class TorchScorer:
     """Scores sequences with a model that is in evaluation mode; a `Scorer`."""
 
@@ -61,6 +70,7 @@ class TorchScorer:
         report: Callable[[str], None],
         look: Callable[[], None] | None = None,
         max_sequence_tokens: int | None = None,
+        keeper: TokenKeeper | None = None,
     ) -> None:
         embeddings = model.get_input_embeddings().weight
         self._model = model
@@ -70,6 +80,7 @@ class TorchScorer:
         self._report = report
         self._look = look
         self._max_sequence_tokens = max_sequence_tokens
+        self._keeper = keeper
         self._head = find_plain_head(model)
         self._tokens_per_batch = tokens_per_batch
         self._threads: ThreadPoolExecutor | None = None
@@ -87,8 +98,6 @@ class TorchScorer:
 
     def score(self, sequences: Sequence[NDArray[np.int32]], sequence_ids: NDArray[np.int64]) -> Scores:
         """Return the scores of sequences, in the order given; see `Scorer.score`."""
-        import torch
-
         check_sequences(
             sequences, sequence_ids, vocab_size=self._vocab_size, max_sequence_tokens=self._max_sequence_tokens
         )
@@ -97,29 +106,38 @@ class TorchScorer:
         waiting = longest_first(lengths)
         waiting = waiting[lengths[waiting] > 1]  # a lone token is predicted by nothing
         self._look_around()
-        if not len(waiting):
-            return sum_by_sequence(np.empty(0, np.float32), np.empty(0, np.intp), sequence_ids)
         if self._threads is not None:
-            logprobs, owners = zip(*self._side_by_side(sequences, waiting, lengths), strict=True)
-            together = torch.cat(logprobs)
+            scored = list(self._side_by_side(sequences, sequence_ids, waiting, lengths))
+            logprobs, kept = self._fetched(scored)
         else:
             with self._lock:  # two parts side by side would only share the device's memory
-                logprobs, owners = zip(*self._one_after_another(sequences, sequence_ids, waiting, lengths), strict=True)
-                together = torch.cat(logprobs)  # while the device's memory is this part's alone
-        return sum_by_sequence(together.cpu().numpy(), np.concatenate(owners), sequence_ids)
+                scored = list(self._one_after_another(sequences, sequence_ids, waiting, lengths))
+                logprobs, kept = self._fetched(scored)  # while the device's memory is this part's alone
+        owners = [np.empty(0, np.intp), *(one.owners for one in scored)]
+        return sum_by_sequence(logprobs, np.concatenate(owners), sequence_ids, kept)
+
+    def _fetched(self, scored: Sequence[ScoredBatch]) -> tuple[NDArray[np.float32], KeptTokens | None]:
+        import torch
+
+        kept = None
+        if self._keeper is not None:
+            kept = self._keeper.fetch([one.kept for one in scored if one.kept is not None])
+        logprobs = torch.cat([one.logprobs for one in scored]).cpu().numpy() if scored else np.empty(0, np.float32)
+        return logprobs, kept
 
     def _side_by_side(
         self,
         sequences: Sequence[NDArray[np.int32]],
+        sequence_ids: NDArray[np.int64],
         waiting: NDArray[np.intp],
         lengths: NDArray[np.intp],
-    ) -> "Iterator[tuple[torch.Tensor, NDArray[np.intp]]]":
-        """Return the log-probabilities of each batch and whose they are; a thread a batch."""
+    ) -> Iterator[ScoredBatch]:
+        """Return what each batch gives; a thread a batch."""
         assert self._threads is not None
 
-        def score(members: NDArray[np.intp]) -> "tuple[torch.Tensor, NDArray[np.intp]]":
+        def score(members: NDArray[np.intp]) -> ScoredBatch:
             in_body = batches(members, lengths, tokens_per_batch=CPU_TOKENS_IN_BODY)
-            return self._logprobs([pad(sequences, some, self._rule) for some in in_body])
+            return self._scored([pad(sequences, some, self._rule) for some in in_body], sequence_ids)
 
         for scored in self._threads.map(score, batches(waiting, lengths, tokens_per_batch=self._tokens_per_batch)):
             self._look_around()
@@ -131,7 +149,7 @@ class TorchScorer:
         sequence_ids: NDArray[np.int64],
         waiting: NDArray[np.intp],
         lengths: NDArray[np.intp],
-    ) -> "Iterator[tuple[torch.Tensor, NDArray[np.intp]]]":
+    ) -> Iterator[ScoredBatch]:
         """Return the same on an accelerator, in smaller batches from where its memory was too small."""
         import torch
 
@@ -140,7 +158,7 @@ class TorchScorer:
             members = fill_batch(waiting, lengths, tokens_per_batch=self._tokens_per_batch)
             batch = pad(sequences, members, self._rule)
             try:
-                scored = self._logprobs([batch])
+                scored = self._scored([batch], sequence_ids)
             except torch.OutOfMemoryError:
                 is_full = True
             else:
@@ -151,20 +169,37 @@ class TorchScorer:
             yield scored
             waiting = waiting[len(members) :]
 
-    def _logprobs(self, in_body: Sequence[Batch]) -> "tuple[torch.Tensor, NDArray[np.intp]]":
-        """Return the log-probabilities of batches that share one pass through the output layer, and whose they are."""
+    def _scored(self, in_body: Sequence[Batch], sequence_ids: NDArray[np.int64]) -> ScoredBatch:
+        """Return what batches give that share one pass through the output layer."""
         import torch
 
         sent = [
             SentBatch(*(self._send(values) for values in (batch.input_ids, batch.positions, batch.targets)))
             for batch in in_body
         ]
+        owners = np.concatenate([batch.owners for batch in in_body])
         with torch.no_grad():
+            if self._keeper is not None:
+                places = np.concatenate([batch.positions % batch.input_ids.shape[1] for batch in in_body])
+                uniforms = self._keeper.uniforms(sequence_ids[owners], places - self._rule.num_first_tokens)
+                kept = self._with_kept(self._keeper, sent, uniforms)
+                return ScoredBatch(kept.logprobs, owners, kept)
             if self._head is None:
                 logprobs = torch.cat([_whole_logprobs(self._model, batch) for batch in sent])
             else:
                 logprobs = _tiled_logprobs(self._head, sent)
-        return logprobs, np.concatenate([batch.owners for batch in in_body])
+        return ScoredBatch(logprobs, owners)
+
+    def _with_kept(
+        self, keeper: TokenKeeper, sent: Sequence[SentBatch], uniforms: NDArray[np.float64] | None
+    ) -> ScoredTokens:
+        import torch
+
+        if self._head is None:
+            states = torch.cat([_whole_logits(self._model, batch) for batch in sent])
+        else:
+            states = _scored_hidden(self._head, sent)
+        return keeper.score(states, self._head, torch.cat([batch.targets for batch in sent]), uniforms)
 
     def _send(self, values: NDArray[np.int64]) -> "torch.Tensor":
         import torch
@@ -235,20 +270,31 @@ def _compute_alone() -> None:
 def _tiled_logprobs(head: PlainHead, in_body: Sequence[SentBatch]) -> "torch.Tensor":
     import torch
 
-    def scored_hidden(batch: SentBatch) -> "torch.Tensor":
+    hidden = _scored_hidden(head, in_body)
+    targets = torch.cat([batch.targets for batch in in_body])
+    return blocked_logprobs(hidden, head.weight, head.bias, targets, tile=tile_shape(hidden.device.type))
+
+
+def _scored_hidden(head: PlainHead, in_body: Sequence[SentBatch]) -> "torch.Tensor":
+    """Return what the output layer is given, of the positions whose next token is scored."""
+    import torch
+
+    def of_batch(batch: SentBatch) -> "torch.Tensor":
         hidden: torch.Tensor = head.body(input_ids=batch.input_ids, use_cache=False)[0]
         return hidden.flatten(0, 1).index_select(0, batch.positions).to(head.weight.dtype)
 
-    hidden = torch.cat([scored_hidden(batch) for batch in in_body])
-    targets = torch.cat([batch.targets for batch in in_body])
-    return blocked_logprobs(hidden, head.weight, head.bias, targets, tile=tile_shape(hidden.device.type))
+    return torch.cat([of_batch(batch) for batch in in_body])
+
+
+def _whole_logits(model: Any, batch: SentBatch) -> "torch.Tensor":
+    logits: torch.Tensor = model(input_ids=batch.input_ids, use_cache=False).logits
+    return logits.flatten(0, 1).index_select(0, batch.positions)
 
 
 def _whole_logprobs(model: Any, batch: SentBatch) -> "torch.Tensor":
     import torch
 
-    logits = model(input_ids=batch.input_ids, use_cache=False).logits
-    scored = logits.flatten(0, 1).index_select(0, batch.positions)
+    scored = _whole_logits(model, batch)
     return torch.log_softmax(scored, dim=-1, dtype=torch.float32).gather(1, batch.targets.unsqueeze(1)).squeeze(1)
 
 

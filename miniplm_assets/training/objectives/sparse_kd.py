@@ -1,0 +1,129 @@
+"""Sparse KD: the teacher's scores keep some ids of its distribution for each token, and the student learns from these.
+
+    loss = (1 - weight) * cross-entropy + weight * D
+
+The teacher has run once, to score the corpus; nothing runs beside the student, whatever it is trained with afterwards,
+and however often (arXiv 2503.16870). What is kept decides what D is; v_1 .. v_n are the ids of a token.
+
+`sampled`: v_i are drawn from p, with replacement, and
+
+    D = mean over i of (log p(v_i) - log q(v_i)),    slope by the student's logits: q - (the share of each id)
+
+whose expectation over the draws is the forward KL(p || q), and its slope q - p: right in the mean however few are
+drawn, at the price of noise, whose variance falls as 1 / n. What is drawn is the same in every epoch.
+
+`top_k`: v_i are the n likeliest, p' is p over them alone, scaled to add up to 1, and
+
+    D = KL(p' || q),    slope: q - p'
+
+which is biased: it is least where the student gives the tail nothing, and the n likeliest more than the teacher does,
+each by the same factor. That error does not become smaller with more data.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miniplm_assets.core.flops import TRAINING_FLOPS
+from miniplm_assets.experiment.objectives import SparseKd
+from miniplm_assets.training.kept_token_file import write_kept_token_file
+from miniplm_assets.training.objectives.cross_entropy import cross_entropy_of
+from miniplm_assets.training.objectives.objective import Batch, Loss, Objective, ObjectiveKind, Setting
+from miniplm_assets.training.objectives.output_layer import OutputLayer, in_cache
+
+if TYPE_CHECKING:
+    import torch
+
+    from miniplm_assets.training.token_file import Row
+
+TEACHER_SCORES: Final = "teacher_scores"
+# Names in a batch, and of the folder.
+KEPT_IDS: Final = "kept_token_ids"
+KEPT_LOGPROBS: Final = "kept_logprobs_nats"
+KEPT_TOKENS: Final = "kept_tokens"
+
+
+class SparseKdLoss(Objective):
+    """Cross-entropy, and an estimate of the forward KL from what a teacher's scores keep."""
+
+    def __init__(self, settings: SparseKd, setting: Setting) -> None:
+        super().__init__()
+        self._weight = settings.weight
+        self._output = OutputLayer(setting.model, dtype=setting.dtype, report=setting.report)
+        self._kept = write_kept_token_file(
+            setting.work / KEPT_TOKENS,
+            files=setting.inputs[TEACHER_SCORES].files,
+            scores=f"{settings.teacher}/{TEACHER_SCORES}",
+            tokens=setting.tokens,
+            vocab_size=setting.vocab_size,
+            end_of_document_id=setting.end_of_document_id,
+            data_fingerprint=setting.data_fingerprint,
+            report=setting.report,
+        )
+
+    def more(self, rows: "Sequence[Row]", is_predicted: Sequence[NDArray[np.bool_]]) -> Batch:
+        """Return what is kept for the predicted tokens of a batch; see `Objective.more`.
+
+        Returns:
+            kept_token_ids: int32 of shape (num_predicted, number).
+            kept_logprobs_nats: float16 of the same shape.
+        """
+        import torch
+
+        num_tokens = [int(one.sum()) for one in is_predicted]
+        token_ids, logprobs = self._kept.of([row.sequence_id for row in rows], num_tokens)
+        return {KEPT_IDS: torch.from_numpy(token_ids), KEPT_LOGPROBS: torch.from_numpy(logprobs)}
+
+    def loss(self, model: Any, batch: Batch) -> Loss:
+        """Return the loss of a batch; see `Objective.loss`."""
+        import torch
+
+        targets, weights = batch["targets"], batch["weights"]
+        nll_nats = targets.new_zeros((), dtype=weights.dtype)
+
+        def loss_of_some(logits: "torch.Tensor", rows: slice) -> "torch.Tensor":
+            places = torch.cat([batch[KEPT_IDS][rows].long(), targets[rows].unsqueeze(1)], dim=1)
+            picked = logits.gather(1, places)
+            nll = cross_entropy_of(logits, targets[rows], weights[rows])
+            nll_nats.add_(nll.sum())
+            log_q = picked[:, :-1] - picked[:, -1:] - nll.unsqueeze(1)
+            shares, log_p = self._teacher(batch[KEPT_LOGPROBS][rows].float())
+            # An id of no probability, as where a model masks some, adds nothing.
+            divergence = torch.where(shares > 0, shares * (log_p - log_q), 0.0).sum(dim=1)
+            # The slope is q - (the text's token): move a share of the latter to the teacher's.
+            moved = torch.cat([-shares, torch.ones_like(picked[:, -1:])], dim=1)
+            logits.scatter_add_(1, places, moved.mul_((self._weight * weights[rows]).unsqueeze(1)))
+            return nll.mul_(1 - self._weight).add_(divergence, alpha=self._weight)
+
+        def loss_of_chunk(logits: "torch.Tensor", rows: slice) -> "torch.Tensor":
+            first = rows.start
+            parts = [
+                loss_of_some(logits[some], slice(first + some.start, first + some.stop)) for some in in_cache(logits)
+            ]
+            return torch.cat(parts)
+
+        total, nats = self._output.loss(model, batch, loss_of_chunk)
+        return Loss(total, nats.sum(), nll_nats)
+
+    def _teacher(self, log_p: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
+        """Return what each kept id weighs, and its log p."""
+        import torch
+
+        if self._kept.method == "sampled":
+            return torch.full_like(log_p, 1 / log_p.shape[1]), log_p
+        log_p = log_p.log_softmax(dim=1)
+        return log_p.exp(), log_p
+
+
+def _inputs(settings: SparseKd) -> Mapping[str, tuple[str, str]]:
+    return {TEACHER_SCORES: (TEACHER_SCORES, settings.teacher)}
+
+
+def _flops_per_token(_settings: SparseKd, num_parameters: int, _others: Mapping[str, int]) -> int:
+    """6 N: the teacher's part was counted when it scored."""
+    return TRAINING_FLOPS * num_parameters
+
+
+KIND = ObjectiveKind(inputs=_inputs, flops_per_token=_flops_per_token, open=SparseKdLoss)
