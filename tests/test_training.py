@@ -16,17 +16,20 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from miniplm_assets.core.errors import TrainingError
 from miniplm_assets.core.stop import Stop, Stopped
 from miniplm_assets.experiment import Training
+from miniplm_assets.experiment.objectives import CrossEntropy, SparseKd, TokenSelection, VanillaKd
 from miniplm_assets.lm import torch_scorer
 from miniplm_assets.lm.scores import TokenRule
 from miniplm_assets.training import TrainingJob, train_language_model
 from miniplm_assets.training.held_out import SAMPLE_SEED
 from miniplm_assets.training.journal import Journal
-from miniplm_assets.training.objectives import Objective
+from miniplm_assets.training.objectives import Input, Objective
 from miniplm_assets.training.plan import NUM_LOG_ROWS, evenly_spaced, plan_training
 from miniplm_assets.training.token_file import Row, choose_held_out, write_token_file
 from tests.scoring_oracle import gemma2_logits
@@ -497,6 +500,66 @@ def test_a_resumed_run_ends_with_the_same_bytes(job: TrainingJob, tmp_path: Path
     assert {key: resumed[key] for key in resumed.keys() - ignored} == {
         key: whole[key] for key in whole.keys() - ignored
     }
+
+
+def with_objective(job: TrainingJob, name: str, folder: Path) -> TrainingJob:
+    """Return a job with an objective, and what it needs."""
+    from miniplm_assets.lm.architectures import build_model
+
+    folder.mkdir()
+    if name == "vanilla_kd":
+        teacher = build_model(
+            ARCHITECTURE, vocab_size=VOCAB_SIZE, end_of_document_id=END, max_sequence_tokens=17, seed=9
+        )
+        teacher.save_pretrained(folder / "teacher")
+        settings = VanillaKd(type="vanilla_kd", teacher="large")
+        return replace(job, objective=settings, objective_inputs={"teacher": Input(folder=folder / "teacher")})
+    sequences = pl.concat(pl.read_parquet(path).with_row_index("row") for path in job.sequence_files)
+    random = np.random.default_rng(7)
+
+    def scores(path: Path) -> Input:
+        num = [int((np.array(ids[:-1]) != END).sum()) for ids in sequences["token_ids"]]
+        nats = [(-random.exponential(2, count)).astype(np.float16) for count in num]
+        columns = {
+            "sequence_id": sequences["sequence_id"].to_arrow(),
+            "num_scored_tokens": pa.array(num, pa.int32()),
+            "token_logprobs_nats": pa.array(nats, pa.list_(pa.float16())),
+            "sampled_token_ids": pa.array([random.integers(0, VOCAB_SIZE, 3 * count) for count in num]),
+            "sampled_logprobs_nats": pa.array(
+                [(-random.exponential(2, 3 * count)).astype(np.float16) for count in num], pa.list_(pa.float16())
+            ),
+        }
+        pq.write_table(pa.table(columns), path)
+        return Input(files=(path,))
+
+    teacher_scores = scores(folder / "teacher.parquet")
+    if name == "sparse_kd":
+        settings = SparseKd(type="sparse_kd", teacher="large")
+        return replace(job, objective=settings, objective_inputs={"teacher_scores": teacher_scores})
+    settings = TokenSelection(type="token_selection", teacher="large", reference="small")
+    inputs = {"teacher": teacher_scores, "reference": scores(folder / "reference.parquet")}
+    return replace(job, objective=settings, objective_inputs=inputs)
+
+
+@pytest.mark.parametrize("name", ["vanilla_kd", "sparse_kd", "token_selection"])
+def test_a_resumed_run_of_each_objective_ends_with_the_same_bytes(
+    job: TrainingJob, tmp_path: Path, stop_after, name: str
+) -> None:
+    # Ids that no two sequences share, as packing gives them.
+    files = []
+    for number, path in enumerate(job.sequence_files):
+        files.append(tmp_path / f"numbered_{number}.parquet")
+        pl.read_parquet(path).with_columns(pl.col("sequence_id") + 1_000 * number).write_parquet(files[-1])
+    job = with_objective(replace(job, sequence_files=tuple(files)), name, tmp_path / "inputs")
+    plain = train(replace(job, objective=CrossEntropy(), objective_inputs={}), tmp_path / "plain")
+    whole = train(job, tmp_path / "whole")
+    stop_after(11)
+    with pytest.raises(InterruptedRunError):
+        train(every_step(job), tmp_path / "cut")
+    assert train(job, tmp_path / "cut")["resumed_from_step"] == 11
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole") != weights(tmp_path / "plain")
+    assert read_log(tmp_path / "cut").drop("seconds").equals(read_log(tmp_path / "whole").drop("seconds"))
+    assert (whole["training_flops"] > plain["training_flops"]) == (name == "vanilla_kd")
 
 
 @pytest.mark.parametrize("while_measuring", [False, True])
