@@ -13,7 +13,7 @@ from miniplm_assets.experiment.models import (
     TrainedTokenizer,
     Training,
 )
-from miniplm_assets.experiment.objectives import CrossEntropy, Objective, VanillaKd
+from miniplm_assets.experiment.objectives import CrossEntropy, MiniLlm, Objective, VanillaKd
 from miniplm_assets.experiment.schema import Experiment, Sequences, Splits, Student
 from miniplm_assets.experiment.scoring import Agreement, OtherScoring, Pilot, Rescoring, Scoring
 from miniplm_assets.experiment.selections import Selection
@@ -41,6 +41,7 @@ __all__ = [
     "HubTokenizer",
     "HuggingFaceSource",
     "JsonlSource",
+    "MiniLlm",
     "ModelSource",
     "Objective",
     "OtherScoring",

@@ -64,6 +64,13 @@ class StudentCheck:
                     f"{self._student.tokenizer}; {objective.type} learns from probabilities of single tokens, so that "
                     "both must have the same (a student of another tokenizer can learn from a refined corpus)"
                 )
+        num_sampled, length = getattr(objective, "num_sampled_tokens", 0), self._file.sequences.sequence_length
+        if num_sampled >= length:
+            yield (
+                f"{self._where}.objective.num_sampled_tokens: {num_sampled:,} leave nothing of a sequence to continue; "
+                f"expected fewer than sequences.sequence_length, {length:,}: set it to {length - 1:,} or less (a "
+                f"quarter, {length // 4:,}, is the published share)"
+            )
 
     def _unknown(self, key: str, name: str, known: Collection[Any]) -> Iterator[str]:
         if name not in known and name not in self._left_out:
