@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from miniplm_assets.experiment import Experiment
 from miniplm_assets.experiment.objectives import MiniLlm
 from miniplm_assets.lm.scores import TokenRule
 from miniplm_assets.training import TrainingJob
 from miniplm_assets.training.objectives import Input, Objective, Setting, objective_of
 from miniplm_assets.training.objectives.sampling import Continuations, Reader, draw_continuations
 from miniplm_assets.training.token_file import Row, TokenFile
+from tests.test_identity import experiment
 from tests.test_training import (
     VOCAB_SIZE,
     InterruptedRunError,
@@ -354,3 +356,12 @@ def test_an_objective_names_its_inputs_and_its_cost() -> None:
     assert kind.inputs(settings) == {"teacher": ("teacher_model", "large")}
     # arXiv 2410.17215, table 1: 3N / (4N + 2T) of the steps without a teacher.
     assert 6 * 200 / kind.flops_per_token(settings, 200, {"teacher": 1_800}) == 3 * 200 / (4 * 200 + 2 * 1_800)
+
+
+def test_a_continuation_that_leaves_nothing_of_a_sequence_is_refused() -> None:
+    content = experiment()
+    content["students"]["plain"]["objective"] = {"type": "minillm", "teacher": "large", "num_sampled_tokens": 64}
+    with pytest.raises(ValueError, match=r"students\.plain\.objective\.num_sampled_tokens: 64 .* set it to 63 or less"):
+        Experiment.model_validate(content)
+    content["students"]["plain"]["objective"]["num_sampled_tokens"] = 63
+    Experiment.model_validate(content)
