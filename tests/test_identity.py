@@ -117,6 +117,9 @@ VARIANTS: dict[str, Callable[[dict[str, Any]], object]] = {
     ),
     "vllm": lambda content: content["teachers"]["large"].update(scoring={"backend": "vllm"}),
     "ray": lambda content: content["teachers"]["large"].update(scoring={"engine": "ray"}),
+    "minillm": lambda content: content["students"]["plain"].update(
+        objective={"type": "minillm", "teacher": "large", "num_sampled_tokens": 16}
+    ),
 }
 
 
@@ -283,6 +286,13 @@ ROWS = [
     Row("students.plain.objective.type", REQUIRED, None, NOTHING, "sparse_kd"),
     Row("students.plain.objective.teacher", REQUIRED, "copied", STUDENT, "sparse_kd"),
     Row("students.plain.objective.weight", 0.5, 0.4, STUDENT, "sparse_kd"),
+    Row("students.plain.objective.type", REQUIRED, None, NOTHING, "minillm"),
+    Row("students.plain.objective.teacher", REQUIRED, "copied", STUDENT, "minillm"),
+    Row("students.plain.objective.dtype", "float32", "bfloat16", STUDENT, "minillm"),
+    Row("students.plain.objective.num_sampled_tokens", 256, 15, STUDENT, "minillm"),
+    Row("students.plain.objective.teacher_mix", 0.2, 0.1, STUDENT, "minillm"),
+    Row("students.plain.objective.length_normalised", True, False, STUDENT, "minillm"),
+    Row("students.plain.objective.pretraining_weight", 1.0, 0.0, STUDENT, "minillm"),
     Row("students.plain.seeds", (), [5], STUDENT),
     Row("students.plain.seeds", (), [1], NOTHING),  # the experiment's one
     Row("students.plain.baseline", None, "better", REPORTS),

@@ -14,7 +14,7 @@ from miniplm_assets.experiment.models import (
     TrainedTokenizer,
     Training,
 )
-from miniplm_assets.experiment.objectives import CrossEntropy, Objective, SparseKd, VanillaKd
+from miniplm_assets.experiment.objectives import CrossEntropy, MiniLlm, Objective, SparseKd, VanillaKd
 from miniplm_assets.experiment.schema import Experiment, Sequences, Splits, Student
 from miniplm_assets.experiment.scoring import Agreement, KeepTokens, OtherScoring, Pilot, Rescoring, Scoring
 from miniplm_assets.experiment.selections import Selection
@@ -43,6 +43,7 @@ __all__ = [
     "HuggingFaceSource",
     "JsonlSource",
     "KeepTokens",
+    "MiniLlm",
     "ModelSource",
     "Objective",
     "OtherScoring",

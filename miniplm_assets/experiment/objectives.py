@@ -32,6 +32,18 @@ class VanillaKd(TeacherBeside):
     divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
 
 
+class MiniLlm(TeacherBeside):
+    """Cross-entropy of the first part of a sequence, and the reverse KL of what the student continues it with."""
+
+    type: Literal["minillm"]
+    num_sampled_tokens: int = Field(
+        256, ge=1, description="at most, in place of the last ones of a sequence; fewer than sequences.sequence_length"
+    )
+    teacher_mix: float = Field(0.2, ge=0, lt=1, description="share of the teacher in what tokens are drawn from")
+    length_normalised: bool = Field(True, description="whether rewards are means over later tokens, or their sums")
+    pretraining_weight: float = Field(1.0, ge=0, description="of the cross-entropy; that of the reverse KL is 1")
+
+
 class TokenSelection(Settings):
     """The cross-entropy of the tokens whose difference of teacher and reference is highest."""
 
@@ -60,4 +72,4 @@ class SparseKd(Settings):
 
 
 # One line an objective; told apart by `type`.
-Objective = Annotated[CrossEntropy | VanillaKd | SparseKd | TokenSelection, Field(discriminator="type")]
+Objective = Annotated[CrossEntropy | VanillaKd | MiniLlm | SparseKd | TokenSelection, Field(discriminator="type")]

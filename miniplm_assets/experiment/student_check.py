@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from miniplm_assets.experiment.objectives import SparseKd, TokenSelection
+from miniplm_assets.experiment.objectives import MiniLlm, SparseKd, TokenSelection
 from miniplm_assets.experiment.scoring import Scoring
 from miniplm_assets.experiment.settings import nearest
 
@@ -75,6 +75,13 @@ class StudentCheck:
                     f"{objective.type} learns; write keep_tokens: {{method: sampled, number: 12}} under "
                     f"{who}s.{name}.scoring"
                 )
+        length = self._file.sequences.sequence_length
+        if isinstance(objective, MiniLlm) and objective.num_sampled_tokens >= length:
+            yield (
+                f"{self._where}.objective.num_sampled_tokens: {objective.num_sampled_tokens:,} leave nothing of a "
+                f"sequence to continue; expected fewer than sequences.sequence_length, {length:,}: set it to "
+                f"{length - 1:,} or less (a quarter, {length // 4:,}, is the published share)"
+            )
 
     def _kept_tokens_problems(self, who: str, name: str, scoring: Scoring) -> Iterator[str]:
         if not scoring.keep_token_logprobs:

@@ -2,8 +2,8 @@
 
 from typing import Any, Final
 
-from miniplm_assets.experiment.objectives import CrossEntropy, SparseKd, TokenSelection, VanillaKd
-from miniplm_assets.training.objectives import cross_entropy, sparse_kd, token_selection, vanilla_kd
+from miniplm_assets.experiment.objectives import CrossEntropy, MiniLlm, SparseKd, TokenSelection, VanillaKd
+from miniplm_assets.training.objectives import cross_entropy, minillm, sparse_kd, token_selection, vanilla_kd
 from miniplm_assets.training.objectives.objective import Input, Loss, Objective, ObjectiveKind, Setting
 
 __all__ = ["Input", "Loss", "Objective", "ObjectiveKind", "Setting", "objective_of"]
@@ -11,6 +11,7 @@ __all__ = ["Input", "Loss", "Objective", "ObjectiveKind", "Setting", "objective_
 OBJECTIVES: Final[dict[type[Any], ObjectiveKind[Any]]] = {
     CrossEntropy: cross_entropy.KIND,
     VanillaKd: vanilla_kd.KIND,
+    MiniLlm: minillm.KIND,
     SparseKd: sparse_kd.KIND,
     TokenSelection: token_selection.KIND,
 }

@@ -9,6 +9,7 @@ from miniplm_assets.experiment.scoring import Dtype, Scoring
 from miniplm_assets.lm.model_folder import load_model
 from miniplm_assets.lm.output_head import find_plain_head
 from miniplm_assets.training.objectives.objective import Input
+from miniplm_assets.training.objectives.sampling import Reader
 
 if TYPE_CHECKING:
     import torch
@@ -57,6 +58,10 @@ class Teacher:
         if self._head is None:
             _say_whole(self._model, teacher.folder, report)
         self.num_parameters = sum(parameter.numel() for parameter in self._model.parameters())
+
+    def reader(self) -> Reader:
+        """Return what reads the texts of a batch a token at a time, nothing of them as yet."""
+        return Reader(self._model, vocab_size=self._vocab_size, begin_of_sequence_id=self._first, keeps_dtype=True)
 
     def states(self, input_ids: "torch.Tensor", positions: "torch.Tensor") -> "torch.Tensor":
         """Return what `logits` takes: a row for each position, on the device.
