@@ -63,21 +63,34 @@ def test_the_300m_model_of_the_ablations_has_247_million_parameters(paper: Exper
     assert round(count / 1e6) == 247
 
 
-@pytest.mark.parametrize(("size", "published_steps"), [("200m", 25_000), ("500m", 45_000), ("1200m", 65_000)])
-@pytest.mark.parametrize("recipe", ["vanilla_kd", "miniplm_kd"])
-def test_vanilla_kd_at_equal_cost_takes_the_published_steps(size: str, published_steps: int, recipe: str) -> None:
+VANILLA_KD_STEPS = {"200m": 25_000, "500m": 45_000, "1200m": 65_000}
+MINILLM_STEPS = {"200m": 15_000, "500m": 30_000, "1200m": 40_000}
+
+
+@pytest.mark.parametrize("size", VANILLA_KD_STEPS)
+@pytest.mark.parametrize(
+    ("recipe", "published", "within"),
+    # The paper prints whole 5K; its formula gives 25.1K for MiniLLM's 500M student, where it prints 30K.
+    [
+        ("vanilla_kd", VANILLA_KD_STEPS, 2_500),
+        ("miniplm_kd", VANILLA_KD_STEPS, 2_500),
+        ("minillm", MINILLM_STEPS, 5_000),
+    ],
+)
+def test_distillation_at_equal_cost_takes_the_published_steps(
+    size: str, recipe: str, published: dict[str, int], within: int
+) -> None:
     pipeline = open_pipeline(PAPER)
     node = pipeline.graph[checkpoint_key(f"{recipe}_{size}")]
     assert node.kind.cost is not None
     cost = node.kind.cost(node, Sizes(pipeline, None, None), None)
     assert cost.num_tokens is not None
     steps = 100_000 * cost.num_tokens / 50_000_000_000
-    assert round(steps / 5_000) * 5_000 == published_steps
+    assert abs(steps - published[size]) <= within
     plain = pipeline.graph[checkpoint_key(f"no_kd_{size}")]
     assert plain.kind.cost is not None
     assert cost.flops == pytest.approx(plain.kind.cost(plain, Sizes(pipeline, None, None), None).flops, rel=1e-9)
-    warmup_steps = node.settings.training.warmup_share * published_steps
-    assert warmup_steps == pytest.approx(2_000, rel=0.02)
+    assert node.settings.training.warmup_share * steps == pytest.approx(2_000, rel=0.02)
 
 
 def test_the_teacher_is_as_large_as_its_shape_says(paper: Experiment) -> None:
@@ -119,4 +132,5 @@ def test_every_size_is_trained_by_each_recipe(paper: Experiment) -> None:
     recipes = {(one.architecture, one.corpus, one.objective.type) for one in paper.students.values()}
     sizes = ("qwen_200m", "qwen_500m", "qwen_1200m")
     corpora = ("candidates", "refined_corpus/half")
-    assert recipes == set(product(sizes, corpora, ("cross_entropy", "vanilla_kd")))
+    both = set(product(sizes, corpora, ("cross_entropy", "vanilla_kd")))
+    assert recipes == both | {(size, "candidates", "minillm") for size in sizes}
