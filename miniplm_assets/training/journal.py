@@ -55,8 +55,8 @@ class Journal:
         """
         import torch
 
-        # float64: a count beyond 2^24 is no float32.
-        self._waiting.append((step, torch.stack([one.detach().double() for one in (nats, nll_nats, num_predicted)])))
+        # float32, since not every device has more: it holds a count up to 2^24, and a batch has fewer tokens.
+        self._waiting.append((step, torch.stack([one.detach().float() for one in (nats, nll_nats, num_predicted)])))
 
     def collect(self) -> None:
         """Fetch the waiting losses.

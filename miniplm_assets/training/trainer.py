@@ -107,7 +107,7 @@ class CourseTrainer(Trainer):  # type: ignore[misc, unused-ignore]
         """Return the batches of a step, and how many tokens, or sequences, its mean is over, in all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         # A sequence's weights are 1 by their number each, and add up to 1 but for rounding.
-        counts = [batch["weights"].sum(dtype=torch.float64).round().long() for batch in batches]
+        counts = [batch["weights"].sum().round().long() for batch in batches]
         return batches, self.accelerator.reduce(torch.stack(counts).sum().to(device), reduction="sum")
 
     def compute_loss(
