@@ -48,15 +48,10 @@ class CrossEntropyLoss(Objective):
 
     def loss(self, model: Any, batch: Batch) -> Loss:
         """Return the loss of a batch; see `Objective.loss`."""
-        from torch import cat
-
         targets, weights = batch["targets"], batch["weights"]
-
-        def loss_of_chunk(logits: "torch.Tensor", rows: slice) -> "torch.Tensor":
-            of_chunk, by = targets[rows], weights[rows]
-            return cat([cross_entropy_of(logits[some], of_chunk[some], by[some]) for some in in_cache(logits)])
-
-        total, nats = self._output.loss(model, batch, loss_of_chunk)
+        total, nats = self._output.loss(
+            model, batch, lambda logits, rows: in_cache(cross_entropy_of, logits, targets[rows], weights[rows])
+        )
         return Loss(total, nats.sum(), nats.sum())
 
 

@@ -11,6 +11,7 @@ tokens after the other (`in_cache`), whose entries stay in a CPU's cache from on
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from miniplm_assets.lm.modes import evaluation_mode
@@ -81,12 +82,20 @@ class OutputLayer:
         return max(1, min(MAX_CHUNK_TOKENS, self._chunk_bytes // (4 * vocab_size)))
 
 
-def in_cache(logits: "torch.Tensor") -> Iterator[slice]:
-    """Go through the rows of a matrix, as many at once as stay in a CPU's cache; on an accelerator all at once."""
-    num_rows, width = logits.shape
-    at_once = num_rows if logits.device.type != "cpu" else max(1, CACHED_BYTES // (4 * width))
-    for start in range(0, num_rows, max(1, at_once)):
-        yield slice(start, min(start + at_once, num_rows))
+def in_cache(loss: Callable[..., "torch.Tensor"], *of_tokens: "torch.Tensor") -> "torch.Tensor":
+    """Return a loss of the tokens of a chunk, taken of as many at once as stay in a CPU's cache; else of all at once.
+
+    Args:
+        loss: takes the same tensors of some tokens, and returns nats of each.
+        of_tokens: the logits of the chunk, and whatever else is known of each of its tokens.
+    """
+    import torch
+
+    logits = of_tokens[0]
+    if logits.device.type != "cpu":
+        return loss(*of_tokens)
+    at_once = max(1, CACHED_BYTES // (4 * logits.shape[1]))
+    return torch.cat([loss(*some) for some in zip(*(torch.split(one, at_once) for one in of_tokens), strict=True)])
 
 
 @contextmanager
@@ -114,43 +123,29 @@ def _chunked(
 ) -> "tuple[torch.Tensor, torch.Tensor]":
     import torch
 
-    class Chunked(torch.autograd.Function):
-        @staticmethod
-        def forward(
-            context: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
-        ) -> tuple[torch.Tensor, torch.Tensor]:
-            narrow = weight.to(dtype)
-            nats = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
-            of_hidden, of_weight = torch.empty_like(hidden), torch.zeros_like(weight)
-            of_bias = None if bias is None else torch.zeros_like(bias)
-            for start in range(0, len(hidden), num_tokens):
-                rows = slice(start, start + num_tokens)
-                states = hidden[rows].to(dtype)
-                logits = torch.mm(states, narrow.T).float()
-                if bias is not None:
-                    logits += bias
-                nats[rows] = loss_of_chunk(logits, rows)
-                slope = logits.to(dtype)
-                of_hidden[rows] = torch.mm(slope, narrow).to(hidden.dtype)
-                if dtype == weight.dtype:
-                    of_weight.addmm_(slope.T, states)
-                else:
-                    of_weight += torch.mm(slope.T, states)
-                if of_bias is not None:
-                    of_bias += logits.sum(0)
-            context.slopes = of_hidden, of_weight, of_bias
-            context.mark_non_differentiable(nats)
-            return (token_weights * nats).sum(), nats
-
-        @staticmethod
-        def backward(context: Any, by: torch.Tensor, _: torch.Tensor) -> Any:
-            slopes = context.slopes
-            del context.slopes
-            return tuple(None if slope is None else slope.mul_(by) for slope in slopes)
-
-    with torch.autocast(hidden.device.type, enabled=False):
-        total, nats = Chunked.apply(hidden, weight, bias)  # type: ignore[no-untyped-call]
-    return total, nats
+    with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
+        narrow = weight.to(dtype)
+        nats = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        of_hidden, of_weight = torch.empty_like(hidden), torch.zeros_like(weight)
+        of_bias = None if bias is None else torch.zeros_like(bias)
+        for start in range(0, len(hidden), num_tokens):
+            rows = slice(start, start + num_tokens)
+            states = hidden[rows].to(dtype)
+            logits = torch.mm(states, narrow.T).float()
+            if bias is not None:
+                logits += bias
+            nats[rows] = loss_of_chunk(logits, rows)
+            slope = logits.to(dtype)
+            of_hidden[rows] = torch.mm(slope, narrow).to(hidden.dtype)
+            if dtype == weight.dtype:
+                of_weight.addmm_(slope.T, states)
+            else:
+                of_weight += torch.mm(slope.T, states)
+            if of_bias is not None:
+                of_bias += logits.sum(0)
+        total = (token_weights * nats).sum()
+    slopes = (of_hidden, of_weight, of_bias)
+    return _known_slopes().apply(total, slopes, hidden, weight, bias), nats
 
 
 def _whole(
@@ -158,25 +153,33 @@ def _whole(
 ) -> "tuple[torch.Tensor, torch.Tensor]":
     import torch
 
-    class Whole(torch.autograd.Function):
+    with torch.no_grad():
+        nats = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
+        slope = torch.empty_like(logits)
+        for start in range(0, len(logits), num_tokens):
+            rows = slice(start, start + num_tokens)
+            chunk = logits[rows].float().clone()
+            nats[rows] = loss_of_chunk(chunk, rows)
+            slope[rows] = chunk.to(logits.dtype)
+        total = (token_weights * nats).sum()
+    return _known_slopes().apply(total, (slope,), logits), nats
+
+
+@cache  # torch is not there when this module is read
+def _known_slopes() -> Any:
+    """Return the function of a sum whose derivatives are known: `apply(total, slopes, *inputs)` gives the total."""
+    import torch
+
+    class KnownSlopes(torch.autograd.Function):
         @staticmethod
-        def forward(context: Any, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            nats = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
-            slope = torch.empty_like(logits)
-            for start in range(0, len(logits), num_tokens):
-                rows = slice(start, start + num_tokens)
-                chunk = logits[rows].float().clone()
-                nats[rows] = loss_of_chunk(chunk, rows)
-                slope[rows] = chunk.to(logits.dtype)
-            context.slope = slope
-            context.mark_non_differentiable(nats)
-            return (token_weights * nats).sum(), nats
+        def forward(context: Any, total: torch.Tensor, slopes: Any, *_inputs: Any) -> torch.Tensor:
+            context.slopes = slopes
+            return total.clone()
 
         @staticmethod
-        def backward(context: Any, by: torch.Tensor, _: torch.Tensor) -> Any:
-            slope = context.slope
-            del context.slope
-            return slope.mul_(by)
+        def backward(context: Any, by: torch.Tensor) -> Any:
+            slopes = context.slopes
+            del context.slopes
+            return None, None, *(None if slope is None else slope.mul_(by) for slope in slopes)
 
-    total, nats = Whole.apply(logits)  # type: ignore[no-untyped-call]
-    return total, nats
+    return KnownSlopes

@@ -83,26 +83,30 @@ class SparseKdLoss(Objective):
         targets, weights = batch["targets"], batch["weights"]
         nll_nats = targets.new_zeros((), dtype=weights.dtype)
 
-        def loss_of_some(logits: "torch.Tensor", rows: slice) -> "torch.Tensor":
-            places = torch.cat([batch[KEPT_IDS][rows].long(), targets[rows].unsqueeze(1)], dim=1)
+        def loss_of(
+            logits: "torch.Tensor",
+            targets: "torch.Tensor",
+            weights: "torch.Tensor",
+            kept_ids: "torch.Tensor",
+            kept_logprobs: "torch.Tensor",
+        ) -> "torch.Tensor":
+            places = torch.cat([kept_ids.long(), targets.unsqueeze(1)], dim=1)
             picked = logits.gather(1, places)
-            nll = cross_entropy_of(logits, targets[rows], weights[rows])
+            nll = cross_entropy_of(logits, targets, weights)
             nll_nats.add_(nll.sum())
             log_q = picked[:, :-1] - picked[:, -1:] - nll.unsqueeze(1)
-            shares, log_p = self._teacher(batch[KEPT_LOGPROBS][rows].float())
+            shares, log_p = self._teacher(kept_logprobs.float())
             # An id of no probability, as where a model masks some, adds nothing.
             divergence = torch.where(shares > 0, shares * (log_p - log_q), 0.0).sum(dim=1)
             # The slope is q - (the text's token): move a share of the latter to the teacher's.
             moved = torch.cat([-shares, torch.ones_like(picked[:, -1:])], dim=1)
-            logits.scatter_add_(1, places, moved.mul_((self._weight * weights[rows]).unsqueeze(1)))
+            logits.scatter_add_(1, places, moved.mul_((self._weight * weights).unsqueeze(1)))
             return nll.mul_(1 - self._weight).add_(divergence, alpha=self._weight)
 
+        of_tokens = (targets, weights, batch[KEPT_IDS], batch[KEPT_LOGPROBS])
+
         def loss_of_chunk(logits: "torch.Tensor", rows: slice) -> "torch.Tensor":
-            first = rows.start
-            parts = [
-                loss_of_some(logits[some], slice(first + some.start, first + some.stop)) for some in in_cache(logits)
-            ]
-            return torch.cat(parts)
+            return in_cache(loss_of, logits, *(one[rows] for one in of_tokens))
 
         total, nats = self._output.loss(model, batch, loss_of_chunk)
         return Loss(total, nats.sum(), nll_nats)

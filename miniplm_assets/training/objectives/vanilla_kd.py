@@ -51,29 +51,22 @@ class VanillaKdLoss(Objective):
 
     def loss(self, model: Any, batch: Batch) -> Loss:
         """Return the loss of a batch; see `Objective.loss`."""
-        from torch import cat
-
         targets, weights = batch["targets"], batch["weights"]
         states = self._teacher.states(batch["input_ids"], batch["positions"])
         nll_nats = targets.new_zeros((), dtype=weights.dtype)
         share = self._settings.weight
 
-        def loss_of_some(logits: "torch.Tensor", teacher_logits: "torch.Tensor", rows: slice) -> "torch.Tensor":
+        def loss_of(
+            logits: "torch.Tensor", teacher_logits: "torch.Tensor", targets: "torch.Tensor", weights: "torch.Tensor"
+        ) -> "torch.Tensor":
             divergence, slope = self._divergence(logits, teacher_logits)
-            nll = cross_entropy_of(logits, targets[rows], weights[rows])
+            nll = cross_entropy_of(logits, targets, weights)
             nll_nats.add_(nll.sum())
-            logits.mul_(1 - share)[:, : slope.shape[1]].add_(slope.mul_((share * weights[rows]).unsqueeze(1)))
+            logits.mul_(1 - share)[:, : slope.shape[1]].add_(slope.mul_((share * weights).unsqueeze(1)))
             return nll.mul_(1 - share).add_(divergence, alpha=share)
 
         def loss_of_chunk(logits: "torch.Tensor", rows: slice) -> "torch.Tensor":
-            teacher_logits = self._teacher.logits(states[rows])
-            first = rows.start
-            return cat(
-                [
-                    loss_of_some(logits[some], teacher_logits[some], slice(first + some.start, first + some.stop))
-                    for some in in_cache(logits)
-                ]
-            )
+            return in_cache(loss_of, logits, self._teacher.logits(states[rows]), targets[rows], weights[rows])
 
         total, nats = self._output.loss(model, batch, loss_of_chunk)
         return Loss(total, nats.sum(), nll_nats)
