@@ -59,6 +59,12 @@ def find_plain_head(model: Any) -> PlainHead | None:
     return PlainHead(body=body, weight=head.weight, bias=head.bias) if is_plain else None
 
 
+def computed_whole(model: Any) -> str:
+    """Say what `find_plain_head` did not find, and what follows from it."""
+    name = type(model).__name__
+    return f"{name} changes its logits after the output layer, so they are computed whole: right, but slower"
+
+
 def _same(after: "torch.Tensor", before: "torch.Tensor") -> bool:
     import torch
 

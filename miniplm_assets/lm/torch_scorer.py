@@ -23,7 +23,7 @@ from miniplm_assets.lm.batching import Batch, batches, fill_batch, longest_first
 from miniplm_assets.lm.blocked_logprobs import blocked_logprobs, tile_shape
 from miniplm_assets.lm.kept_tokens import ScoredTokens, TokenKeeper
 from miniplm_assets.lm.modes import evaluation_mode
-from miniplm_assets.lm.output_head import PlainHead, find_plain_head
+from miniplm_assets.lm.output_head import PlainHead, computed_whole, find_plain_head
 from miniplm_assets.lm.scores import KeptTokens, Scores, TokenRule, check_sequences, sum_by_sequence
 
 if TYPE_CHECKING:
@@ -90,10 +90,7 @@ class TorchScorer:
             self._tokens_per_batch = min(tokens_per_batch, CPU_TOKENS_PER_BATCH)
             self._threads = _threads_of_one()
         if self._head is None:
-            report(
-                f"{type(model).__name__} changes its logits after the output layer, so they are computed whole: "
-                "right, but slower"
-            )
+            report(computed_whole(model))
             self._tokens_per_batch = min(self._tokens_per_batch, WHOLE_LOGITS_BYTES // (4 * self._vocab_size))
 
     def score(self, sequences: Sequence[NDArray[np.int32]], sequence_ids: NDArray[np.int64]) -> Scores:

@@ -65,14 +65,13 @@ from miniplm_assets.training.objectives.sampling import (
     draw_continuations,
     mixed_log_probabilities,
 )
-from miniplm_assets.training.objectives.teacher import Teacher, log_softmax_
+from miniplm_assets.training.objectives.teacher import TEACHER, Teacher, log_softmax_, teacher_input
 
 if TYPE_CHECKING:
     import torch
 
     from miniplm_assets.training.token_file import Row
 
-TEACHER: Final = "teacher"
 # Of the size of a chunk's logits: log p, the long part's slope, log q, and what an operation between them takes.
 NUM_BUFFERS: Final = 4
 # The second is predicted, so that a text has a weight.
@@ -87,13 +86,7 @@ class MiniLlmLoss(Objective):
         self._settings, self._student = settings, setting.model
         self._vocab_size, self._end = setting.vocab_size, setting.end_of_document_id
         self._output = OutputLayer(setting.model, dtype=setting.dtype, report=setting.report, num_buffers=NUM_BUFFERS)
-        self._teacher = Teacher(
-            setting.inputs[TEACHER],
-            dtype=settings.dtype,
-            vocab_size=setting.vocab_size,
-            device=setting.device,
-            report=setting.report,
-        )
+        self._teacher = Teacher(settings, setting)
         self.num_parameters = {TEACHER: self._teacher.num_parameters}
 
     def predicted(self, row: "Row", is_predicted: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -218,13 +211,9 @@ class MiniLlmLoss(Objective):
         return max(MIN_TEXT_TOKENS, len(row.token_ids) - self._settings.num_sampled_tokens)
 
 
-def _inputs(settings: MiniLlm) -> Mapping[str, tuple[str, str]]:
-    return {TEACHER: ("teacher_model", settings.teacher)}
-
-
 def _flops_per_token(_settings: MiniLlm, num_parameters: int, others: Mapping[str, int]) -> int:
     """8 N + 4 T: both draw, the student learns, the teacher judges (arXiv 2410.17215, section 3.1)."""
     return (TRAINING_FLOPS + FORWARD_FLOPS) * num_parameters + 2 * FORWARD_FLOPS * others[TEACHER]
 
 
-KIND = ObjectiveKind(inputs=_inputs, flops_per_token=_flops_per_token, open=MiniLlmLoss)
+KIND = ObjectiveKind(inputs=teacher_input, flops_per_token=_flops_per_token, open=MiniLlmLoss)

@@ -15,7 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from miniplm_assets.lm.modes import evaluation_mode
-from miniplm_assets.lm.output_head import find_plain_head
+from miniplm_assets.lm.output_head import computed_whole, find_plain_head
 from miniplm_assets.training.objectives.objective import Batch
 
 if TYPE_CHECKING:
@@ -51,10 +51,7 @@ class OutputLayer:
         self._dtype = getattr(torch, dtype)
         self._chunk_bytes = CHUNK_BYTES // (1 + num_buffers)
         if plain is None:
-            report(
-                f"{type(model).__name__} changes its logits after the output layer, so they are computed whole: right, "
-                "but slower"
-            )
+            report(computed_whole(model))
 
     def loss(self, model: Any, batch: Batch, loss_of_chunk: LossOfChunk) -> "tuple[torch.Tensor, torch.Tensor]":
         """Return the sum of weight * nats over a batch, from which gradients flow, and nats without weight.

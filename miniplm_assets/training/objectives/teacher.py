@@ -1,18 +1,21 @@
 """A teacher that runs beside a student: its hidden states for a batch, and its logits a chunk at a time."""
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from miniplm_assets.core.errors import TrainingError
-from miniplm_assets.experiment.scoring import Dtype, Scoring
+from miniplm_assets.experiment.objectives import TeacherBeside
+from miniplm_assets.experiment.scoring import Scoring
 from miniplm_assets.lm.model_folder import load_model
-from miniplm_assets.lm.output_head import find_plain_head
-from miniplm_assets.training.objectives.objective import Input
+from miniplm_assets.lm.output_head import computed_whole, find_plain_head
+from miniplm_assets.training.objectives.objective import Setting
 from miniplm_assets.training.objectives.sampling import Reader
 
 if TYPE_CHECKING:
     import torch
+
+# Its role among the inputs.
+TEACHER: Final = "teacher"
 
 
 class Teacher:
@@ -22,30 +25,21 @@ class Teacher:
         num_parameters: of it.
     """
 
-    def __init__(
-        self,
-        teacher: Input,
-        *,
-        dtype: Dtype,
-        vocab_size: int,
-        device: "torch.device",
-        report: Callable[[str], None],
-    ) -> None:
+    def __init__(self, settings: TeacherBeside, setting: Setting) -> None:
         """Load it.
 
         Args:
-            teacher: its folder, and what it reads in front of a sequence.
-            dtype: of its weights and activations.
-            vocab_size: of the tokenizer; logits beyond are padding, and no piece of text has their ids.
-            device: that it runs on.
-            report: takes a line of progress.
+            settings: dtype of its weights and activations.
+            setting: its input `teacher`, the student's device, and the tokenizer's ids: logits beyond are padding.
 
         Raises:
             ModelError: if it cannot be loaded.
             TrainingError: if it knows fewer ids than the tokenizer has.
         """
+        teacher, vocab_size = setting.inputs[TEACHER], setting.vocab_size
         assert teacher.folder is not None, "the input of a teacher is a model"
-        self._model: Any = load_model(teacher.folder, Scoring(dtype=dtype, device=str(device)), report)
+        scoring = Scoring(dtype=settings.dtype, device=str(setting.device))
+        self._model: Any = load_model(teacher.folder, scoring, setting.report)
         self._model.requires_grad_(False)
         self._first, self._vocab_size = teacher.begin_of_sequence_id, vocab_size
         num_ids = self._model.get_output_embeddings().weight.shape[0]
@@ -56,7 +50,7 @@ class Teacher:
             )
         self._head = find_plain_head(self._model)
         if self._head is None:
-            _say_whole(self._model, teacher.folder, report)
+            setting.report(f"the teacher {teacher.folder}: {computed_whole(self._model)}")
         self.num_parameters = sum(parameter.numel() for parameter in self._model.parameters())
 
     def reader(self) -> Reader:
@@ -97,16 +91,14 @@ class Teacher:
             return logits
 
 
+def teacher_input(settings: TeacherBeside) -> Mapping[str, tuple[str, str]]:
+    """Return what an objective with a teacher needs beside the sequences; see `ObjectiveKind.inputs`."""
+    return {TEACHER: ("teacher_model", settings.teacher)}
+
+
 def log_softmax_(logits: "torch.Tensor", temperature: float = 1.0) -> "torch.Tensor":
     """Turn logits, float32 of shape (tokens, vocab_size), into log softmax(logits / temperature) in place."""
     if temperature != 1:
         logits /= temperature
     logits -= logits.amax(dim=1, keepdim=True)
     return logits.sub_(logits.exp().sum(dim=1, keepdim=True).log_())
-
-
-def _say_whole(model: Any, folder: Path, report: Callable[[str], None]) -> None:
-    report(
-        f"{folder}: {type(model).__name__} changes its logits after the output layer, so the teacher's are computed "
-        "whole: right, but slower"
-    )

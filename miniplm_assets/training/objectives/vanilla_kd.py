@@ -22,12 +22,11 @@ from miniplm_assets.training.objectives.cross_entropy import cross_entropy_of
 from miniplm_assets.training.objectives.divergences import DIVERGENCES
 from miniplm_assets.training.objectives.objective import Batch, Loss, Objective, ObjectiveKind, Setting
 from miniplm_assets.training.objectives.output_layer import OutputLayer, in_cache
-from miniplm_assets.training.objectives.teacher import Teacher, log_softmax_
+from miniplm_assets.training.objectives.teacher import TEACHER, Teacher, log_softmax_, teacher_input
 
 if TYPE_CHECKING:
     import torch
 
-TEACHER: Final = "teacher"
 # Of the size of a chunk's logits: the teacher's. What is made of them is so of a few tokens at once.
 NUM_BUFFERS: Final = 1
 
@@ -40,13 +39,7 @@ class VanillaKdLoss(Objective):
         self._settings = settings
         self._diverge = DIVERGENCES[settings.divergence]
         self._output = OutputLayer(setting.model, dtype=setting.dtype, report=setting.report, num_buffers=NUM_BUFFERS)
-        self._teacher = Teacher(
-            setting.inputs[TEACHER],
-            dtype=settings.dtype,
-            vocab_size=setting.vocab_size,
-            device=setting.device,
-            report=setting.report,
-        )
+        self._teacher = Teacher(settings, setting)
         self.num_parameters = {TEACHER: self._teacher.num_parameters}
 
     def loss(self, model: Any, batch: Batch) -> Loss:
@@ -85,13 +78,9 @@ class VanillaKdLoss(Objective):
         return nats, slope
 
 
-def _inputs(settings: VanillaKd) -> Mapping[str, tuple[str, str]]:
-    return {TEACHER: ("teacher_model", settings.teacher)}
-
-
 def _flops_per_token(_settings: VanillaKd, num_parameters: int, others: Mapping[str, int]) -> int:
     """6 N + 2 T (arXiv 2410.17215, section 3.1)."""
     return TRAINING_FLOPS * num_parameters + FORWARD_FLOPS * others[TEACHER]
 
 
-KIND = ObjectiveKind(inputs=_inputs, flops_per_token=_flops_per_token, open=VanillaKdLoss)
+KIND = ObjectiveKind(inputs=teacher_input, flops_per_token=_flops_per_token, open=VanillaKdLoss)
