@@ -31,7 +31,7 @@ from miniplm_assets.training.objectives.objective import Input, ObjectiveKind, S
 from miniplm_assets.training.token_file import Row
 
 TEACHER, REFERENCE = "teacher", "reference"
-_DIFFERENCES, _IDS, _OFFSETS = _ARRAYS = ("differences.bin", "sequence_ids.bin", "offsets.bin")
+_DIFFERENCES, _IDS, _STARTS, _LENGTHS = _ARRAYS = ("differences.bin", "sequence_ids.bin", "starts.bin", "lengths.bin")
 NUM_VALUES: Final = 1 << 16
 
 
@@ -50,8 +50,9 @@ class TokenSelectionLoss(CrossEntropyLoss):
         )
         self._cutoff = np.float16(facts["token_cutoff_nats"])
         self._differences = np.memmap(folder / _DIFFERENCES, dtype=np.float16, mode="r")
-        self._ids = np.memmap(folder / _IDS, dtype=np.int64, mode="r")
-        self._offsets = np.memmap(folder / _OFFSETS, dtype=np.int64, mode="r")
+        self._ids, self._starts, self._lengths = (
+            np.memmap(folder / name, dtype=np.int64, mode="r") for name in (_IDS, _STARTS, _LENGTHS)
+        )
         self.facts = facts
         setting.report(
             f"{facts['kept_token_share']:.1%} of {facts['num_predicted_tokens']:,} tokens are learned from: those "
@@ -61,7 +62,7 @@ class TokenSelectionLoss(CrossEntropyLoss):
     def predicted(self, row: Row, is_predicted: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return which tokens of a sequence are kept; see `Objective.predicted`."""
         place = int(np.searchsorted(self._ids, row.sequence_id))
-        differences = self._differences[self._offsets[place] : self._offsets[place + 1]]
+        differences = self._differences[self._starts[place] : self._starts[place] + self._lengths[place]]
         if len(differences) != is_predicted.sum():
             raise TrainingError(
                 f"sequence {row.sequence_id}: {is_predicted.sum():,} tokens are predicted, but {len(differences):,} "
@@ -73,7 +74,7 @@ class TokenSelectionLoss(CrossEntropyLoss):
 
 
 def _write(folder: Path, setting: Setting, keep_fraction: float) -> dict[str, Any]:
-    """Write the differences of the sequences that are learned from, ordered by id; return the cutoff and what it keeps.
+    """Write the differences of the sequences that are learned from, and by id where each begins; return the cutoff.
 
     Raises:
         TrainingError: naming the first sequence that has no score.
@@ -82,7 +83,7 @@ def _write(folder: Path, setting: Setting, keep_fraction: float) -> dict[str, An
     counts = np.zeros(NUM_VALUES, dtype=np.int64)
     found, lengths, starts = [], [], []
     num_written = 0
-    with (folder / "unordered.bin").open("wb") as file:
+    with (folder / _DIFFERENCES).open("wb") as file:
         for table in _tables(setting.inputs[TEACHER], setting.inputs[REFERENCE]):
             ids = table["sequence_id"].to_numpy()
             is_wanted = np.isin(ids, wanted, kind="sort")
@@ -98,13 +99,8 @@ def _write(folder: Path, setting: Setting, keep_fraction: float) -> dict[str, An
     ids, length, start = (np.concatenate([np.empty(0, np.int64), *parts]) for parts in (found, lengths, starts))
     _require_all(wanted, ids)
     order = np.argsort(ids)
-    unordered = np.memmap(folder / "unordered.bin", dtype=np.float16, mode="r") if num_written else np.empty(0)
-    with (folder / _DIFFERENCES).open("wb") as file:
-        for place in order:
-            file.write(unordered[start[place] : start[place] + length[place]].tobytes())
-    (folder / _IDS).write_bytes(ids[order].tobytes())
-    (folder / _OFFSETS).write_bytes(np.concatenate([[0], np.cumsum(length[order])]).astype(np.int64).tobytes())
-    (folder / "unordered.bin").unlink()
+    for name, values in ((_IDS, ids), (_STARTS, start), (_LENGTHS, length)):
+        values[order].tofile(folder / name)
     return _cut(counts, keep_fraction)
 
 
