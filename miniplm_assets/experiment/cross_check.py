@@ -1,11 +1,12 @@
 """Whether the parts of an experiment fit together: what one names, another must be, and be of the right sort."""
 
 from collections.abc import Collection, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from miniplm_assets.experiment.models import TrainedModel
 from miniplm_assets.experiment.selection_check import SelectionCheck
-from miniplm_assets.experiment.settings import nearest
+from miniplm_assets.experiment.settings import unknown
 from miniplm_assets.experiment.student_check import StudentCheck
 
 if TYPE_CHECKING:  # the schema checks itself by this
@@ -26,6 +27,7 @@ class CrossCheck:
     def __init__(self, experiment: "Experiment", left_out: Collection[str]) -> None:
         self._file = experiment
         self._left_out = left_out
+        self._unknown = partial(unknown, left_out=left_out)
 
     def problems(self) -> Iterator[str]:
         """Say what does not fit together, each at its key."""
@@ -54,7 +56,3 @@ class CrossCheck:
             yield from SelectionCheck(self._file, name, self._left_out).problems()
         for name in self._file.students:
             yield from StudentCheck(self._file, name, self._left_out).problems()
-
-    def _unknown(self, where: str, name: str, known: Collection[str]) -> Iterator[str]:
-        if name not in known and name not in self._left_out:
-            yield f"{where} '{name}' is not in this file; {nearest(name, list(known))}"

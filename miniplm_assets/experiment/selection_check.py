@@ -1,10 +1,11 @@
 """Whether a selection fits the rest of an experiment, and its settings each other."""
 
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 from miniplm_assets.experiment.selections import DIFFERENCE, MODELS_OF_SCORE
-from miniplm_assets.experiment.settings import nearest
+from miniplm_assets.experiment.settings import unknown
 
 if TYPE_CHECKING:  # the schema checks itself by this
     from miniplm_assets.experiment.schema import Experiment
@@ -30,7 +31,7 @@ class SelectionCheck:
         self._name = name
         self._selection: Selection = file.selections[name]
         self._where = f"selections.{name}"
-        self._left_out = left_out
+        self._unknown = partial(unknown, left_out=left_out)
 
     def problems(self) -> Iterator[str]:
         """Say what does not fit together, each at its key."""
@@ -171,7 +172,3 @@ class SelectionCheck:
                     f"{where}: '{rescoring.around}' has {name} {theirs}, this selection {mine}; a second pass moves "
                     "scores, not what they are for, so that both need the same"
                 )
-
-    def _unknown(self, where: str, name: str, known: Collection[Any]) -> Iterator[str]:
-        if name not in known and name not in self._left_out:
-            yield f"{where} '{name}' is not in this file; {nearest(name, list(known))}"

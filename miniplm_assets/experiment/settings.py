@@ -1,7 +1,7 @@
 """The base of every section of the experiment file: frozen, and closed to unknown keys."""
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
@@ -17,6 +17,19 @@ def nearest(word: str, known: list[str]) -> str:
     """Return a hint that names the closest known word, or all of them where none is close."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)  # two letters swapped in a short word
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(sorted(known)) or 'none'}"
+
+
+def unknown(where: str, name: str, known: Collection[str], *, left_out: Collection[str]) -> Iterator[str]:
+    """Say that something is named which the file does not have, with the nearest that it has.
+
+    Args:
+        where: the key.
+        name: that stands there.
+        known: names that the file has.
+        left_out: names that it has too, and that are wrong in themselves; nothing is said of these.
+    """
+    if name not in known and name not in left_out:
+        yield f"{where} '{name}' is not in this file; {nearest(name, list(known))}"
 
 
 class Settings(BaseModel):

@@ -1,11 +1,12 @@
 """Whether a student fits the rest of the file: what it learns from, by which loss, and what it is held against."""
 
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 from miniplm_assets.experiment.objectives import MiniLlm, SparseKd, TokenSelection
 from miniplm_assets.experiment.scoring import Scoring
-from miniplm_assets.experiment.settings import nearest
+from miniplm_assets.experiment.settings import unknown
 
 if TYPE_CHECKING:  # the schema checks itself by this
     from miniplm_assets.experiment.schema import Experiment
@@ -24,16 +25,17 @@ class StudentCheck:
     """
 
     def __init__(self, experiment: "Experiment", name: str, left_out: Collection[str]) -> None:
-        self._file, self._where, self._left_out = experiment, f"students.{name}", left_out
+        self._file, self._where = experiment, f"students.{name}"
         self._name, self._student = name, experiment.students[name]
+        self._unknown = partial(unknown, left_out=left_out)
 
     def problems(self) -> Iterator[str]:
         """Say what does not fit, each at its key."""
         student = self._student
-        yield from self._unknown("architecture", student.architecture, self._file.architectures)
-        yield from self._unknown("tokenizer", student.tokenizer, self._file.tokenizers)
+        yield from self._unknown(f"{self._where}.architecture", student.architecture, self._file.architectures)
+        yield from self._unknown(f"{self._where}.tokenizer", student.tokenizer, self._file.tokenizers)
         if student.baseline is not None:
-            yield from self._unknown("baseline", student.baseline, self._file.students)
+            yield from self._unknown(f"{self._where}.baseline", student.baseline, self._file.students)
         yield from self._corpus_problems()
         yield from self._objective_problems()
         yield from self._budget_problems()
@@ -44,7 +46,7 @@ class StudentCheck:
             if student.corpus != CANDIDATES:
                 yield (f"{self._where}.corpus: '{student.corpus}' is neither '{CANDIDATES}' nor '{REFINED}<selection>'")
             return
-        yield from self._unknown("corpus: selection", student.selection, self._file.selections)
+        yield from self._unknown(f"{self._where}.corpus: selection", student.selection, self._file.selections)
         if student.selection not in self._file.selections:
             return
         scored_with = self._file.selection_tokenizer(student.selection)
@@ -60,7 +62,7 @@ class StudentCheck:
             name = getattr(objective, who, None)
             if name is None:
                 continue
-            yield from self._unknown(f"objective.{who}", name, known)
+            yield from self._unknown(f"{self._where}.objective.{who}", name, known)
             if name in known and known[name].tokenizer != self._student.tokenizer:
                 yield (
                     f"{self._where}.objective.{who}: {name} has tokenizer {known[name].tokenizer}, the student "
@@ -100,7 +102,7 @@ class StudentCheck:
         key, names = "training.same_flops_as", [self._name]
         while (other := self._file.students[names[-1]].training.same_flops_as) is not None:
             if len(names) == 1:
-                yield from self._unknown(key, other, self._file.students)
+                yield from self._unknown(f"{self._where}.{key}", other, self._file.students)
             if other not in self._file.students:
                 return
             if other in names:
@@ -118,7 +120,3 @@ class StudentCheck:
                 f"{self._where}.{key}: {names[-1]} has tokenizer {tokenizers[1]}, this student {tokenizers[0]}; what "
                 "costs the same is counted in tokens, so that both must have the same"
             )
-
-    def _unknown(self, key: str, name: str, known: Collection[Any]) -> Iterator[str]:
-        if name not in known and name not in self._left_out:
-            yield f"{self._where}.{key} '{name}' is not in this file; {nearest(name, list(known))}"
