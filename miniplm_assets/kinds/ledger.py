@@ -8,6 +8,7 @@ import polars as pl
 from miniplm_assets.evaluation.comparison import StudentRecord
 from miniplm_assets.evaluation.ledger import Offline, break_even_table, ledger_in_words, ledger_table
 from miniplm_assets.evaluation.plots import plot_break_even
+from miniplm_assets.experiment import Experiment
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.engines import MODEL
 from miniplm_assets.kinds.student_checkpoint import checkpoint_key
@@ -38,10 +39,12 @@ class Account(Settings):
     baselines: dict[str, str]
     excluded_domains: tuple[str, ...] = ()
 
+    def all_offline(self) -> list[str]:
+        """Return the keys of what was made before any student, each once."""
+        return list(dict.fromkeys(key for keys in self.offline.values() for key in keys))
 
-def _account(blueprint: Blueprint) -> Account:
-    experiment = blueprint.experiment
-    graph = {node.key: node for node in blueprint.nodes}
+
+def _account(experiment: Experiment, graph: Mapping[str, Node[Any]]) -> Account:
     return Account(
         corpora={name: student.corpus for name, student in experiment.students.items()},
         tokenizers={name: student.tokenizer for name, student in experiment.students.items()},
@@ -62,25 +65,23 @@ def _before(graph: Mapping[str, Node[Any]], key: str) -> list[str]:
     The gates of its own selection are among them; those that another selection by the same models asks for are not.
     """
     needed: set[str] = set()
-    waiting = [*graph[key].inputs.values()]
+    waiting = {*graph[key].inputs.values()}
     while waiting:
-        one = waiting.pop()
-        if one in needed:
-            continue
-        needed.add(one)
-        waiting += graph[one].inputs.values()
-        selections = {graph[other].names for other in needed if graph[other].kind.section == "selection"}
-        waiting += [gate for other in needed for gate in graph[other].gates if graph[gate].names in selections]
+        needed |= waiting
+        selections = {graph[one].names for one in needed if graph[one].kind.section == "selection"}
+        gates = {gate for one in needed for gate in graph[one].gates if graph[gate].names in selections}
+        waiting = {before for one in waiting for before in graph[one].inputs.values()} | gates
+        waiting -= needed
     return [one for one in graph if one in needed]
 
 
 def _nodes(blueprint: Blueprint) -> Iterator[Node[Account]]:
-    account = _account(blueprint)
+    graph = {node.key: node for node in blueprint.nodes}
+    account = _account(blueprint.experiment, graph)
     if not account.baselines:
         return
-    graph = {node.key: node for node in blueprint.nodes}
     keys = [key for name in account.corpora for key in keys_of_student(name)]
-    for key in dict.fromkeys(key for offline in account.offline.values() for key in offline):
+    for key in account.all_offline():
         keys += [key, *([graph[key].inputs[MODEL]] if MODEL in graph[key].inputs else [])]
     yield Node(kind=LEDGER, inputs={key: key for key in keys}, settings=account)
 
@@ -95,7 +96,7 @@ def _students(work: Work[Account]) -> list[StudentRecord]:
 
 def _offline(work: Work[Account]) -> Iterator[Offline]:
     account = work.settings
-    for key in dict.fromkeys(key for keys in account.offline.values() for key in keys):
+    for key in account.all_offline():
         node = work.input_node(key)
         model = node.inputs.get(MODEL)
         num_parameters = None if model is None else count_stored_parameters(work.input(model).folder)
