@@ -10,12 +10,13 @@ import pytest
 
 from miniplm_assets.experiment import Experiment
 from miniplm_assets.experiment.objectives import MiniLlm
-from miniplm_assets.lm.scores import TokenRule
 from miniplm_assets.training import TrainingJob
-from miniplm_assets.training.objectives import Input, Objective, Setting, objective_of
+from miniplm_assets.training.objectives import Input, Objective, objective_of
 from miniplm_assets.training.objectives.sampling import Continuations, Reader, draw_continuations
-from miniplm_assets.training.token_file import Row, TokenFile
+from miniplm_assets.training.token_file import Row
 from tests.test_identity import experiment
+from tests.test_objectives import END, opened_as
+from tests.test_objectives import batch_of as batch_of_rows
 from tests.test_training import (
     VOCAB_SIZE,
     InterruptedRunError,
@@ -29,7 +30,6 @@ from tests.test_training import (
 
 assert job and stop_after  # fixtures
 
-END = 0
 NUM_IDS = 5
 SHAPES: dict[str, dict[str, Any]] = {
     "qwen2": {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_key_value_heads": 2},
@@ -59,32 +59,14 @@ def model_of(model_type: str, *, seed: int, num_ids: int = NUM_IDS) -> Any:
 
 
 def opened(student: Any, teacher: Any, tmp_path: Path, *, num_ids: int = NUM_IDS, first: int | None = None, **settings):
-    import torch
-
     teacher.save_pretrained(tmp_path / "teacher")
-    setting = Setting(
-        model=student,
-        inputs={"teacher": Input(folder=tmp_path / "teacher", begin_of_sequence_id=first)},
-        tokens=TokenFile(np.empty(0, np.uint32), np.zeros(1, np.int64), np.empty(0, np.int64)),
-        vocab_size=num_ids,
-        end_of_document_id=END,
-        device=torch.device("cpu"),
-        dtype="float32",
-        seed=5,
-        data_fingerprint="f" * 32,
-        work=tmp_path,
-        report=lambda _: None,
-    )
     wanted = MiniLlm(type="minillm", teacher="large", **settings)
-    return objective_of(wanted).open(wanted, setting)
+    teacher_input = Input(folder=tmp_path / "teacher", begin_of_sequence_id=first)
+    return opened_as(objective_of(wanted), wanted, student, tmp_path, vocab_size=num_ids, teacher=teacher_input)
 
 
 def batch_of(rows: list[list[int]], objective: Objective, mean_over: Any = "tokens") -> dict[str, Any]:
-    from miniplm_assets.training.batch import make_batch
-
-    rule = TokenRule(end_of_document_id=END, score_after_end_of_document=False)
-    named = [Row(number, np.array(row)) for number, row in enumerate(rows)]
-    return make_batch(named, rule=rule, mean_over=mean_over, objective=objective)
+    return batch_of_rows([Row(number, np.array(row)) for number, row in enumerate(rows)], objective, mean_over)
 
 
 def log_probabilities(model: Any, token_ids: list[int]) -> Any:

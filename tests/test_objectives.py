@@ -72,6 +72,9 @@ def opened_as(
     model: Any,
     tmp_path: Path,
     tokens: TokenFile | None = None,
+    *,
+    vocab_size: int = VOCAB_SIZE,
+    report: Callable[[str], None] = lambda _: None,
     **inputs: Input,
 ) -> Objective:
     import torch
@@ -80,14 +83,14 @@ def opened_as(
         model=model,
         inputs=inputs,
         tokens=EMPTY if tokens is None else tokens,
-        vocab_size=VOCAB_SIZE,
+        vocab_size=vocab_size,
         end_of_document_id=END,
         device=torch.device("cpu"),
         dtype="float32",
         seed=5,
         data_fingerprint="f" * 32,
         work=tmp_path,
-        report=lambda _: None,
+        report=report,
     )
     return kind.open(settings, setting)
 

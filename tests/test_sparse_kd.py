@@ -18,11 +18,21 @@ from miniplm_assets.core.errors import ExperimentError, TrainingError
 from miniplm_assets.experiment.objectives import SparseKd
 from miniplm_assets.kinds.registry import open_pipeline
 from miniplm_assets.lm.score_shard import KEPT_TOKENS, SCHEMA, encoding_of
-from miniplm_assets.training.objectives import Input, Objective, Setting, objective_of
+from miniplm_assets.training.objectives import Input, Objective, objective_of
 from miniplm_assets.training.token_file import Row, TokenFile
 from tests.corpora import tiny_experiment, write_experiment
 from tests.test_golden import SHAPE, write_corpus, write_model
-from tests.test_objectives import END, VOCAB_SIZE, batch_of, check, chunk_tokens, cross_entropy, model_of, rows
+from tests.test_objectives import (
+    END,
+    VOCAB_SIZE,
+    batch_of,
+    check,
+    chunk_tokens,
+    cross_entropy,
+    model_of,
+    opened_as,
+    rows,
+)
 
 __all__ = ["chunk_tokens", "rows"]  # fixtures
 
@@ -70,23 +80,9 @@ def write_scores(path: Path, kept: Kept, method: str = "sampled") -> Path:
 def opened(
     model: Any, tokens: TokenFile, work: Path, *files: Path, weight: float = 0.5, report: Any = lambda _: None
 ) -> Objective:
-    import torch
-
     settings = SparseKd(type="sparse_kd", teacher="large", weight=weight)
-    setting = Setting(
-        model=model,
-        inputs={"teacher_scores": Input(files=files)},
-        tokens=tokens,
-        vocab_size=VOCAB_SIZE,
-        end_of_document_id=END,
-        device=torch.device("cpu"),
-        dtype="float32",
-        seed=5,
-        data_fingerprint="f" * 32,
-        work=work,
-        report=report,
-    )
-    return objective_of(settings).open(settings, setting)
+    scores = Input(files=files)
+    return opened_as(objective_of(settings), settings, model, work, tokens, report=report, teacher_scores=scores)
 
 
 def predicted_of(rows: list[Row], kept: Kept, *, scored_after: bool) -> list[tuple[np.ndarray, np.ndarray]]:
