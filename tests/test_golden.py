@@ -10,6 +10,8 @@ Floating-point sums differ in their last bits from processor to processor, so th
 import hashlib
 import json
 import random
+from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import numpy as np
@@ -72,9 +74,8 @@ def write_model(folder, *, num_layers, scale):
     model.save_pretrained(folder)
 
 
-@pytest.fixture(scope="module")
-def golden(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("golden")
+def two_models(folder: Path) -> dict[str, Any]:
+    """Write a corpus, a teacher and a reference; return an experiment that selects nothing by them."""
     write_corpus(folder / "corpus")
     write_model(folder / "large", num_layers=2, scale=0.3)
     write_model(folder / "small", num_layers=1, scale=0.2)
@@ -82,7 +83,7 @@ def golden(tmp_path_factory):
         name: {"tokenizer": "bpe", "model": {"source": "folder", "path": str(folder / name)}}
         for name in ("large", "small")
     }
-    content = {
+    return {
         "warehouse": str(folder / "warehouse"),
         "seed": 11,
         "corpus": {
@@ -94,6 +95,13 @@ def golden(tmp_path_factory):
         "tokenizers": {"bpe": {"source": "trained", "vocab_size": 300}},
         "teachers": {"large": scored["large"]},
         "references": {"small": scored["small"]},
+    }
+
+
+@pytest.fixture(scope="module")
+def golden(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("golden")
+    content = two_models(folder) | {
         "selections": {"half": {"teacher": "large", "reference": "small", "keep_fraction": 0.5}},
     }
     pipeline = open_pipeline(write_experiment(folder / "experiment.yaml", content))

@@ -16,7 +16,7 @@ from miniplm_assets.kinds.registry import open_pipeline
 from miniplm_assets.lineage.plan import plan
 from miniplm_assets.lineage.verify import verify_derived
 from tests.corpora import write_experiment
-from tests.test_golden import SHAPE, write_corpus, write_model
+from tests.test_golden import SHAPE, two_models
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning")
 
@@ -61,28 +61,10 @@ def scored_keys():
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
     folder = tmp_path_factory.mktemp("many")
-    write_corpus(folder / "corpus")
-    write_model(folder / "large", num_layers=2, scale=0.3)
-    write_model(folder / "small", num_layers=1, scale=0.2)
-    scored = {
-        name: {"tokenizer": "bpe", "model": {"source": "folder", "path": str(folder / name)}}
-        for name in ("large", "small")
-    }
     training = {"token_budget": 2_000, "sequences_per_step": 8, "num_evaluations": 1, "num_held_out_sequences": 8}
     student = {"architecture": "tiny", "tokenizer": "bpe", "training": training}
-    content = {
-        "warehouse": str(folder / "warehouse"),
-        "seed": 11,
-        "corpus": {
-            "source": {"type": "jsonl", "path": str(folder / "corpus")},
-            "fields": {"domain_field": "meta.source"},
-            "splits": {"validation": 0.1, "reference": 0.3},
-        },
-        "sequences": {"sequence_length": 48},
-        "tokenizers": {"bpe": {"source": "trained", "vocab_size": 300}},
+    content = two_models(folder) | {
         "architectures": {"tiny": {**SHAPE, "num_hidden_layers": 1}},
-        "teachers": {"large": scored["large"]},
-        "references": {"small": scored["small"]},
         "selections": {name: {**chosen, "keep_fraction": 0.5} for name, chosen in SELECTIONS.items()},
         "students": {
             "by_chance": {**student, "corpus": "refined_corpus/chance"},

@@ -21,7 +21,7 @@ from miniplm_assets.lm.score_shard import KEPT_TOKENS, SCHEMA, encoding_of
 from miniplm_assets.training.objectives import Input, Objective, objective_of
 from miniplm_assets.training.token_file import Row, TokenFile
 from tests.corpora import tiny_experiment, write_experiment
-from tests.test_golden import SHAPE, write_corpus, write_model
+from tests.test_golden import SHAPE, two_models
 from tests.test_objectives import (
     END,
     VOCAB_SIZE,
@@ -298,30 +298,14 @@ def test_a_teacher_whose_scores_keep_nothing_is_refused(tmp_path):
 def made(tmp_path_factory):
     """A teacher that all selections ask for what survives a pre_filter alone, and two students of what it keeps."""
     folder = tmp_path_factory.mktemp("sparse")
-    write_corpus(folder / "corpus")
-    write_model(folder / "large", num_layers=2, scale=0.3)
-    write_model(folder / "small", num_layers=1, scale=0.2)
-    scored = {
-        name: {"tokenizer": "bpe", "model": {"source": "folder", "path": str(folder / name)}}
-        for name in ("large", "small")
-    }
-    scored["large"]["scoring"] = {"keep_tokens": {"number": 6}, "sequences_per_part": 30}
+    content = two_models(folder)
+    content["teachers"]["large"]["scoring"] = {"keep_tokens": {"number": 6}, "sequences_per_part": 30}
     training = {"token_budget": 4_000, "sequences_per_step": 8, "num_evaluations": 1, "num_held_out_sequences": 8}
     sparse = {"type": "sparse_kd", "teacher": "large"}
     student = {"architecture": "tiny", "tokenizer": "bpe", "training": training, "objective": sparse}
-    content = {
-        "warehouse": str(folder / "warehouse"),
-        "seed": 11,
-        "corpus": {
-            "source": {"type": "jsonl", "path": str(folder / "corpus")},
-            "fields": {"domain_field": "meta.source"},
-            "splits": {"validation": 0.1, "reference": 0.3},
-        },
-        "sequences": {"sequence_length": 48},
+    content |= {
         "tokenizers": {"bpe": {"source": "trained", "vocab_size": 290}},
         "architectures": {"tiny": {**SHAPE, "num_hidden_layers": 1}},
-        "teachers": {"large": scored["large"]},
-        "references": {"small": scored["small"]},
         "selections": {
             "hard": {"score": "reference", "reference": "small", "order": "lowest", "keep_fraction": 0.5},
             "after": {"teacher": "large", "reference": "small", "keep_fraction": 0.5, "pre_filter": "hard"},
