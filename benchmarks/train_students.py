@@ -30,11 +30,17 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-VOCAB_SIZE = 151_936
-END_OF_DOCUMENT = 151_643
-SEQUENCE_LENGTH = 1_024
+from benchmarks.score_sequences import (
+    END_OF_DOCUMENT,
+    SEQUENCE_LENGTH,
+    VOCAB_SIZE,
+    forget_peaks,
+    own_peak_bytes,
+)
+from benchmarks.score_sequences import SHAPES as SCORED_SHAPES
+
 SHAPES = {
-    "104M": {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8, "num_attention_heads": 8},
+    "104M": SCORED_SHAPES["104M"],
     "200M": {"hidden_size": 768, "intermediate_size": 2112, "num_hidden_layers": 12, "num_attention_heads": 12},
 }
 WAYS = ("here", "trainer", "loop", "here_kd", "loop_kd")
@@ -86,17 +92,6 @@ def make_inputs(folder: Path, num_sequences: int, teacher: str) -> None:
     build(teacher, seed=1).save_pretrained(folder / "teacher")
 
 
-def forget_peak() -> None:
-    """Let what `memory` reports as the peak begin anew."""
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-
-def memory(which: str) -> int:
-    """Return the memory of this process in bytes: VmRSS is now, VmHWM the peak."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(which))
-
-
 class Clock:
     """Notes when each step ends, its loss, and the memory."""
 
@@ -107,8 +102,8 @@ class Clock:
 
     def begin(self) -> None:
         """Once everything is loaded."""
-        forget_peak()
-        self.loaded_bytes = memory("VmRSS")
+        forget_peaks("cpu")
+        self.loaded_bytes = own_peak_bytes()  # which has just become what is held now
         self.ends.append(time.perf_counter())
 
     def step(self, loss: float) -> None:
@@ -122,7 +117,7 @@ class Clock:
         return {
             "seconds": statistics.median(seconds[1:]),
             "loss": self.losses[0],
-            "peak_bytes": memory("VmHWM") - self.loaded_bytes,
+            "peak_bytes": own_peak_bytes() - self.loaded_bytes,
         }
 
 
