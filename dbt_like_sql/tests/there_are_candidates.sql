@@ -1,5 +1,5 @@
 -- A failure means: there is nothing to select from.
--- model: difference_scores,likelihood_scores,random_scores,prior_statistics
+-- model: difference_scores,likelihood_scores,proxy_scores,random_scores,prior_statistics
 -- severity: stop
 with
 

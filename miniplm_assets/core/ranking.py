@@ -43,6 +43,7 @@ def difference_values(
     reference_scores: pl.DataFrame,
     rank_by: str,
     scale_correction: str,
+    predicted: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """Return sequence_id and value: log p_teacher - log p_reference, as it is or brought to one scale.
 
@@ -54,12 +55,15 @@ def difference_values(
         scale_correction: `none`; `standardised`: of each model's values, the distance from the mean of the domain in
             standard deviations (0 where they do not vary); `residual`: the teacher's values less those that one
             regression on the reference's, over all candidates, gives.
+        predicted: of the candidates without scores, sequence_id, predicted_difference_nats_per_token and
+            num_scored_tokens.
     """
     if scale_correction == "none":
         joined = teacher_scores.join(reference_scores, on="sequence_id", validate="1:1", suffix="_reference")
         nats = pl.col("logprob_nats") - pl.col("logprob_nats_reference")
         scores = joined.select("sequence_id", "num_scored_tokens", logprob_nats=nats)
-        return logprob_values(scores.join(candidates, on="sequence_id", how="semi"), rank_by)
+        values = logprob_values(scores.join(candidates, on="sequence_id", how="semi"), rank_by)
+        return values if predicted is None else pl.concat([values, _predicted_values(predicted, rank_by)])
     both = candidates.select("sequence_id", "domain")
     for who, scores in (("teacher", teacher_scores), ("reference", reference_scores)):
         values = logprob_values(scores, rank_by).rename({"value": who})
@@ -74,6 +78,13 @@ def difference_values(
         intercept = both["teacher"].mean() - slope * both["reference"].mean()  # type: ignore[operator]
         value = teacher - (intercept + slope * reference)
     return both.select("sequence_id", value=value)
+
+
+def _predicted_values(predicted: pl.DataFrame, rank_by: str) -> pl.DataFrame:
+    value = pl.col("predicted_difference_nats_per_token")
+    return predicted.select(
+        "sequence_id", value=value * pl.col("num_scored_tokens") if rank_by == "nats_per_sequence" else value
+    )
 
 
 def _standardised(value: pl.Expr) -> pl.Expr:
@@ -166,6 +177,7 @@ def best_first(
     score: str = "difference",
     teacher_scores: pl.DataFrame | None = None,
     reference_scores: pl.DataFrame | None = None,
+    predicted: pl.DataFrame | None = None,
     token_ids: Sequence[NDArray[Any]] = (),
     rank_by: str = "nats_per_token",
     scale_correction: str = "none",
@@ -183,6 +195,7 @@ def best_first(
         score: what they are ranked by: `difference`, `teacher`, `reference`, `prior` or `random`.
         teacher_scores: sequence_id, logprob_nats, num_scored_tokens; where the score asks the teacher.
         reference_scores: the same, where it asks the reference.
+        predicted: as in `difference_values`, where a proxy stands for both.
         token_ids: of each candidate, where the score is `prior`.
         rank_by: as in `logprob_values`.
         scale_correction: as in `difference_values`.
@@ -209,6 +222,7 @@ def best_first(
             reference_scores=reference_scores,
             rank_by=rank_by,
             scale_correction=scale_correction,
+            predicted=predicted,
         )
     else:
         scores = teacher_scores if score == "teacher" else reference_scores

@@ -15,6 +15,7 @@ from miniplm_assets.experiment.models import (
     Training,
 )
 from miniplm_assets.experiment.objectives import CrossEntropy, MiniLlm, Objective, SparseKd, VanillaKd
+from miniplm_assets.experiment.proxy import Proxy, ProxyTraining
 from miniplm_assets.experiment.schema import Experiment, Sequences, Splits, Student
 from miniplm_assets.experiment.scoring import Agreement, KeepTokens, OtherScoring, Pilot, Rescoring, Scoring
 from miniplm_assets.experiment.selections import Selection
@@ -49,6 +50,8 @@ __all__ = [
     "OtherScoring",
     "ParquetSource",
     "Pilot",
+    "Proxy",
+    "ProxyTraining",
     "Rescoring",
     "Scored",
     "Scoring",

@@ -14,7 +14,9 @@ if TYPE_CHECKING:  # the schema checks itself by this
 
 # In which a second pass is as the first: all but what it is for.
 _SAME_IN_BOTH: Final = ("teacher", "reference", "keep_fraction", "token_budget", "rank_by")
-_PLAIN: Final = "the highest differences of all candidates: no order, scale_correction, temperature, within, pre_filter"
+_PLAIN: Final = (
+    "the highest differences of all candidates: no order, scale_correction, temperature, within, pre_filter, proxy"
+)
 
 
 class SelectionCheck:
@@ -40,6 +42,8 @@ class SelectionCheck:
         selection = self._selection
         if selection.pre_filter is not None:
             yield from self._pre_filter_problems(f"{self._where}.pre_filter", selection.pre_filter)
+        if selection.proxy is not None:
+            yield from self._proxy_problems(f"{self._where}.proxy")
         if selection.rescoring is not None:
             yield from self._rescoring_problems(f"{self._where}.rescoring.around", selection.rescoring)
         if selection.agreement is not None and not selection.is_plain:
@@ -126,6 +130,25 @@ class SelectionCheck:
     def _without_pre_filter(self) -> list[str]:
         selections = self._file.selections.items()
         return sorted(name for name, one in selections if one.pre_filter is None and name != self._name)
+
+    def _proxy_problems(self, where: str) -> Iterator[str]:
+        """Say what a selection asks that a predicted difference does not have."""
+        selection = self._selection
+        if selection.score != DIFFERENCE:
+            yield (
+                f"{where}: it learns the difference of two models, and score {selection.score} is none; leave it out, "
+                f"or write score: {DIFFERENCE}"
+            )
+        if selection.scale_correction != "none":
+            yield (
+                f"{where}: it predicts differences, and scale_correction {selection.scale_correction} needs what each "
+                "model says of every candidate; leave one of the two out"
+            )
+        if selection.pre_filter is not None:
+            yield (
+                f"{where}: pre_filter '{selection.pre_filter}' and a proxy both say what the teacher is spared; leave "
+                "one of the two out (a selection with a proxy may be the pre_filter of another)"
+            )
 
     def _pair_problems(self) -> Iterator[str]:
         """Say why a teacher and a reference do not make a pair."""

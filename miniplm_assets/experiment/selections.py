@@ -5,6 +5,7 @@ from typing import Final, Literal
 from pydantic import Field, model_validator
 
 from miniplm_assets.experiment.models import Owners, Seed
+from miniplm_assets.experiment.proxy import Proxy
 from miniplm_assets.experiment.scoring import Agreement, Rescoring
 from miniplm_assets.experiment.settings import Settings
 
@@ -59,6 +60,9 @@ class Selection(Settings):
         description="another selection: only what it keeps is a candidate here, and scored by the teacher; "
         "keep_fraction is then of what survives",
     )
+    proxy: Proxy | None = Field(
+        None, description="teacher and reference score a share alone; a small model learns it and predicts the others"
+    )
     agreement: Agreement | None = Field(None, description="a gate: a sample must score alike in another way")
     rescoring: Rescoring | None = Field(None, description="the band around another selection's cutoff is scored again")
     owners: Owners = ()
@@ -75,6 +79,10 @@ class Selection(Settings):
         named = ((who, getattr(self, who)) for who in MODELS_OF_SCORE[self.score])
         return {who: name for who, name in named if name is not None}
 
+    def spares(self, who: Who) -> bool:
+        """Say whether it asks a model for the scores of some candidates alone."""
+        return self.proxy is not None or (who == "teacher" and self.pre_filter is not None)
+
     @property
     def is_drawn(self) -> bool:
         """Whether random numbers decide."""
@@ -90,4 +98,5 @@ class Selection(Settings):
             and self.temperature is None
             and self.within is None
             and self.pre_filter is None
+            and self.proxy is None
         )

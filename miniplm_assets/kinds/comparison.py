@@ -139,7 +139,7 @@ def _compared(experiment: Experiment) -> Compared:
         selections={
             name: ComparedSelection(
                 **selection.models,
-                scores={} if selection.pre_filter is None else {"teacher": scores_of(experiment, name, "teacher")},
+                scores={who: scores_of(experiment, name, who) for who in selection.models if selection.spares(who)},
             )
             for name, selection in experiment.selections.items()
             if name in selections

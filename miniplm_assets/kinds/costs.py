@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from typing import Any, Final
 
+from miniplm_assets.core.flops import training_flops
 from miniplm_assets.core.recipe import canonical_json
 from miniplm_assets.core.splits import VALIDATION
-from miniplm_assets.experiment import HubModel, Training
+from miniplm_assets.experiment import HubModel, ProxyTraining, Training
 from miniplm_assets.experiment.objectives import CrossEntropy, Objective, TeacherBeside
 from miniplm_assets.kinds.budgets import flops_per_token
 from miniplm_assets.kinds.sequences import SEQUENCES
@@ -93,6 +94,31 @@ def scoring_cost(model: Node[Any], sizes: Sizes, *, num_tokens: int, dtype: str,
         return Cost(num_tokens=num_tokens, num_bytes=num_bytes)
     scored = ModelPass(**_shape(model, sizes, num_parameters), num_tokens=num_tokens, dtype=dtype)
     return Cost(num_tokens=num_tokens, flops=scored.flops, num_bytes=num_bytes, passes=(scored,))
+
+
+def regression_cost(model: Node[Any], sizes: Sizes, *, training: ProxyTraining, num_held_out_tokens: int) -> Cost:
+    """Return what it takes to teach a model a number of each sequence.
+
+    Args:
+        model: the node of the model that it begins as; its output layer, which it lacks, is counted.
+        sizes: of what it reads.
+        training: budget and dtype.
+        num_held_out_tokens: that it is asked about at the end.
+    """
+    num_tokens, num_parameters = training.token_budget, num_parameters_of(model, sizes)
+    if num_parameters is None:
+        return Cost(num_tokens=num_tokens)
+    shape = _shape(model, sizes, num_parameters)
+    at_once = training.sequences_per_device or training.sequences_per_step
+    learning = ModelPass(
+        **shape, num_tokens=num_tokens, is_training=True, dtype=training.dtype, sequences_at_once=at_once
+    )
+    return Cost(
+        num_tokens=num_tokens,
+        flops=training_flops(num_parameters, num_tokens),
+        num_bytes=num_parameters * BYTES_PER_PARAMETER,
+        passes=(learning, ModelPass(**shape, num_tokens=num_held_out_tokens, dtype=training.dtype)),
+    )
 
 
 def num_parameters_of(node: Node[Any], sizes: Sizes) -> int | None:

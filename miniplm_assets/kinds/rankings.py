@@ -16,6 +16,7 @@ from miniplm_assets.storage.sql_checks import Trait
 LIKELIHOODS: Final = "likelihood_scores"
 # The role of the scores of the one model that these are of.
 MODEL_SCORES: Final = "model_scores"
+PROXY_SCORES: Final = "proxy_scores"
 PRIORS: Final = "prior_scores"
 PRIOR_STATISTICS: Final = "prior_statistics"
 RANDOM: Final = "random_scores"
@@ -46,6 +47,7 @@ SURVIVING_REFERENCE_SCORES: Final = "surviving_reference_scores"
 TABLES: Final = frozenset(
     {
         *TABLE_OF_SCORE.values(),
+        PROXY_SCORES,
         *STEPS,
         *(helper for helpers in HELPERS.values() for helper in helpers),
         SURVIVORS,
@@ -64,7 +66,8 @@ def ranking_of(selection: Selection) -> tuple[str, ...]:
         PERTURBED: selection.temperature is not None,
         DOMAIN_PLACES: selection.within is not None,
     }
-    return TABLE_OF_SCORE[selection.score], *(step for step in STEPS if taken[step])
+    score = TABLE_OF_SCORE[selection.score] if selection.proxy is None else PROXY_SCORES
+    return score, *(step for step in STEPS if taken[step])
 
 
 def has_table(selection: Selection, table: str) -> bool:
@@ -97,7 +100,8 @@ def rank_key(name: str, selection: Selection) -> str:
 
 def traits_of(selection: Selection) -> frozenset[Trait]:
     """Return what decides which tests of dbt_like_sql speak of a selection."""
-    is_difference = selection.score == "difference"
+    # A proxy's are partly predicted, and no difference of two log-probabilities.
+    is_difference = selection.score == "difference" and selection.proxy is None
     traits: dict[Trait, bool] = {
         "plain": selection.is_plain,
         "ranked": not selection.is_plain,

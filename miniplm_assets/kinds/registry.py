@@ -13,6 +13,9 @@ from miniplm_assets.kinds.ledger import BREAK_EVEN, LEDGER
 from miniplm_assets.kinds.models import MODELS
 from miniplm_assets.kinds.pilot import PILOT, PILOT_SCORES
 from miniplm_assets.kinds.pre_filter import SURVIVING_SCORES
+from miniplm_assets.kinds.proxy import PROXY_MODEL, SAMPLED
+from miniplm_assets.kinds.proxy_agreement import PROXY_AGREEMENT
+from miniplm_assets.kinds.proxy_differences import PROXY_DIFFERENCES
 from miniplm_assets.kinds.raw_corpus import RAW_CORPUS
 from miniplm_assets.kinds.rescoring import RESCORED
 from miniplm_assets.kinds.scores import SCORES
@@ -49,6 +52,10 @@ def all_kinds(sql: SqlProject) -> tuple[Kind[Any], ...]:
         PILOT,
         *SCORES.values(),
         *RESCORED.values(),
+        *SAMPLED.values(),
+        PROXY_MODEL,
+        PROXY_AGREEMENT,
+        PROXY_DIFFERENCES,
         SURVIVING_SCORES,
         *selection_kinds(sql),
         *AGREEMENT_SCORES.values(),

@@ -75,7 +75,8 @@ class Pass(Generic[R]):
         nodes: the assets that an experiment has of the pass, by who is scored.
         choose: gives what keeps the rows of a file's sequences that are scored; all are where absent.
         num_tokens: how many tokens it scores, of so many in each split; None where nobody knows before.
-        num_spared: how many it leaves out that would be scored but for a pre_filter.
+        num_spared: how many it leaves out that would be scored but for what spares it.
+        spared_by: the setting that spares it those.
         section: what its assets are named after, where that is not the model.
         is_merged: whether the other sequences keep the scores that they have: those of the input `scores`.
         is_view: as in `Kind`.
@@ -88,6 +89,7 @@ class Pass(Generic[R]):
     choose: Callable[[Work[R]], Choose] | None = None
     num_tokens: Callable[[R, Mapping[str, int]], float | None]
     num_spared: Callable[[R, Mapping[str, int]], float] = lambda _settings, _per_split: 0.0
+    spared_by: str = ""
     section: Section | None = None
     is_merged: bool = False
     is_view: bool = False
@@ -253,7 +255,8 @@ def _cost(one: Pass[R], node: Node[R], sizes: Sizes, shards: Collection[str] | N
     num_spared = round(one.num_spared(node.settings, per_split))
     if not num_spared:
         return cost
-    return replace(cost, spared_flops=scoring_cost(model, sizes, num_tokens=num_spared, dtype=dtype).flops)
+    spared = scoring_cost(model, sizes, num_tokens=num_spared, dtype=dtype)
+    return replace(cost, spared_flops=spared.flops, spared_by=one.spared_by)
 
 
 def _spent_flops(facts: Mapping[str, Any], num_parameters: int | None) -> int | None:
@@ -303,7 +306,7 @@ def _kind(one: Pass[R], who: Who) -> Kind[R]:
 def _nodes(blueprint: Blueprint, who: Who) -> Iterator[Node[ScoredRows]]:
     experiment = blueprint.experiment
     for name, scored in scored_models(experiment, who).items():
-        if who == "teacher" and is_spared(experiment, name):
+        if is_spared(experiment, who, name):
             continue
         yield score_node(
             SCORES[who],
@@ -314,21 +317,17 @@ def _nodes(blueprint: Blueprint, who: Who) -> Iterator[Node[ScoredRows]]:
             gates=tuple(
                 key_of(PILOT, selection)
                 for selection, chosen in piloted(experiment).items()
-                if scored_by(experiment, chosen, who)[0] == name and (who != "teacher" or chosen.pre_filter is None)
+                if scored_by(experiment, chosen, who)[0] == name and not chosen.spares(who)
             ),
         )
 
 
-def is_spared(experiment: Experiment, teacher: str) -> bool:
-    """Say whether a teacher need not score everything: all its selections have a pre_filter, and no student asks."""
-    using = [one for one in experiment.selections.values() if one.models.get("teacher") == teacher]
+def is_spared(experiment: Experiment, who: Who, name: str) -> bool:
+    """Say whether a model need not score everything: all selections by it ask for less, and no student's objective."""
+    using = [one for one in experiment.selections.values() if one.models.get(who) == name]
     objectives = (student.objective for student in experiment.students.values())
     needed = {asset for objective in objectives for asset in objective_of(objective).inputs(objective).values()}
-    return (
-        bool(using)
-        and all(one.pre_filter is not None for one in using)
-        and (SCORES["teacher"].name, teacher) not in needed
-    )
+    return bool(using) and all(one.spares(who) for one in using) and (SCORES[who].name, name) not in needed
 
 
 SCORES = scores_kinds(

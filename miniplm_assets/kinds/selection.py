@@ -15,11 +15,13 @@ import pyarrow.parquet as pq
 
 from miniplm_assets.core.recipe import key_of
 from miniplm_assets.evaluation.plots import plot_difference_distribution, plot_domain_shares
-from miniplm_assets.experiment import Experiment
+from miniplm_assets.experiment import Experiment, Selection
 from miniplm_assets.kinds.agreement import CUTOFF, DIFFERENCES, SCORE_AGREEMENT, cutoff_of
 from miniplm_assets.kinds.documents import DOCUMENTS
 from miniplm_assets.kinds.parameters import WORDS_OF_UNIT, SelectionParameters, parameters_of, unit_of
 from miniplm_assets.kinds.pre_filter import scores_of
+from miniplm_assets.kinds.proxy_agreement import PROXY_AGREEMENT
+from miniplm_assets.kinds.proxy_differences import PROXY_DIFFERENCES
 from miniplm_assets.kinds.rankings import (
     MODEL_SCORES,
     SMALL_TABLES,
@@ -102,14 +104,20 @@ def _nodes(
         settings = parameters_of(experiment, selection, model.parameters)
         if model.name == CUTOFF:
             settings = settings.model_copy(update={"rank_by": unit_of(selection)})
-        is_gated = model.name == REFINED_CORPUS and selection.agreement is not None
+        gates = _gates(name, selection) if model.name == REFINED_CORPUS else ()
         yield Node(
             kind=kind,
             names=(name,),
             inputs={role: keys[role] for role in model.of(traits_of(selection)).inputs},
             settings=settings,
-            gates=(key_of(SCORE_AGREEMENT.name, name),) if is_gated else (),
+            gates=gates,
         )
+
+
+def _gates(name: str, selection: Selection) -> tuple[str, ...]:
+    """Return what must say yes before a refined corpus is written."""
+    has = {SCORE_AGREEMENT.name: selection.agreement, PROXY_AGREEMENT.name: selection.proxy}
+    return tuple(key_of(gate, name) for gate, asked in has.items() if asked is not None)
 
 
 def _inputs_of(experiment: Experiment, name: str, table: str) -> dict[str, str]:
@@ -125,6 +133,8 @@ def _inputs_of(experiment: Experiment, name: str, table: str) -> dict[str, str]:
         DIFFERENCES: key_of(ranked_before(selection, table), name),
         **{f"{who}_scores": key for who, key in scores.items()},
     }
+    if selection.proxy is not None:
+        keys[PROXY_DIFFERENCES.name] = key_of(PROXY_DIFFERENCES.name, name)
     if table == SURVIVING_REFERENCE_SCORES:
         keys[MODEL_SCORES] = scores_key("reference", selection.models["reference"])
     elif scores:

@@ -11,6 +11,7 @@ from miniplm_assets.core.splits import CANDIDATE
 from miniplm_assets.experiment.selections import MODELS_OF_SCORE
 from miniplm_assets.kinds.agreement import CUTOFF, DIFFERENCES
 from miniplm_assets.kinds.parameters import SelectionParameters
+from miniplm_assets.kinds.proxy_differences import NAME as PROXY_DIFFERENCES
 from miniplm_assets.kinds.rankings import (
     DOMAIN_PLACES,
     LIKELIHOODS,
@@ -18,6 +19,7 @@ from miniplm_assets.kinds.rankings import (
     PERTURBED,
     PRIOR_STATISTICS,
     PRIORS,
+    PROXY_SCORES,
     RANDOM,
     REVERSED,
     SCALE_CORRECTED,
@@ -97,6 +99,9 @@ def _inputs(settings: SelectionParameters, first: Work[SelectionParameters]) -> 
     inputs: dict[str, Any] = {"candidates": candidates.select(columns)}
     if is_prior:
         inputs["token_ids"] = [np.array(tokens) for tokens in candidates["token_ids"].to_list()]
+    if first.node.kind.name == PROXY_SCORES:
+        tables = first.input_tables(PROXY_DIFFERENCES)
+        inputs["predicted"] = pl.concat(pl.read_parquet(table, glob=False) for table in tables)
     for who in MODELS_OF_SCORE[settings.score]:
         role = f"{who}_scores" if settings.score == "difference" else MODEL_SCORES
         tables = first.input_tables(role)

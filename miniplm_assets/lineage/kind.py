@@ -53,7 +53,8 @@ class Cost:
         flops: floating-point operations of that.
         num_bytes: on the disk.
         passes: all that goes through models, held-out losses along the way too; none where unknown.
-        spared_flops: floating-point operations that a pre_filter spares it.
+        spared_flops: floating-point operations that a setting spares it.
+        spared_by: that setting.
     """
 
     num_tokens: int | None = None
@@ -61,6 +62,7 @@ class Cost:
     num_bytes: int | None = None
     passes: tuple[ModelPass, ...] = ()
     spared_flops: int | None = None
+    spared_by: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,7 +40,7 @@ class PlannedAsset:
         num_stored: results that are there: files or seeds of an asset in pieces, else one.
         num_missing: results that would be computed; None where the corpus is unknown.
         reasons: why, against the nearest stored result, a line each; of `raw_corpus`, also what the plan rests on; and
-            what a pre_filter spares.
+            what a pre_filter or a proxy spares.
         num_tokens: tokens that would go through a model; None where unknown or none do.
         flops: floating-point operations of that; None where unknown.
         seconds: estimate, from earlier results of the same shape, or else by the speed of a device.
@@ -203,10 +203,11 @@ class _Planning:
 
 
 def _spared(cost: Cost) -> Iterator[str]:
-    """Say what a pre_filter spares."""
+    """Say what a pre_filter or a proxy spares."""
     if cost.spared_flops and cost.flops is not None:
         whole = cost.flops + cost.spared_flops
-        yield f"its pre_filter spares {cost.spared_flops:.3g} of {whole:.3g} FLOPs ({cost.spared_flops / whole:.0%})"
+        share = cost.spared_flops / whole
+        yield f"its {cost.spared_by} spares {cost.spared_flops:.3g} of {whole:.3g} FLOPs ({share:.0%})"
 
 
 def _cost(node: Node[Any], sizes: Sizes, pieces: list[str] | None) -> Cost:

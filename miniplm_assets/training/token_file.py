@@ -95,6 +95,7 @@ def write_token_file(
     vocab_size: int,
     data_fingerprint: str,
     report: Callable[[str], None],
+    sequence_ids: NDArray[np.int64] | None = None,
 ) -> TokenFile:
     """Return the token file of some sequences; what an earlier, killed run has completed and nothing damaged is taken.
 
@@ -105,13 +106,14 @@ def write_token_file(
         vocab_size: ids must lie below it.
         data_fingerprint: identity of the files' content.
         report: told where what an earlier run left is damaged, and made anew.
+        sequence_ids: in rising order, of the rows to take; they follow from the data. None for all.
 
     Raises:
         TrainingError: if a token id is outside the vocabulary, or there is no sequence to learn from.
     """
 
     def write() -> None:
-        if _write(folder, sequence_files, split, vocab_size) == 0:
+        if _write(folder, sequence_files, split, vocab_size, sequence_ids) == 0:
             where = "the corpus" if split is None else f"split '{split}'"
             raise TrainingError(
                 f"{where} holds no sequence to learn from ({len(sequence_files)} files, the first: "
@@ -127,13 +129,21 @@ def write_token_file(
     )
 
 
-def _write(folder: Path, sequence_files: Sequence[Path], split: str | None, vocab_size: int) -> int:
+def _write(
+    folder: Path,
+    sequence_files: Sequence[Path],
+    split: str | None,
+    vocab_size: int,
+    only: NDArray[np.int64] | None,
+) -> int:
     """Write the arrays and return the number of sequences."""
     num_sequences = num_tokens = 0
     with ExitStack() as files:
         ids_file, offsets_file, names_file = (files.enter_context((folder / name).open("wb")) for name in _ARRAYS)
         offsets_file.write(np.zeros(1, dtype=np.int64).tobytes())
         for path, batch in read_rows(sequence_files, columns=["sequence_id", "token_ids"], split=split):
+            if only is not None:
+                batch = batch.filter(_is_among(batch["sequence_id"], only))
             is_long_enough = pc.greater_equal(pc.list_value_length(batch["token_ids"]), MIN_TOKENS)
             lists = batch["token_ids"].filter(is_long_enough)
             if len(lists) == 0:
@@ -151,6 +161,13 @@ def _write(folder: Path, sequence_files: Sequence[Path], split: str | None, voca
             names_file.write(sequence_ids.to_numpy(zero_copy_only=False).astype(np.int64).tobytes())
             num_sequences, num_tokens = num_sequences + len(lists), int(ends[-1])
     return num_sequences
+
+
+def _is_among(sequence_ids: Any, wanted: NDArray[np.int64]) -> Any:
+    """Return which ids are among those that are wanted, which are in rising order: a PyArrow array of booleans."""
+    ids = sequence_ids.to_numpy(zero_copy_only=False)
+    places = np.minimum(np.searchsorted(wanted, ids), max(0, len(wanted) - 1))
+    return pa.array(wanted[places] == ids if len(wanted) else np.zeros(len(ids), dtype=np.bool_))
 
 
 def choose_held_out(files: Sequence[Path], *, split: str, num_sequences: int, seed: int) -> pl.DataFrame:
