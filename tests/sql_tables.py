@@ -42,6 +42,13 @@ SCHEMAS = {
     "scores": pa.schema(
         [("sequence_id", pa.int64()), ("logprob_nats", pa.float64()), ("num_scored_tokens", pa.int32())]
     ),
+    "proxy_differences": pa.schema(
+        [
+            ("sequence_id", pa.int64()),
+            ("predicted_difference_nats_per_token", pa.float64()),
+            ("num_scored_tokens", pa.int32()),
+        ]
+    ),
 }
 Rows = list[dict[str, Any]]
 

@@ -271,6 +271,52 @@ def test_a_pre_filter_is_another_selection_of_the_same_sequences(tmp_path, chang
         load(tmp_path, content)
 
 
+PROXY = {"share": 0.1, "training": {"token_budget": 9}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"score": "teacher", "reference": None},
+            r"half\.proxy: .*score teacher is none; leave it out, or write score: d",
+        ),
+        (
+            {"scale_correction": "residual"},
+            r"half\.proxy: .*scale_correction residual needs what each model says of every",
+        ),
+        ({"pre_filter": "chance"}, r"half\.proxy: pre_filter 'chance' and a proxy both say what the teacher is spared"),
+        (
+            {"agreement": {"dtype": "float16"}},
+            r"half\.agreement: a sample is held against the cutoff of .*, proxy; put",
+        ),
+        (
+            {"rescoring": {"around": "second", "within_nats": 0.1, "dtype": "float16"}},
+            r"half\.rescoring\.around: a second pass moves .*, proxy; this selection ranks in another way",
+        ),
+        ({"proxy": {**PROXY, "share": 1.0}}, r"half\.proxy\.share: .*less than 1"),
+        ({"proxy": {"share": 0.1}}, r"half\.proxy\.training: Field required"),
+        ({"proxy": {**PROXY, "held_out": 0.1}}, r"half\.proxy\.held_out: unknown key; did you mean 'held_out_share'\?"),
+    ],
+)
+def test_a_proxy_is_of_a_difference_as_it_is(tmp_path, changes, message):
+    content = minimal()
+    content["selections"] |= {
+        "second": dict(content["selections"]["half"]),
+        "chance": {"score": "random", "tokenizer": "bpe", "keep_fraction": 0.5},
+        # What another asks for of it, it gives.
+        "third": {**content["selections"]["half"], "pre_filter": "half"},
+    }
+    half = content["selections"]["half"]
+    half["proxy"] = PROXY
+    for steps in ({}, {"order": "lowest"}, {"temperature": 0.5}, {"within": "domain"}):
+        content["selections"]["half"] = half | steps
+        load(tmp_path, content)
+    content["selections"]["half"] = {name: value for name, value in (half | changes).items() if value is not None}
+    with pytest.raises(ExperimentError, match=message):
+        load(tmp_path, content)
+
+
 def test_a_selection_without_a_model_gives_its_students_their_tokenizer(tmp_path):
     content = changed("selections.half", {"score": "random", "tokenizer": "other", "keep_fraction": 0.5})
     with pytest.raises(ExperimentError, match=r"students\.better: tokenizer bpe differs from other, in whose tokens"):

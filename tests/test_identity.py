@@ -61,6 +61,9 @@ RANK = MARTS - {"difference_scores"} | CATALOG
 CORRECTED = {"scale_corrected_scores", "score_scales"}
 PRIOR = {"token_counts", "token_priors", "prior_statistics", "prior_scores"}
 SURVIVING = {"surviving_sequences", "surviving_teacher_scores", "surviving_reference_scores"}
+# What follows a proxy, of a selection that nobody learns from, where others have both models score everything.
+PREDICTED = {"proxy_agreement", "proxy_differences", "proxy_scores"} | RANK - {"corpus_profile"}
+LEARNT = {"proxy_model"} | PREDICTED
 NOTHING: set[str] = set()
 
 
@@ -251,6 +254,23 @@ ROWS = [
         SURVIVING | {"difference_scores"} | RANK - {"corpus_profile"},
         "filtered",
     ),
+    Row(
+        "selections.guessed.proxy.share",
+        REQUIRED,
+        0.2,
+        {"sampled_teacher_scores", "sampled_reference_scores"} | LEARNT,
+        "guessed",
+    ),
+    Row("selections.guessed.proxy.held_out_share", 0.1, 0.2, LEARNT, "guessed"),
+    Row("selections.guessed.proxy.min_rank_correlation", 0.5, 0.6, {"proxy_agreement"} | CATALOG, "guessed"),
+    Row("selections.guessed.proxy.shards", ("*",), ["a.*"], LEARNT, "guessed"),
+    Row(
+        "selections.guessed.rank_by",
+        "nats_per_token",
+        "nats_per_sequence",
+        {"pilot", "proxy_agreement"} | PREDICTED - {"proxy_differences"},
+        "guessed",
+    ),
     Row("selections.drawn.within", None, "domain", {"domain_places"} | RANK, "drawn"),
     Row("selections.half.keep_fraction selections.again.keep_fraction", None, 0.4, SELECTION),
     Row("selections.half.rank_by selections.again.rank_by", "nats_per_token", "nats_per_sequence", SELECTION),
@@ -326,6 +346,19 @@ for _name, _default, _other in (
         Row(f"students.plain.training.{_name}", None if _default is REQUIRED else _default, _other, STUDENT),
     ]
 for _name, _default, _other in (
+    ("token_budget", REQUIRED, 11),
+    ("sequences_per_step", 64, 3),
+    ("peak_learning_rate", 1e-4, 1e-3),
+    ("final_learning_rate_share", 0.1, 0.2),
+    ("warmup_share", 0.05, 0.1),
+    ("weight_decay", 0.01, 0.1),
+    ("gradient_clip", 1.0, 2.0),
+    ("dtype", "float32", "bfloat16"),
+):
+    ROWS += [Row(f"selections.guessed.proxy.training.{_name}", _default, _other, LEARNT, "guessed")]
+for _name, _default, _other in (("sequences_per_device", None, 1), ("checkpoint_minutes", 10.0, 1.0)):
+    ROWS += [Row(f"selections.guessed.proxy.training.{_name}", _default, _other, NOTHING, "guessed")]
+for _name, _default, _other in (
     ("num_evaluations", 20, 5),
     ("num_held_out_sequences", 512, 7),
     ("sequences_per_device", None, 1),
@@ -389,6 +422,11 @@ def sparse_kd(content: dict[str, Any]) -> None:
     content["students"]["plain"]["objective"] = {"type": "sparse_kd", "teacher": "large"}
 
 
+def guessed(content: dict[str, Any]) -> None:
+    """One more, with a proxy."""
+    one_more("guessed", **PAIR, proxy={"share": 0.1, "training": {"token_budget": 10}})(content)
+
+
 PAIR = {"teacher": "large", "reference": "small"}
 VARIANTS |= {
     "distilled": distilled,
@@ -401,6 +439,7 @@ VARIANTS |= {
     "soft": one_more("soft", **PAIR, temperature=1.0),
     "drawn": one_more("drawn", score="random", tokenizer="bpe"),
     "filtered": filtered,
+    "guessed": guessed,
 }
 
 

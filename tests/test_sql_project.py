@@ -24,6 +24,7 @@ MARTS = [
     "perturbed_scores",
     "prior_scores",
     "prior_statistics",
+    "proxy_scores",
     "random_scores",
     "refined_corpus",
     "reversed_scores",
@@ -36,7 +37,7 @@ MARTS = [
     "token_priors",
 ]
 # That begin with the candidates, as difference_scores does.
-BASES = ("likelihood_scores", "prior_statistics", "random_scores")
+BASES = ("likelihood_scores", "prior_statistics", "proxy_scores", "random_scores")
 
 
 @pytest.fixture
@@ -70,6 +71,7 @@ def test_dependencies_follow_from_the_sql_with_the_steps_expanded():
         "perturbed_scores": ("difference_scores", "random_scores"),
         "prior_scores": ("prior_statistics",),
         "prior_statistics": ("sequences", "token_priors"),
+        "proxy_scores": ("proxy_differences", "reference_scores", "sequences", "teacher_scores"),
         "random_scores": ("sequences",),
         "refined_corpus": ("difference_scores", "documents", "selection_cutoff", "sequences"),  # documents: by a test
         "reversed_scores": ("difference_scores",),
@@ -90,6 +92,7 @@ def test_parameters_follow_from_the_sql():
         "domain_places": {"keep_fraction", "token_budget"},
         "likelihood_scores": {"rank_by", "score"},
         "perturbed_scores": {"temperature"},
+        "proxy_scores": {"rank_by"},
         "random_scores": {"seed"},
         "scale_corrected_scores": {"rank_by", "scale_correction"},
         "score_scales": {"rank_by"},

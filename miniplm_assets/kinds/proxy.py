@@ -5,13 +5,14 @@ once it has shown on some that it did not learn from that it orders them alike (
 of arXiv 2410.17215: 9e18 FLOPs in place of 2e20.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
 import polars as pl
 
 from miniplm_assets.core.errors import ScoringError
+from miniplm_assets.core.flops import scoring_flops
 from miniplm_assets.core.recipe import key_of
 from miniplm_assets.core.sampling import hash_fractions
 from miniplm_assets.core.splits import CANDIDATE, VALIDATION
@@ -273,6 +274,11 @@ def _require_enough(work: Work[Learning], num_held_out: int, num_learnt: int) ->
         )
 
 
+def _spent_flops(facts: Mapping[str, Any], _: int | None) -> int:
+    predicting = scoring_flops(facts["num_parameters"], facts["num_held_out_tokens"])
+    return int(facts["training_flops"]) + predicting
+
+
 def _cost(node: Node[Learning], sizes: Sizes, _pieces: Any) -> Cost:
     settings = node.settings
     per_split = sizes.tokens_per_split(node.inputs[SEQUENCES.name])
@@ -305,4 +311,5 @@ predicts of the held-out sequences.""",
         "seconds": "since training began",
     },
     cost=_cost,
+    spent_flops=_spent_flops,
 )

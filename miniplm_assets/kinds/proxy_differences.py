@@ -1,6 +1,6 @@
 """`<selection>/proxy_differences`: what a proxy predicts of every candidate that the models did not score."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from miniplm_assets.core.errors import ScoringError
+from miniplm_assets.core.flops import scoring_flops
 from miniplm_assets.core.recipe import key_of
 from miniplm_assets.core.splits import CANDIDATE
 from miniplm_assets.experiment.settings import Settings
@@ -155,6 +156,10 @@ def predict_file(sequences: Path, scores: Path, target: Path, *, predictor: "Pre
     return {"num_predicted": num_predicted, "num_scored_tokens": num_tokens}
 
 
+def _spent_flops(facts: Mapping[str, Any], num_parameters: int | None) -> int | None:
+    return None if num_parameters is None else scoring_flops(num_parameters, facts["num_scored_tokens"])
+
+
 def _cost(node: Node[Predicting], sizes: Sizes, shards: Collection[str] | None) -> Cost:
     per_split = sizes.tokens_per_split(node.inputs[SEQUENCES.name], shards)
     if per_split is None:
@@ -189,4 +194,5 @@ The difference, in nats a token. What both scored keeps its true difference.""",
         "num_scored_tokens": "how many tokens would be scored",
     },
     cost=_cost,
+    spent_flops=_spent_flops,
 )

@@ -102,7 +102,8 @@ def train_regression(
 
     Returns:
         Facts: num_parameters, num_steps, num_tokens, num_epochs, num_learnt_sequences, num_held_out_sequences,
-        training_error (the last row's), training_flops (6 N D), training_seconds, resumed_from_step, device.
+        num_held_out_tokens (those that are predicted by), training_error (the last row's), training_flops (6 N D),
+        training_seconds, resumed_from_step, device.
 
     Raises:
         ModelError: if the model cannot be loaded, or has no body.
@@ -139,6 +140,7 @@ def train_regression(
         "num_epochs": round(plan.num_epochs, 4),
         "num_learnt_sequences": len(learnt),
         "num_held_out_sequences": len(held_out),
+        "num_held_out_tokens": int(held_out["num_scored_tokens"].sum()),
         "training_error": run.rows[-1]["training_error"],
         "training_flops": training_flops(num_parameters, plan.num_tokens),
         "training_seconds": run.rows[-1]["seconds"],
