@@ -95,7 +95,7 @@ def on_ray(local, folder, **scoring):
 def test_a_node_that_dies_loses_nothing_and_nothing_is_done_twice(local, cluster, tmp_path, monkeypatch):
     experiment_file, expected = on_ray(local, tmp_path)
     nodes, second = cluster
-    put_away, done = score_shard._Part.put_away, Counter()
+    put_away, done = score_shard.Part.put_away, Counter()
 
     def put_away_and_kill_once(part, scored):
         put_away(part, scored)
@@ -103,7 +103,7 @@ def test_a_node_that_dies_loses_nothing_and_nothing_is_done_twice(local, cluster
         if sum(done.values()) == 2:  # both are at work on their next parts
             nodes.remove_node(second, allow_graceful=False)
 
-    monkeypatch.setattr(score_shard._Part, "put_away", put_away_and_kill_once)
+    monkeypatch.setattr(score_shard.Part, "put_away", put_away_and_kill_once)
     pipeline, result = materialise(experiment_file, ["large/teacher_scores"])
     mine = {place: digest for place, digest in expected.items() if place.parts[1] == "teacher_scores"}
     assert scores(pipeline) == mine
@@ -126,7 +126,7 @@ def test_ray_is_started_here_where_no_cluster_is_named_and_is_gone_afterwards(lo
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(tempfile, "tempdir", tempfile.mkdtemp(dir="/tmp"))  # short: it holds sockets
     experiment_file, expected = on_ray(local, tmp_path, num_workers=2)
-    seen, put_away = [], score_shard._Part.put_away
+    seen, put_away = [], score_shard.Part.put_away
 
     def put_away_and_look(part, scored):
         put_away(part, scored)
@@ -139,9 +139,9 @@ def test_ray_is_started_here_where_no_cluster_is_named_and_is_gone_afterwards(lo
             text=True,
         )
         assert nobody.returncode != 0 and "InvalidAuthToken" in nobody.stderr
-        monkeypatch.setattr(score_shard._Part, "put_away", put_away)
+        monkeypatch.setattr(score_shard.Part, "put_away", put_away)
 
-    monkeypatch.setattr(score_shard._Part, "put_away", put_away_and_look)
+    monkeypatch.setattr(score_shard.Part, "put_away", put_away_and_look)
     pipeline, _ = materialise(experiment_file, SCORES)
     assert seen[0] == ({"127.0.0.1"}, 0, "token")
     assert scores(pipeline) == expected

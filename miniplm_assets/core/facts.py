@@ -29,10 +29,13 @@ def counts_in_words(counts: Mapping[str, int]) -> str:
 
 
 def model_tokens(facts: Mapping[str, Any]) -> int:
-    """Return the tokens that went through a model for a result: trained on, or scored in all splits; else 0."""
+    """Return the tokens that went through a model for a result: trained on, generated behind their prompts, or scored.
+
+    Of scores, in all splits; 0 of what no model made.
+    """
     if "by_split_and_domain" in facts:
         by_split = facts["by_split_and_domain"].values()
         return sum(int(sums["num_scored_tokens"]) for domains in by_split for sums in domains.values())
-    if "training_flops" in facts:
+    if "training_flops" in facts or "num_generated_tokens" in facts:
         return int(facts["num_tokens"])
     return int(facts.get("num_scored_tokens", 0))

@@ -68,6 +68,11 @@ class PackingTokenizer:
             self.token_num_bytes[token_id] = len(spelt)
             self.ends_sentence[token_id] = _ends_sentence(spelt.decode(errors="ignore"))
 
+    def decode(self, token_ids: list[int]) -> str:
+        """Return the text of some tokens, special ones left out; a character that is cut shows as U+FFFD."""
+        text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True)
+        return text
+
     def pieces_in_sequences(self) -> dict[str, int]:
         """Return the id of every piece that may stand in a sequence: all but the special ones that end no document."""
         end_of_document = self._tokenizer.id_to_token(self.end_of_document_id)

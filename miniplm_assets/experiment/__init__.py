@@ -1,5 +1,6 @@
 """The experiment file: one YAML that names the corpus, the models, the selections and the students."""
 
+from miniplm_assets.experiment.generations import Decoding, Generation, Sampling
 from miniplm_assets.experiment.load import load_experiment
 from miniplm_assets.experiment.models import (
     FolderModel,
@@ -34,11 +35,13 @@ __all__ = [
     "CANDIDATES",
     "Agreement",
     "CrossEntropy",
+    "Decoding",
     "DemoSource",
     "DocumentFields",
     "Experiment",
     "FolderModel",
     "FolderTokenizer",
+    "Generation",
     "HubModel",
     "HubTokenizer",
     "HuggingFaceSource",
@@ -53,6 +56,7 @@ __all__ = [
     "Proxy",
     "ProxyTraining",
     "Rescoring",
+    "Sampling",
     "Scored",
     "Scoring",
     "Selection",

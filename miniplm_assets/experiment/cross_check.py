@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from miniplm_assets.experiment.generation_check import GenerationCheck
 from miniplm_assets.experiment.models import TrainedModel
 from miniplm_assets.experiment.selection_check import SelectionCheck
 from miniplm_assets.experiment.settings import unknown
@@ -54,5 +55,7 @@ class CrossCheck:
                         )
         for name in self._file.selections:
             yield from SelectionCheck(self._file, name, self._left_out).problems()
+        for name in self._file.generations:
+            yield from GenerationCheck(self._file, name, self._left_out).problems()
         for name in self._file.students:
             yield from StudentCheck(self._file, name, self._left_out).problems()

@@ -22,7 +22,7 @@ _STAND_INS: Final[dict[str, Any]] = {
     "tokenizers": {"source": "trained", "vocab_size": 257},
     "architectures": {"model_type": "llama"},
 }
-_NAMED: Final = ("tokenizers", "architectures", "teachers", "references", "selections", "students")
+_NAMED: Final = ("tokenizers", "architectures", "teachers", "references", "selections", "generations", "students")
 
 Problem = tuple[Sequence[Any], str]
 

@@ -23,6 +23,10 @@ class TeacherBeside(Settings):
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the teacher's weights and activations")
 
 
+class FromScores(Settings):
+    """An objective that reads what is stored of each of the candidates' own tokens, and runs no model itself."""
+
+
 class VanillaKd(TeacherBeside):
     """Cross-entropy, and a divergence from the whole distribution of a teacher."""
 
@@ -44,7 +48,7 @@ class MiniLlm(TeacherBeside):
     pretraining_weight: float = Field(1.0, ge=0, description="of the cross-entropy; that of the reverse KL is 1")
 
 
-class TokenSelection(Settings):
+class TokenSelection(FromScores):
     """The cross-entropy of the tokens whose difference of teacher and reference is highest."""
 
     # What the scores are, the inputs say.
@@ -58,7 +62,7 @@ class TokenSelection(Settings):
     )
 
 
-class SparseKd(Settings):
+class SparseKd(FromScores):
     """Cross-entropy, and the forward KL from what a teacher's scores keep of its distribution."""
 
     # What the teacher's scores are, the input says.

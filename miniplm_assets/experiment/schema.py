@@ -11,13 +11,14 @@ from pydantic import Field, JsonValue, ValidationInfo, model_validator
 from miniplm_assets.core.splits import HELD_APART, REFERENCE, TEACHER, VALIDATION
 from miniplm_assets.experiment.automation import Automation
 from miniplm_assets.experiment.cross_check import LEFT_OUT, CrossCheck
+from miniplm_assets.experiment.generations import Generation
 from miniplm_assets.experiment.models import Owners, Scored, Seed, StudentTraining, TokenizerSource
 from miniplm_assets.experiment.objectives import CrossEntropy, Objective
 from miniplm_assets.experiment.scoring import Pilot
 from miniplm_assets.experiment.selections import Selection
 from miniplm_assets.experiment.settings import Name, Settings, Share
 from miniplm_assets.experiment.sources import DocumentFields, Source
-from miniplm_assets.experiment.student_check import CANDIDATES, REFINED
+from miniplm_assets.experiment.student_check import CANDIDATES, generation_of, selection_of
 
 
 class Splits(Settings):
@@ -65,11 +66,13 @@ class Sequences(Settings):
 
 
 class Student(Settings):
-    """A model trained on the candidates (no KD) or on a refined corpus (MiniPLM)."""
+    """A model trained on the candidates (no KD), a refined corpus (MiniPLM) or a generated one (SeqKD)."""
 
     architecture: str
     tokenizer: str
-    corpus: str = Field(CANDIDATES, description="candidates, or refined_corpus/<selection>")
+    corpus: str = Field(
+        CANDIDATES, description="candidates, refined_corpus/<selection>, or generated_corpus/<generation>"
+    )
     training: StudentTraining
     objective: Objective = Field(CrossEntropy(), description="the loss that it is trained with")
     seeds: tuple[Seed, ...] = Field(
@@ -87,8 +90,13 @@ class Student(Settings):
 
     @property
     def selection(self) -> str | None:
-        """The selection that it learns from, or None for the candidates."""
-        return self.corpus.removeprefix(REFINED) if self.corpus.startswith(REFINED) else None
+        """The selection whose refined corpus it learns from, if it does."""
+        return selection_of(self.corpus)
+
+    @property
+    def generation(self) -> str | None:
+        """The generation whose corpus it learns from, if it does."""
+        return generation_of(self.corpus)
 
 
 class Evaluation(Settings):
@@ -115,6 +123,7 @@ class Experiment(Settings):
     references: dict[Name, Scored] = {}
     pilot: Pilot | None = Field(None, description="a gate before teacher and reference score the whole corpus")
     selections: dict[Name, Selection] = {}
+    generations: dict[Name, Generation] = Field({}, description="corpora that a teacher writes: SeqKD")
     students: dict[Name, Student] = {}
     evaluation: Evaluation = Evaluation()
     automation: Automation = Automation()
@@ -132,3 +141,8 @@ class Experiment(Settings):
         known = {"teacher": self.teachers, "reference": self.references}
         models = [known[who].get(name) for who, name in chosen.models.items()]
         return chosen.tokenizer if not models else next((model.tokenizer for model in models if model), None)
+
+    def generation_tokenizer(self, generation: str) -> str | None:
+        """Return the tokenizer that a generated corpus is in: its teacher's; None where nothing known says so."""
+        teacher = self.teachers.get(self.generations[generation].teacher)
+        return None if teacher is None else teacher.tokenizer

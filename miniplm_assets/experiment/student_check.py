@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from miniplm_assets.experiment.objectives import MiniLlm, SparseKd, TokenSelection
+from miniplm_assets.experiment.objectives import FromScores, MiniLlm, SparseKd, TokenSelection
 from miniplm_assets.experiment.scoring import Scoring
 from miniplm_assets.experiment.settings import unknown
 
@@ -13,6 +13,17 @@ if TYPE_CHECKING:  # the schema checks itself by this
 
 CANDIDATES: Final = "candidates"
 REFINED: Final = "refined_corpus/"
+GENERATED: Final = "generated_corpus/"
+
+
+def selection_of(corpus: str) -> str | None:
+    """Return the selection whose refined corpus is meant, or None for any other corpus."""
+    return corpus.removeprefix(REFINED) if corpus.startswith(REFINED) else None
+
+
+def generation_of(corpus: str) -> str | None:
+    """Return the generation whose corpus is meant, or None for any other corpus."""
+    return corpus.removeprefix(GENERATED) if corpus.startswith(GENERATED) else None
 
 
 class StudentCheck:
@@ -41,18 +52,23 @@ class StudentCheck:
         yield from self._budget_problems()
 
     def _corpus_problems(self) -> Iterator[str]:
-        student = self._student
-        if student.selection is None:
-            if student.corpus != CANDIDATES:
-                yield (f"{self._where}.corpus: '{student.corpus}' is neither '{CANDIDATES}' nor '{REFINED}<selection>'")
-            return
-        yield from self._unknown(f"{self._where}.corpus: selection", student.selection, self._file.selections)
-        if student.selection not in self._file.selections:
-            return
-        scored_with = self._file.selection_tokenizer(student.selection)
-        if scored_with is not None and scored_with != student.tokenizer:
+        student, stored_in = self._student, None
+        if student.selection is not None:
+            yield from self._unknown(f"{self._where}.corpus: selection", student.selection, self._file.selections)
+            if student.selection in self._file.selections:
+                stored_in = self._file.selection_tokenizer(student.selection)
+        elif student.generation is not None:
+            yield from self._unknown(f"{self._where}.corpus: generation", student.generation, self._file.generations)
+            if student.generation in self._file.generations:
+                stored_in = self._file.generation_tokenizer(student.generation)
+        elif student.corpus != CANDIDATES:
             yield (
-                f"{self._where}: tokenizer {student.tokenizer} differs from {scored_with}, in whose tokens "
+                f"{self._where}.corpus: '{student.corpus}' is neither '{CANDIDATES}' nor '{REFINED}<selection>' nor "
+                f"'{GENERATED}<generation>'"
+            )
+        if stored_in is not None and stored_in != student.tokenizer:
+            yield (
+                f"{self._where}: tokenizer {student.tokenizer} differs from {stored_in}, in whose tokens "
                 f"{student.corpus} is stored"
             )
 
@@ -77,6 +93,12 @@ class StudentCheck:
                     f"{objective.type} learns; write keep_tokens: {{method: sampled, number: 12}} under "
                     f"{who}s.{name}.scoring"
                 )
+        if isinstance(objective, FromScores) and self._student.generation is not None:
+            yield (
+                f"{self._where}.objective: {objective.type} reads what is stored of the candidates' own tokens, and "
+                f"those of {self._student.corpus} are others; take the candidates or a refined corpus, or an objective "
+                "that runs its models beside the student (vanilla_kd, minillm)"
+            )
         length = self._file.sequences.sequence_length
         if isinstance(objective, MiniLlm) and objective.num_sampled_tokens >= length:
             yield (

@@ -6,7 +6,7 @@ of that, are SQL. Which candidates survive follows from the whole corpus, so tha
 anew here; a pre_filter is for a corpus that stays, or for a teacher so dear that it pays all the same.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import ClassVar, Final
 
 import polars as pl
@@ -64,7 +64,7 @@ def _nodes(blueprint: Blueprint, who: Who) -> Iterator[Node[SurvivingRows]]:
         settings = SurvivingRows(
             scoring=model[1].scoring,
             max_sequence_tokens=max_sequence_tokens(experiment),
-            amounts=tuple(_amounts(experiment, name)),
+            amounts=tuple(amounts_of(experiment, selection.pre_filter)),
             whole=whole,
         )
         inputs = {SURVIVORS: key_of(SURVIVORS, name)}
@@ -72,13 +72,20 @@ def _nodes(blueprint: Blueprint, who: Who) -> Iterator[Node[SurvivingRows]]:
         yield score_node(SURVIVING_SCORES, name, who, model, settings, inputs=inputs, gates=gates)
 
 
-def _amounts(experiment: Experiment, name: str) -> Iterator[Amount]:
-    """Go through what the selections before one keep, the first of them first."""
-    before = experiment.selections[name].pre_filter
-    if before is not None:
-        yield from _amounts(experiment, before)
-        chosen = experiment.selections[before]
-        yield Amount(keep_fraction=chosen.keep_fraction, token_budget=chosen.token_budget)
+def amounts_of(experiment: Experiment, name: str) -> Iterator[Amount]:
+    """Go through what the selections before one keep, the first of them first, and what it keeps itself."""
+    chosen = experiment.selections[name]
+    if chosen.pre_filter is not None:
+        yield from amounts_of(experiment, chosen.pre_filter)
+    yield Amount(keep_fraction=chosen.keep_fraction, token_budget=chosen.token_budget)
+
+
+def num_kept_tokens(num_tokens: float, amounts: Iterable[Amount]) -> float:
+    """Return how many of so many tokens of candidates are left after selections, one after the other."""
+    for amount in amounts:
+        kept = num_tokens * amount.keep_fraction if amount.keep_fraction is not None else amount.token_budget
+        num_tokens = min(num_tokens, kept or 0)
+    return num_tokens
 
 
 def _choose(work: Work[SurvivingRows]) -> Choose:
@@ -96,11 +103,7 @@ def _num_spared(settings: SurvivingRows, per_split: Mapping[str, int]) -> float:
 
 
 def _num_surviving(settings: SurvivingRows, per_split: Mapping[str, int]) -> float:
-    num_tokens = float(per_split[CANDIDATE])
-    for amount in settings.amounts:
-        kept = num_tokens * amount.keep_fraction if amount.keep_fraction is not None else amount.token_budget
-        num_tokens = min(num_tokens, kept or 0)
-    return num_tokens + per_split[VALIDATION]
+    return num_kept_tokens(per_split[CANDIDATE], settings.amounts) + per_split[VALIDATION]
 
 
 SURVIVING_SCORES = partial_kinds(

@@ -9,6 +9,7 @@ from miniplm_assets.experiment import load_experiment
 from miniplm_assets.kinds.agreement import AGREEMENT_SCORES, SCORE_AGREEMENT
 from miniplm_assets.kinds.comparison import COMPARISON
 from miniplm_assets.kinds.documents import DOCUMENTS
+from miniplm_assets.kinds.generated_corpus import GENERATED_CORPUS
 from miniplm_assets.kinds.ledger import BREAK_EVEN, LEDGER
 from miniplm_assets.kinds.models import MODELS
 from miniplm_assets.kinds.pilot import PILOT, PILOT_SCORES
@@ -60,6 +61,7 @@ def all_kinds(sql: SqlProject) -> tuple[Kind[Any], ...]:
         *selection_kinds(sql),
         *AGREEMENT_SCORES.values(),
         SCORE_AGREEMENT,
+        GENERATED_CORPUS,
         STUDENT_CHECKPOINT,
         STUDENT_EVALUATION,
         COMPARISON,

@@ -1,4 +1,4 @@
-"""`<student>/student_checkpoint`: a student trained on candidates or on a refined corpus, with each of its seeds."""
+"""`<student>/student_checkpoint`: a student trained on candidates, a refined or a generated corpus, for each seed."""
 
 from collections.abc import Collection, Iterator
 from typing import ClassVar
@@ -11,6 +11,7 @@ from miniplm_assets.experiment import Experiment, Scoring, Student, Training
 from miniplm_assets.kinds.budgets import Budgeted, models_needed, other_of, token_budget
 from miniplm_assets.kinds.costs import num_parameters_of, training_cost
 from miniplm_assets.kinds.engines import begin_of_sequence_id
+from miniplm_assets.kinds.generated_corpus import GENERATED_CORPUS
 from miniplm_assets.kinds.selection import REFINED_CORPUS
 from miniplm_assets.kinds.sequences import SEQUENCES, packed_by
 from miniplm_assets.kinds.tokenizer import TOKENIZER
@@ -30,11 +31,13 @@ class Schooling(Budgeted):
     """How a student is trained; on what, its inputs say, and with which seeds, the node.
 
     Attributes:
+        prompt_has_loss: whether the prompts of a generated corpus have one.
         max_sequence_tokens: of the longest sequence; the sequences are an input.
     """
 
     runtime_only: ClassVar[frozenset[str]] = frozenset({"max_sequence_tokens"})
 
+    prompt_has_loss: bool = True
     max_sequence_tokens: int
 
 
@@ -46,7 +49,7 @@ def seeds_of(experiment: Experiment, student: Student) -> tuple[int, ...]:
 def _nodes(blueprint: Blueprint) -> Iterator[Node[Schooling]]:
     experiment = blueprint.experiment
     for name, student in experiment.students.items():
-        refined = {} if student.selection is None else {REFINED_CORPUS: key_of(REFINED_CORPUS, student.selection)}
+        generation = None if student.generation is None else experiment.generations[student.generation]
         other = other_of(experiment, student)
         needed = dict(objective_of(student.objective).inputs(student.objective)) | models_needed(other)
         yield Node(
@@ -54,7 +57,7 @@ def _nodes(blueprint: Blueprint) -> Iterator[Node[Schooling]]:
             names=(name,),
             inputs={
                 **packed_by(student.tokenizer),
-                **refined,
+                **_made_corpus(student),
                 **{role: key_of(*asset) for role, asset in needed.items()},
             },
             settings=Schooling(
@@ -62,15 +65,25 @@ def _nodes(blueprint: Blueprint) -> Iterator[Node[Schooling]]:
                 training=student.training,
                 objective=student.objective,
                 other=other,
+                prompt_has_loss=generation is None or generation.prompt_has_loss,
                 max_sequence_tokens=experiment.sequences.sequence_length + 1,
             ),
             seeds=seeds_of(experiment, student),
         )
 
 
+def _made_corpus(student: Student) -> dict[str, str]:
+    """Return the corpus that a student learns from as an input, where it is not the candidates."""
+    if student.selection is not None:
+        return {REFINED_CORPUS: key_of(REFINED_CORPUS, student.selection)}
+    if student.generation is not None:
+        return {GENERATED_CORPUS.name: key_of(GENERATED_CORPUS.name, student.generation)}
+    return {}
+
+
 def _make(work: Work[Schooling]) -> Result:
     """Train a student on the text that its inputs name, once with each seed."""
-    is_refined = REFINED_CORPUS in work.node.inputs
+    made = next((role for role in (REFINED_CORPUS, GENERATED_CORPUS.name) if role in work.node.inputs), None)
     is_stored = work.is_stored
     objective_inputs = {} if is_stored else _objective_inputs(work)
     training = None if is_stored else _training(work)
@@ -83,11 +96,12 @@ def _make(work: Work[Schooling]) -> Result:
             architecture=work.settings.architecture,
             training=training,
             objective=work.settings.objective,
-            sequence_files=work.input_tables(REFINED_CORPUS if is_refined else SEQUENCES.name),
-            split=None if is_refined else CANDIDATE,
+            sequence_files=work.input_tables(made or SEQUENCES.name),
+            split=None if made else CANDIDATE,
             seed=int(seed),
             max_sequence_tokens=work.settings.max_sequence_tokens,
             objective_inputs=objective_inputs,
+            prompts_have_loss=work.settings.prompt_has_loss,
         )
 
     return work.make_pieces(write)
@@ -150,8 +164,8 @@ STUDENT_CHECKPOINT = Kind(
     technologies=frozenset({"pytorch", "huggingface"}),
     description="""A student: weights in safetensors with its tokenizer and its training log beside them, for each seed.
 
-`AutoModelForCausalLM.from_pretrained(<folder>)` loads it. It learns from the candidates (no KD) or from a refined
-corpus (MiniPLM), with the same seeds and the same number of tokens.""",
+`AutoModelForCausalLM.from_pretrained(<folder>)` loads it. It learns from the candidates (no KD), a refined
+corpus (MiniPLM) or a generated one (SeqKD), with the same seeds and the same number of tokens.""",
     nodes=_nodes,
     make=_make,
     pieces="seed",

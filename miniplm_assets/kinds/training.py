@@ -77,6 +77,7 @@ def train(
     max_sequence_tokens: int,
     objective: Objective | None = None,
     objective_inputs: Mapping[str, Input] | None = None,
+    prompts_have_loss: bool = True,
 ) -> None:
     """Train a model and let the draft hold it.
 
@@ -91,6 +92,7 @@ def train(
         max_sequence_tokens: of the longest sequence.
         objective: the loss; cross-entropy where absent.
         objective_inputs: what it needs beside the sequences, by role.
+        prompts_have_loss: whether the prompts of generated sequences have a loss.
     """
     tokenizer_folder = work.input(TOKENIZER.name).verified_folder()
     tokenizer = load_tokenizer(tokenizer_folder)
@@ -109,6 +111,7 @@ def train(
         data_fingerprint=draft.recipe.fingerprint,
         objective=objective or CrossEntropy(),
         objective_inputs=objective_inputs or {},
+        prompts_have_loss=prompts_have_loss,
     )
     with work.run.device():
         draft.facts = train_language_model(

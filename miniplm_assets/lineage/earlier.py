@@ -73,8 +73,10 @@ class EarlierResults:
         if role is None:
             return canonical_json([settings.get("architecture"), settings.get("training", {}).get("dtype")])
         model = self._model(node.inputs[role], ingredients["inputs"].get(role))
-        scoring = settings.get("scoring", {})
-        return None if model is None else canonical_json([model, scoring.get("backend"), scoring.get("dtype")])
+        how = settings.get("scoring") or settings.get("decoding", {})
+        # To write a token takes another time than to read one.
+        shape = [model, how.get("backend"), how.get("dtype"), settings.get("prompt_tokens")]
+        return None if model is None else canonical_json(shape)
 
     def _find_model(self, key: str, fingerprint: str) -> Any:
         """Return what tells one model from another: its architecture, or where it is from; None where nobody knows."""

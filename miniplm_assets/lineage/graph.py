@@ -63,6 +63,7 @@ def _owners(experiment: Experiment, node: Node[Any]) -> tuple[str, ...]:
         "teacher": dict(experiment.teachers),
         "reference": dict(experiment.references),
         "selection": dict(experiment.selections),
+        "generation": dict(experiment.generations),
         "student": dict(experiment.students),
     }
     thing = things.get(node.kind.section, {}).get(node.names[0]) if node.names else None

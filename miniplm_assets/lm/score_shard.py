@@ -102,7 +102,7 @@ class ShardScores:
         kept = [] if keep_tokens is None else KEPT_TOKENS[keep_tokens.method]
         self._schema = pa.schema([*SCHEMA, *logprobs, *kept])
         self._parts = [
-            _Part(work / f"part-{number:05d}.parquet", self._wanted["sequence_id"][start : start + sequences_per_part])
+            Part(work / f"part-{number:05d}.parquet", self._wanted["sequence_id"][start : start + sequences_per_part])
             for number, start in enumerate(range(0, len(self._wanted), sequences_per_part))
         ]
         self._writer = pq.ParquetWriter(folder / SCORES, self._schema, **encoding_of(self._schema))
@@ -142,10 +142,10 @@ class ShardScores:
         self._writer.close()
         return {"num_sequences": len(self._wanted), "by_split_and_domain": self._sums}
 
-    def _scored(self, part: "_Part", stored: pa.Table | None) -> pa.Table:
+    def _scored(self, part: "Part", stored: pa.Table | None) -> pa.Table:
         if stored is not None:
             return stored
-        rows = part.read(self._sequences)
+        rows = part.read(pl.scan_parquet(self._sequences, glob=False))
         with self._device_time.shared() as seconds:
             scores = self._scorer.score(*_arrays(rows))
             took = seconds()
@@ -223,18 +223,17 @@ def mean_nll(domains: Mapping[str, Mapping[str, float]], *, excluded_domains: Co
 
 
 @dataclass(frozen=True)
-class _Part:
-    """A range of a file's sequences, and where its scores lie once they are finished."""
+class Part:
+    """A range of a file's sequences, and where what a model makes of them lies once it is finished."""
 
     path: Path
     ids: pl.Series
 
-    def read(self, sequences: Path) -> pl.DataFrame:
-        """Return its sequences: sequence_id, token_ids."""
+    def read(self, sequences: pl.LazyFrame) -> pl.DataFrame:
+        """Return its sequences, of a file ordered by sequence_id: sequence_id, token_ids."""
         # Its ids are neighbours in the file, so that the row groups' own ranges keep this to the rows wanted.
         return (
-            pl.scan_parquet(sequences, glob=False)
-            .filter(
+            sequences.filter(
                 pl.col("sequence_id").is_between(self.ids[0], self.ids[-1]),
                 pl.col("sequence_id").is_in(self.ids.implode()),
             )
@@ -242,25 +241,25 @@ class _Part:
             .collect()
         )
 
-    def put_away(self, scored: pa.Table) -> None:
-        """Write the scores, complete or not at all."""
+    def put_away(self, made: pa.Table) -> None:
+        """Write what was made, complete or not at all."""
         written = beside(self.path)  # a part that outlives its stopped run must not meet the next run's
-        pq.write_table(scored, written, write_page_checksum=True)
+        pq.write_table(made, written, write_page_checksum=True)
         flush_to_disk(written)
         written.rename(self.path)
         flush_to_disk(self.path.parent)
 
     def stored(self, schema: pa.Schema, report: Callable[[str], None]) -> pa.Table | None:
-        """Return the scores that an earlier run put away, or None where they are missing or damaged."""
+        """Return what an earlier run put away, or None where it is missing or damaged."""
         try:
-            scored = pq.read_table(self.path, page_checksum_verification=True)
+            made = pq.read_table(self.path, page_checksum_verification=True)
         except FileNotFoundError:
             return None
         except (OSError, pa.ArrowException) as error:
-            report(f"{self.path.name} is damaged and is scored again: {error}")
+            report(f"{self.path.name} is damaged and is made again: {error}")
             return None
-        is_this = scored.schema.equals(schema) and pl.Series(scored["sequence_id"]).equals(self.ids)
-        return scored if is_this and SECONDS in (scored.schema.metadata or {}) else None
+        is_this = made.schema.equals(schema) and pl.Series(made["sequence_id"]).equals(self.ids)
+        return made if is_this and SECONDS in (made.schema.metadata or {}) else None
 
 
 def _arrays(rows: pl.DataFrame) -> tuple[list[NDArray[np.int32]], NDArray[np.int64]]:

@@ -136,14 +136,15 @@ def _opened(
             scorer.close()
 
 
-def check_model_length(model_folder: Path, max_sequence_tokens: int, named: str) -> None:
-    """Make sure that a model can read the sequences, before anything long begins.
+def check_model_length(model_folder: Path, max_sequence_tokens: int, named: str, *, num_first_tokens: int = 0) -> None:
+    """Make sure that a model can read the sequences, and what it reads in front, before anything long begins.
 
     Raises:
         ModelError: if the folder holds no configuration, or the model has too few positions; the message calls it
             `named`.
     """
-    _refuse_short_model(named, read_config(model_folder, named).get_text_config(), max_sequence_tokens)
+    config = read_config(model_folder, named).get_text_config()
+    _refuse_short_model(named, config, max_sequence_tokens, num_first_tokens)
 
 
 def position_limit(config: Any) -> int | None:

@@ -88,7 +88,7 @@ class TorchScorer:
         self._is_closed = False
         if self._device.type == "cpu":
             self._tokens_per_batch = min(tokens_per_batch, CPU_TOKENS_PER_BATCH)
-            self._threads = _threads_of_one()
+            self._threads = threads_of_one()
         if self._head is None:
             report(computed_whole(model))
             self._tokens_per_batch = min(self._tokens_per_batch, WHOLE_LOGITS_BYTES // (4 * self._vocab_size))
@@ -243,7 +243,7 @@ class TorchScorer:
             torch.accelerator.empty_cache()
 
 
-def _threads_of_one() -> ThreadPoolExecutor:
+def threads_of_one() -> ThreadPoolExecutor:
     """Return as many threads as torch has, each of which computes alone."""
     import torch
 

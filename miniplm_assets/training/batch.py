@@ -51,7 +51,7 @@ def make_batch(
     """
     width = max(len(row.token_ids) for row in rows) - 1
     input_ids = np.full((len(rows), width), rule.end_of_document_id, dtype=np.int64)
-    predicted = [objective.predicted(row, rule.scored(row.token_ids)) for row in rows]
+    predicted = [objective.predicted(row, _may_be_predicted(row, rule)) for row in rows]
     positions, targets, weights = [], [], []
     for place, (row, is_predicted) in enumerate(zip(rows, predicted, strict=True)):
         input_ids[place, : len(row.token_ids) - 1] = row.token_ids[:-1]
@@ -66,3 +66,9 @@ def make_batch(
         "weights": torch.from_numpy(np.concatenate(weights)),
         **objective.more(rows, predicted),
     }
+
+
+def _may_be_predicted(row: Row, rule: TokenRule) -> NDArray[np.bool_]:
+    may_be = rule.scored(row.token_ids)
+    may_be[: row.num_without_loss - 1] = False
+    return may_be

@@ -30,6 +30,7 @@ class TrainingJob:
         max_sequence_tokens: tokens of the longest sequence that the files may hold.
         seed: decides weights, order and dropout. The same seed gives the same model.
         data_fingerprint: identity of the files' content.
+        prompts_have_loss: whether the first `num_prompt_tokens` of each sequence, a column of generated ones, have one.
     """
 
     name: str
@@ -46,6 +47,7 @@ class TrainingJob:
     data_fingerprint: str
     objective: Objective = field(default_factory=CrossEntropy)
     objective_inputs: Mapping[str, Input] = field(default_factory=dict)
+    prompts_have_loss: bool = True
 
     def identity(self) -> dict[str, Any]:
         """Return all that the trained weights depend on; a checkpoint fits only the same.
@@ -59,6 +61,7 @@ class TrainingJob:
             "vocab_size": self.vocab_size,
             "end_of_document_id": self.end_of_document_id,
             "split": self.split,
+            "prompts_have_loss": self.prompts_have_loss,
             "max_sequence_tokens": self.max_sequence_tokens,
             "seed": self.seed,
             "data_fingerprint": self.data_fingerprint,

@@ -3,6 +3,7 @@
     <folder>/token_ids.bin   uint32, all sequences one after the other
     <folder>/offsets.bin     int64, num_sequences + 1 of them: where each begins
     <folder>/sequence_ids.bin  int64, of each sequence
+    <folder>/prompt_lengths.bin  int32, of each sequence; only where prompts are left without a loss
     <folder>/contents.json   written last, with the checksum of each; without it the folder is made again
 
 Memory stays at one batch of rows, whatever the corpus holds.
@@ -29,6 +30,8 @@ ROWS_PER_BATCH = 2_048
 # A first token has no prediction, so that shorter sequences teach nothing.
 MIN_TOKENS = 2
 _TOKEN_IDS, _OFFSETS, _SEQUENCE_IDS = _ARRAYS = ("token_ids.bin", "offsets.bin", "sequence_ids.bin")
+_PROMPT_LENGTHS = "prompt_lengths.bin"
+_NUM_PROMPT_TOKENS = "num_prompt_tokens"
 
 
 class Row(NamedTuple):
@@ -37,10 +40,12 @@ class Row(NamedTuple):
     Attributes:
         sequence_id: of it.
         token_ids: int64 of shape (num_tokens,).
+        num_without_loss: how many of the first tokens have no loss: one, which nothing predicts, or a whole prompt.
     """
 
     sequence_id: int
     token_ids: NDArray[np.int64]
+    num_without_loss: int = 1
 
 
 @dataclass(frozen=True)
@@ -51,11 +56,13 @@ class TokenFile:
         token_ids: uint32, memory-mapped.
         offsets: int64 of shape (num_sequences + 1,), memory-mapped.
         sequence_ids: int64 of shape (num_sequences,), memory-mapped.
+        prompt_lengths: int32 of the same shape, memory-mapped: the first tokens that have no loss; None where all do.
     """
 
     token_ids: NDArray[np.uint32]
     offsets: NDArray[np.int64]
     sequence_ids: NDArray[np.int64]
+    prompt_lengths: NDArray[np.int32] | None = None
 
     @property
     def num_sequences(self) -> int:
@@ -69,7 +76,8 @@ class TokenFile:
     def row(self, place: int) -> Row:
         """Return one sequence."""
         token_ids = self.token_ids[self.offsets[place] : self.offsets[place + 1]].astype(np.int64)
-        return Row(int(self.sequence_ids[place]), token_ids)
+        num_without_loss = 1 if self.prompt_lengths is None else max(1, int(self.prompt_lengths[place]))
+        return Row(int(self.sequence_ids[place]), token_ids, num_without_loss)
 
 
 def read_rows(
@@ -96,6 +104,7 @@ def write_token_file(
     data_fingerprint: str,
     report: Callable[[str], None],
     sequence_ids: NDArray[np.int64] | None = None,
+    prompts_have_loss: bool = True,
 ) -> TokenFile:
     """Return the token file of some sequences; what an earlier, killed run has completed and nothing damaged is taken.
 
@@ -107,25 +116,29 @@ def write_token_file(
         data_fingerprint: identity of the files' content.
         report: told where what an earlier run left is damaged, and made anew.
         sequence_ids: in rising order, of the rows to take; they follow from the data. None for all.
+        prompts_have_loss: whether all tokens have a loss; else the files' column `num_prompt_tokens` says how many of
+            the first have none, and a sequence that is nothing but its prompt is left out.
 
     Raises:
         TrainingError: if a token id is outside the vocabulary, or there is no sequence to learn from.
     """
+    names = _ARRAYS if prompts_have_loss else (*_ARRAYS, _PROMPT_LENGTHS)
 
     def write() -> None:
-        if _write(folder, sequence_files, split, vocab_size, sequence_ids) == 0:
+        if _write(folder, sequence_files, split, vocab_size, sequence_ids, prompts_have_loss=prompts_have_loss) == 0:
             where = "the corpus" if split is None else f"split '{split}'"
             raise TrainingError(
                 f"{where} holds no sequence to learn from ({len(sequence_files)} files, the first: "
                 f"{next(iter(sequence_files), 'none')}); use a larger corpus, or give the split a larger share"
             )
 
-    data = {"data_fingerprint": data_fingerprint, "split": split}
-    keep_files(folder, _ARRAYS, data=data, write=write, report=report)
+    data = {"data_fingerprint": data_fingerprint, "split": split, "prompts_have_loss": prompts_have_loss}
+    keep_files(folder, names, data=data, write=write, report=report)
     return TokenFile(
         np.memmap(folder / _TOKEN_IDS, dtype=np.uint32, mode="r"),
         np.memmap(folder / _OFFSETS, dtype=np.int64, mode="r"),
         np.memmap(folder / _SEQUENCE_IDS, dtype=np.int64, mode="r"),
+        None if prompts_have_loss else np.memmap(folder / _PROMPT_LENGTHS, dtype=np.int32, mode="r"),
     )
 
 
@@ -135,16 +148,27 @@ def _write(
     split: str | None,
     vocab_size: int,
     only: NDArray[np.int64] | None,
+    *,
+    prompts_have_loss: bool,
 ) -> int:
     """Write the arrays and return the number of sequences."""
     num_sequences = num_tokens = 0
+    columns, names = ["sequence_id", "token_ids"], [*_ARRAYS]
+    if not prompts_have_loss:
+        columns.append(_NUM_PROMPT_TOKENS)
+        names.append(_PROMPT_LENGTHS)
     with ExitStack() as files:
-        ids_file, offsets_file, names_file = (files.enter_context((folder / name).open("wb")) for name in _ARRAYS)
+        ids_file, offsets_file, names_file, *prompts_file = (
+            files.enter_context((folder / name).open("wb")) for name in names
+        )
         offsets_file.write(np.zeros(1, dtype=np.int64).tobytes())
-        for path, batch in read_rows(sequence_files, columns=["sequence_id", "token_ids"], split=split):
+        for path, batch in read_rows(sequence_files, columns=columns, split=split):
             if only is not None:
                 batch = batch.filter(_is_among(batch["sequence_id"], only))
-            is_long_enough = pc.greater_equal(pc.list_value_length(batch["token_ids"]), MIN_TOKENS)
+            num_listed = pc.list_value_length(batch["token_ids"])
+            is_long_enough = pc.greater_equal(num_listed, MIN_TOKENS)
+            if not prompts_have_loss:
+                is_long_enough = pc.and_(is_long_enough, pc.greater(num_listed, batch[_NUM_PROMPT_TOKENS]))
             lists = batch["token_ids"].filter(is_long_enough)
             if len(lists) == 0:
                 continue
@@ -159,6 +183,9 @@ def _write(
             offsets_file.write(ends.tobytes())
             sequence_ids = batch["sequence_id"].filter(is_long_enough)
             names_file.write(sequence_ids.to_numpy(zero_copy_only=False).astype(np.int64).tobytes())
+            for file in prompts_file:
+                lengths = batch[_NUM_PROMPT_TOKENS].filter(is_long_enough).to_numpy(zero_copy_only=False)
+                file.write(lengths.astype(np.int32).tobytes())
             num_sequences, num_tokens = num_sequences + len(lists), int(ends[-1])
     return num_sequences
 

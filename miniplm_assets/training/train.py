@@ -93,6 +93,7 @@ def train_language_model(
         vocab_size=job.vocab_size,
         data_fingerprint=job.data_fingerprint,
         report=report,
+        prompts_have_loss=job.prompts_have_loss,
     )
     plan = plan_training(
         tokens.num_tokens(),
