@@ -63,6 +63,9 @@ def experiments(tmp_path_factory):
         for scored in (content["teachers"]["large"], content["references"]["small"]):
             scored["model"]["training"] |= {"checkpoint_minutes": 0.0001, "token_budget": 2_000}
             scored["scoring"]["sequences_per_part"] = 200
+        content["generations"] = {
+            "continued": {"teacher": "large", "sequences_per_part": 1, "sequences_per_batch": 16, "device": "cpu"}
+        }
         files.append(write_experiment(folder / f"{name}.yaml", content))
     return folder, *files
 
@@ -81,6 +84,7 @@ def test_a_run_killed_at_every_publication_point_ends_with_the_same_bytes(experi
         "model",
         "scores",
         "selection",
+        "generated_corpus",
         "student_checkpoint",
         "student_evaluation",
         "comparison",

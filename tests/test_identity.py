@@ -60,6 +60,7 @@ LISTING = {"raw_corpus"} | CATALOG
 RANK = MARTS - {"difference_scores"} | CATALOG
 CORRECTED = {"scale_corrected_scores", "score_scales"}
 PRIOR = {"token_counts", "token_priors", "prior_statistics", "prior_scores"}
+GENERATED = {"generated_corpus"} | STUDENT
 SURVIVING = {"surviving_sequences", "surviving_teacher_scores", "surviving_reference_scores"}
 # What follows a proxy, of a selection that nobody learns from, where others have both models score everything.
 PREDICTED = {"proxy_agreement", "proxy_differences", "proxy_scores"} | RANK - {"corpus_profile"}
@@ -317,6 +318,30 @@ ROWS = [
     Row("students.plain.seeds", (), [1], NOTHING),  # the experiment's one
     Row("students.plain.baseline", None, "better", REPORTS),
     Row("students.plain.owners", (), ["a@b.c"], NOTHING),
+    Row("generations.continued.teacher", REQUIRED, "copied", GENERATED, "generated"),
+    Row("generations.continued.corpus", "candidates", "refined_corpus/half", GENERATED, "generated"),
+    Row("generations.continued.prompt_tokens", None, 47, GENERATED, "generated"),
+    Row("generations.continued.prompt_tokens", None, 48, NOTHING, "generated"),  # three quarters
+    Row("generations.continued.prompt_has_loss", True, False, STUDENT, "generated"),
+    Row("generations.continued.sampling.do_sample", False, True, GENERATED, "generated"),
+    Row("generations.drawn.sampling.temperature", 1.0, 0.7, GENERATED - STUDENT | CATALOG, "generated"),
+    Row("generations.drawn.sampling.top_k", None, 5, GENERATED - STUDENT | CATALOG, "generated"),
+    Row("generations.drawn.sampling.top_p", None, 0.9, GENERATED - STUDENT | CATALOG, "generated"),
+    Row("generations.drawn.sampling.seed", None, 5, GENERATED - STUDENT | CATALOG, "generated"),
+    Row("generations.drawn.sampling.seed", None, 1, NOTHING, "generated"),  # the experiment's one
+    Row("generations.continued.dtype", "float32", "bfloat16", GENERATED, "generated"),
+    Row("generations.continued.begin_of_sequence", "model", "none", GENERATED, "generated"),
+    Row("generations.continued.sequences_per_batch", 64, 32, GENERATED, "generated"),
+    Row("generations.continued.sequences_per_part", 1_024, 5, NOTHING, "generated"),
+    Row("generations.continued.device", "auto", "cpu", NOTHING, "generated"),
+    Row("generations.continued.backend", "torch", None, NOTHING, "generated"),  # vllm is refused
+    Row("generations.continued.engine", "local", None, NOTHING, "generated"),  # ray is refused
+    Row("generations.continued.owners", (), ["a@b.c"], NOTHING, "generated"),
+    Row("students.seqkd.corpus", "candidates", "generated_corpus/drawn", STUDENT, "generated"),
+    Row("teachers.large.model.training.token_budget", REQUIRED, 11, TEACHER | GENERATED, "generated"),
+    Row("teachers.large.scoring.dtype", "float32", "bfloat16", TEACHER_SCORES, "generated"),  # it writes all the same
+    Row("selections.half.keep_fraction selections.again.keep_fraction", None, 0.4, SELECTION, "generated"),
+    Row("sequences.sequence_length", 1_024, 32, AFTER_TOKENIZER | GENERATED, "generated"),
     Row("evaluation.excluded_domains", (), ["noise"], {"student_evaluation"} | REPORTS),
     Row("automation.seconds_between_looks", 15, 5, NOTHING),
     Row("automation.quiet_seconds", 60, 5, NOTHING),
@@ -427,6 +452,15 @@ def guessed(content: dict[str, Any]) -> None:
     one_more("guessed", **PAIR, proxy={"share": 0.1, "training": {"token_budget": 10}})(content)
 
 
+def generated(content: dict[str, Any]) -> None:
+    """A student of what a teacher wrote; and a corpus that is drawn, which nobody learns from."""
+    content["generations"] = {
+        "continued": {"teacher": "large"},
+        "drawn": {"teacher": "large", "sampling": {"do_sample": True}},
+    }
+    content["students"]["seqkd"] = {**content["students"]["plain"], "corpus": "generated_corpus/continued"}
+
+
 PAIR = {"teacher": "large", "reference": "small"}
 VARIANTS |= {
     "distilled": distilled,
@@ -440,6 +474,7 @@ VARIANTS |= {
     "drawn": one_more("drawn", score="random", tokenizer="bpe"),
     "filtered": filtered,
     "guessed": guessed,
+    "generated": generated,
 }
 
 
