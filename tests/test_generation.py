@@ -193,6 +193,33 @@ def test_a_model_that_is_broken_is_refused_by_the_name_of_a_sequence(opened):
         opened(model_of()).continued([np.array([VOCAB_SIZE], dtype=np.int32)], np.array([4]))
 
 
+def test_an_accelerator_has_one_batch_at_a_time_and_says_where_its_memory_is_too_small(opened, monkeypatch):
+    model, prompts = model_of(), prompts_of(10)
+    expected = [one.tolist() for one in opened(model).continued(prompts, np.arange(10))]
+    generator = opened(model)
+    generator._threads.shutdown()
+    generator._threads = None  # as where the device is none of a CPU's
+    generate, beside = model.generate, []
+
+    def watched(*arguments: Any, **settings: Any) -> Any:
+        beside.append(generator._lock.locked())
+        return generate(*arguments, **settings)
+
+    monkeypatch.setattr(model, "generate", watched)
+    assert [one.tolist() for one in generator.continued(prompts, np.arange(10))] == expected
+    assert beside == [True] * 3
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(model, "generate", full)
+    with pytest.raises(ScoringError, match=r"ran out of memory while 4 sequences of up to 24 tokens .* set .* lower"):
+        generator.continued(prompts, np.arange(10))
+    generator.close()
+    with pytest.raises(ScoringError, match="the generation was stopped"):
+        generator.continued(prompts, np.arange(10))
+
+
 def test_a_model_with_too_few_positions_is_refused_before_it_writes(tmp_path):
     model_of("gpt2", n_positions=20).save_pretrained(tmp_path)
     settings = {"named": "large/teacher_model", "decoding": Decoding(device="cpu"), "end_of_document_id": END}

@@ -61,8 +61,9 @@ class TrainingJob:
             "vocab_size": self.vocab_size,
             "end_of_document_id": self.end_of_document_id,
             "split": self.split,
-            "prompts_have_loss": self.prompts_have_loss,
             "max_sequence_tokens": self.max_sequence_tokens,
             "seed": self.seed,
             "data_fingerprint": self.data_fingerprint,
+            # As in `Settings.identity`: a checkpoint of before there were prompts goes on.
+            **({} if self.prompts_have_loss else {"prompts_have_loss": False}),
         }
