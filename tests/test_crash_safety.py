@@ -63,8 +63,17 @@ def experiments(tmp_path_factory):
         for scored in (content["teachers"]["large"], content["references"]["small"]):
             scored["model"]["training"] |= {"checkpoint_minutes": 0.0001, "token_budget": 2_000}
             scored["scoring"]["sequences_per_part"] = 200
+        # Some fifty sequences, in parts of sixteen, some tokens each.
+        content["selections"]["few"] = {"score": "random", "tokenizer": "bpe", "token_budget": 3_000}
         content["generations"] = {
-            "continued": {"teacher": "large", "sequences_per_part": 1, "sequences_per_batch": 16, "device": "cpu"}
+            "continued": {
+                "teacher": "large",
+                "corpus": "refined_corpus/few",
+                "prompt_tokens": 60,
+                "sequences_per_part": 1,
+                "sequences_per_batch": 2,
+                "device": "cpu",
+            }
         }
         files.append(write_experiment(folder / f"{name}.yaml", content))
     return folder, *files
