@@ -69,6 +69,13 @@ START_SENSOR = """
 mutation Start($selector: SensorSelector!) { startSensor(sensorSelector: $selector) {
   __typename ... on PythonError { message } } }"""
 
+START_SCHEDULE = """
+mutation Start($selector: ScheduleSelector!) { startSchedule(scheduleSelector: $selector) {
+  __typename ... on ScheduleStateResult { scheduleState { id } } ... on PythonError { message } } }"""
+STOP_SCHEDULE = """
+mutation Stop($id: String!) { stopRunningSchedule(id: $id) {
+  __typename ... on PythonError { message } } }"""
+
 
 @dataclass
 class Server:
@@ -111,6 +118,17 @@ class Server:
         """Switch a sensor on."""
         started = self.query(START_SENSOR, selector=SELECTOR | {"sensorName": name})["startSensor"]
         assert started["__typename"] == "Sensor", started
+
+    def start_schedule(self, name: str) -> Callable[[], None]:
+        """Switch a schedule on; return what switches it off."""
+        started = self.query(START_SCHEDULE, selector=SELECTOR | {"scheduleName": name})["startSchedule"]
+        assert started["__typename"] == "ScheduleStateResult", started
+
+        def stop() -> None:
+            stopped = self.query(STOP_SCHEDULE, id=started["scheduleState"]["id"])["stopRunningSchedule"]
+            assert stopped["__typename"] == "ScheduleStateResult", stopped
+
+        return stop
 
     def ticks(self, sensor: str) -> list[dict[str, Any]]:
         """Return the last ticks of a sensor, the newest first."""

@@ -3,7 +3,8 @@
     python -m tests.soak --minutes 60 --events 200 --seed 7 [--postgres] [--folder FOLDER]
 
 Files are added (at times bit by bit), grow, change, go, are touched, broken and mended; runs are killed and stopped,
-the daemon is killed and started again. Everything random follows from the seed. Ends with 1 where a check fails.
+the daemon is killed and started again. Beside the sensor the schedule is on, every minute. Everything random
+follows from the seed. Ends with 1 where a check fails.
 """
 
 import argparse
@@ -39,6 +40,8 @@ from tests.dagster_server import Server, running_dagster, separate_services
 from tests.postgres_server import running_postgres
 
 SENSOR = "corpus_changed"
+SCHEDULE = "nightly"
+EVERY_MINUTE = "* * * * *"
 QUIET_SECONDS = 3
 LEARNT = "a.jsonl"  # what models learn from, so that it is left alone: another one makes everything anew
 MODULES = (
@@ -75,6 +78,7 @@ class Run:
         begun: when it was asked for, seconds since 1970.
         ended: when it ended.
         is_retry: whether Dagster tried another one again.
+        is_scheduled: whether the schedule asked for it, not the sensor.
         state: digest of all results that it was asked for.
         put_down: why it was put down, to be asked for again; nothing where it was not.
         errors: what its failed steps say.
@@ -87,6 +91,7 @@ class Run:
     begun: float
     ended: float
     is_retry: bool = False
+    is_scheduled: bool = False
     state: str = ""
     put_down: str = ""
     errors: list[str] = field(default_factory=list)
@@ -198,6 +203,8 @@ def too_many_runs(history: History, *, quiet_seconds: float) -> Iterator[str]:
     num_asked = num_again = 0
     last = None
     for run in history.runs:
+        if run.is_scheduled:
+            continue
         if not run.is_retry:
             num_asked += 1
             if last is not None and last.state == run.state:
@@ -393,7 +400,7 @@ def watch_manifests(warehouse: Path, history: History, is_over: threading.Event)
 
 
 def runs_of(instance: dg.DagsterInstance) -> list[Run]:
-    """Return all runs of the sensor, in the order in which they were asked for."""
+    """Return all runs, in the order in which they were asked for."""
     found = []
     for record in reversed(instance.get_run_records()):
         run, steps = record.dagster_run, set()
@@ -416,6 +423,7 @@ def runs_of(instance: dg.DagsterInstance) -> list[Run]:
                 begun=record.create_timestamp.timestamp(),
                 ended=record.end_time or time.time(),
                 is_retry=run.parent_run_id is not None,
+                is_scheduled="dagster/schedule_name" in run.tags,
                 state=run.tags.get(STATE_TAG, ""),
                 put_down=run.tags[PUT_DOWN_TAG].partition(": ")[2] if is_put_down(run.run_id, run.tags) else "",
                 errors=errors,
@@ -529,7 +537,12 @@ def soak(folder: Path, *, minutes: float, num_events: int, seed: int, in_postgre
         learner["shards"] = [LEARNT]
     del content["evaluation"]  # a domain may go with its last file
     # The history of every run is evidence.
-    content["automation"] = {"seconds_between_looks": 1, "quiet_seconds": QUIET_SECONDS, "keep_runs": 10_000}
+    content["automation"] = {
+        "seconds_between_looks": 1,
+        "quiet_seconds": QUIET_SECONDS,
+        "keep_runs": 10_000,
+        "nightly": EVERY_MINUTE,
+    }
     experiment_file = write_experiment(folder / "experiment.yaml", content)
     home, is_over, events = folder / "home", threading.Event(), []
     with ExitStack() as stack:
@@ -540,6 +553,7 @@ def soak(folder: Path, *, minutes: float, num_events: int, seed: int, in_postgre
         watcher = threading.Thread(target=watch_manifests, args=(folder / "warehouse", history, is_over), daemon=True)
         watcher.start()
         server.start_sensor(SENSOR)
+        stop_schedule = server.start_schedule(SCHEDULE)
         pause = 60 * minutes / num_events
         for number in range(num_events):
             told = [corpus.event()]
@@ -548,6 +562,7 @@ def soak(folder: Path, *, minutes: float, num_events: int, seed: int, in_postgre
             events += [(round(time.time(), 1), one) for one in told]
             print(f"{number + 1}/{num_events}", "; ".join(told), flush=True)
             time.sleep(pause * numbers.choice(PAUSES))
+        stop_schedule()
         corpus.mend_all()
         corpus.add()  # what was stopped by hand is asked for again when something changes
         finished = time.time()
@@ -587,8 +602,10 @@ def table(report: dict[str, Any]) -> Iterator[str]:
     yield f"{len(report['events'])} events: " + ", ".join(f"{number} {what}" for what, number in sorted(events.items()))
     statuses = Counter(run["status"] for run in runs)
     yield f"{len(runs)} runs: " + ", ".join(f"{number} {status}" for status, number in sorted(statuses.items()))
-    asked = sum(not run["is_retry"] for run in runs)
-    yield f"{asked} asked for by the sensor, the rest tried again; the corpus rested in {report['rests']} states"
+    scheduled = sum(run["is_scheduled"] for run in runs)
+    asked = sum(not (run["is_retry"] or run["is_scheduled"]) for run in runs)
+    yield f"{asked} asked for by the sensor, {scheduled} scheduled, the rest tried again"
+    yield f"the corpus rested in {report['rests']} states"
     yield f"{len(history['killed'])} killed, {len(history['stopped'])} stopped, {len(history['published'])} results"
     for check, problems in report["found"].items():
         yield f"{'FAILED' if problems else 'ok':8} {check}"

@@ -93,6 +93,8 @@ def test_a_run_more_than_there_were_rests_is_named():
     assert list(too_many_runs(replace(history, runs=two), quiet_seconds=3)) == []
     retried = replace(two[1], run_id="third", is_retry=True)
     assert list(too_many_runs(replace(history, runs=[*two, retried]), quiet_seconds=3)) == []
+    scheduled = replace(GOOD, run_id="scheduled", state="", is_scheduled=True)
+    assert list(too_many_runs(replace(history, runs=[two[0], scheduled, two[1]]), quiet_seconds=3)) == []
     third = replace(retried, is_retry=False, state="x")
     [problem] = too_many_runs(replace(history, runs=[*two, third]), quiet_seconds=3)
     assert problem == "3 runs were asked for, 0 of them again, and the corpus rested 2 times"
@@ -147,4 +149,5 @@ def test_some_minutes_of_it(tmp_path):
     assert len(report["events"]) >= 20
     # How many come to their end before the next event, the machine decides; the last one does.
     assert [run["status"] for run in report["history"]["runs"]].count("SUCCESS") >= 1
-    assert len(report["history"]["runs"]) >= 2
+    assert [run["is_scheduled"] for run in report["history"]["runs"]].count(False) >= 1
+    assert [run["is_scheduled"] for run in report["history"]["runs"]].count(True) >= 1  # by the clock, every minute
