@@ -132,5 +132,30 @@ def test_every_size_is_trained_by_each_recipe(paper: Experiment) -> None:
     recipes = {(one.architecture, one.corpus, one.objective.type) for one in paper.students.values()}
     sizes = ("qwen_200m", "qwen_500m", "qwen_1200m")
     corpora = ("candidates", "refined_corpus/half")
-    both = set(product(sizes, corpora, ("cross_entropy", "vanilla_kd")))
-    assert recipes == both | {(size, "candidates", "minillm") for size in sizes}
+    expected = set(product(sizes, corpora, ("cross_entropy", "vanilla_kd")))
+    expected |= {(size, "candidates", "minillm") for size in sizes}
+    expected |= {(size, "generated_corpus/continued", "cross_entropy") for size in sizes}
+    of_less = {"predicted", "limited", *LIMITED_EPOCHS}
+    expected |= {("qwen_200m", f"refined_corpus/{name}", "cross_entropy") for name in of_less}
+    assert recipes == expected
+
+
+def test_the_teacher_writes_the_last_quarter_of_a_sequence(paper: Experiment) -> None:
+    generation = paper.generations["continued"]
+    assert generation.num_prompt_tokens(paper.sequences.sequence_length) == 768
+    assert not generation.sampling.do_sample
+
+
+LIMITED_EPOCHS = {"limited_half": 2, "limited_quarter": 4, "limited_eighth": 8}
+
+
+@pytest.mark.parametrize("name", LIMITED_EPOCHS)
+def test_fifty_billion_tokens_and_no_more_are_repeated(paper: Experiment, name: str) -> None:
+    selection, student = paper.selections[name], paper.students[f"{name}_200m"]
+    assert paper.corpus.expected_tokens is not None
+    candidates = paper.corpus.expected_tokens * (1 - paper.corpus.splits.reference - paper.corpus.splits.validation)
+    assert selection.pre_filter == "limited"
+    there_are = paper.selections["limited"].keep_fraction * candidates  # type: ignore[operator]
+    assert there_are == pytest.approx(50e9, rel=0.01)
+    kept = selection.keep_fraction * there_are  # type: ignore[operator]
+    assert student.training.token_budget / kept == pytest.approx(LIMITED_EPOCHS[name], rel=0.01)  # type: ignore[operator]
