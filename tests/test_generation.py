@@ -5,6 +5,7 @@ numbers; frequencies against the probabilities that the model states; and what i
 """
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,17 +18,19 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from miniplm_assets.core.errors import ExperimentError, ModelError, ScoringError
-from miniplm_assets.experiment import CrossEntropy, Decoding, Sampling, load_experiment
-from miniplm_assets.kinds import student_checkpoint
+from miniplm_assets.experiment import CrossEntropy, Decoding, MiniLlm, Sampling, SparseKd, VanillaKd, load_experiment
+from miniplm_assets.experiment.objectives import TokenSelection
 from miniplm_assets.kinds.registry import open_pipeline
 from miniplm_assets.lineage.plan import plan
 from miniplm_assets.lineage.verify import verify_store
 from miniplm_assets.lm.device_time import DeviceTime
 from miniplm_assets.lm.generate_shard import ShardGeneration
-from miniplm_assets.lm.generator import TorchGenerator, block_of, open_generator
+from miniplm_assets.lm.generator import GeneratorSettings, TorchGenerator, block_of
+from miniplm_assets.lm.next_token import TokenChoice
 from miniplm_assets.lm.scores import TokenRule
 from miniplm_assets.training.batch import make_batch
-from miniplm_assets.training.objectives import Objective
+from miniplm_assets.training.objectives import Objective, objective_of
+from miniplm_assets.training.objectives.objective import MODEL_KINDS
 from miniplm_assets.training.token_file import Row, write_token_file
 from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shard
 from tests.test_experiment import changed, load, minimal
@@ -53,15 +56,20 @@ def model_of(model_type: str = "qwen2", **settings: Any) -> Any:
     return AutoModelForCausalLM.from_config(config).eval()
 
 
+def choice_of(**settings: Any) -> TokenChoice:
+    everywhere = {"sampling": Sampling(), "end_of_document_id": END, "vocab_size": VOCAB_SIZE}
+    return TokenChoice(**{**everywhere, "max_sequence_tokens": LENGTH, **settings})
+
+
 @pytest.fixture
 def opened():
     """A function that opens a generator; all are closed at the end."""
     generators = []
 
     def open_one(model: Any, **settings: Any) -> TorchGenerator:
-        how = {name: settings.pop(name) for name in ("sampling", "sequences_per_batch") if name in settings}
-        whole = {"end_of_document_id": END, "vocab_size": VOCAB_SIZE, "max_sequence_tokens": LENGTH, **settings}
-        generators.append(TorchGenerator(model, decoding=Decoding(**{"sequences_per_batch": 4, **how}), **whole))
+        decoding = Decoding(sequences_per_batch=settings.pop("sequences_per_batch", 4))
+        own = {name: settings.pop(name) for name in ("sampling", "max_sequence_tokens") if name in settings}
+        generators.append(TorchGenerator(model, decoding=decoding, choice=choice_of(**own), **settings))
         return generators[-1]
 
     yield open_one
@@ -222,20 +230,97 @@ def test_an_accelerator_has_one_batch_at_a_time_and_says_where_its_memory_is_too
 
 def test_a_model_with_too_few_positions_is_refused_before_it_writes(tmp_path):
     model_of("gpt2", n_positions=20).save_pretrained(tmp_path)
-    settings = {"named": "large/teacher_model", "decoding": Decoding(device="cpu"), "end_of_document_id": END}
     with (
         pytest.raises(ModelError, match=r"large/teacher_model: .* at most 20 tokens, .* set sequence_length to 20"),
-        open_generator(
-            tmp_path,
-            **settings,
-            begin_of_sequence_id=None,
-            vocab_size=VOCAB_SIZE,
-            max_sequence_tokens=LENGTH,
-            report=print,
-            look=lambda: None,
-        ),
+        settings_of(tmp_path, device="cpu").open_generator(print),
     ):
         raise AssertionError("it was opened")
+
+
+def settings_of(folder: Path, *, begin_of_sequence_id: int | None = None, **decoding: Any) -> GeneratorSettings:
+    return GeneratorSettings(
+        model_folder=folder,
+        named="large/teacher_model",
+        decoding=Decoding(**decoding),
+        end_of_document_id=END,
+        begin_of_sequence_id=begin_of_sequence_id,
+        vocab_size=VOCAB_SIZE,
+        max_sequence_tokens=LENGTH,
+    )
+
+
+# ---- with vLLM
+
+
+@pytest.mark.vllm
+def test_vllm_writes_what_torch_writes(tmp_path):
+    # Three ids that no tokenizer has; and no position for a sequence's last token, which nobody reads.
+    model = model_of(vocab_size=VOCAB_SIZE + 3, max_position_embeddings=LENGTH, hidden_size=64, intermediate_size=96)
+    model.save_pretrained(tmp_path)
+    prompts, ids = prompts_of(40), np.arange(40) + 3
+    how: dict[str, Any] = {"sampling": DRAWN, "begin_of_sequence_id": 2}
+    lines: list[str] = []
+    with (
+        settings_of(tmp_path, backend="vllm", **how).open_generator(lines.append) as generator,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        parts = [slice(0, 20), slice(20, 40)]  # that share the engine
+        done = list(threads.map(lambda part: generator.continued(prompts[part], ids[part]), parts))
+    assert lines[0].startswith("starting vLLM")
+    written = [one.tolist() for part in done for one in part]
+    with settings_of(tmp_path, sequences_per_batch=1, **how).open_generator(print) as generator:
+        assert written == [one.tolist() for one in generator.continued(prompts, ids)]
+    assert {len(one) == LENGTH for one in written} == {True, False}  # to the full length, and to the document's end
+
+
+def in_vllm(sampling: Sampling, rows: dict[int, tuple[int, list[int], list[int]]]) -> Any:
+    """Return what chooses in vLLM, told of sequences by their row: id, prompt behind a first token, written so far."""
+    pytest.importorskip("vllm")
+    from vllm import SamplingParams
+    from vllm.v1.sample.logits_processor.interface import BatchUpdate
+
+    from miniplm_assets.lm.vllm_choice import ChosenTokens
+
+    task = {"choice": json.loads(json.dumps(choice_of(sampling=sampling).as_json())), "num_first_tokens": 1}
+    config = SimpleNamespace(additional_config={"miniplm": task})
+    chosen = ChosenTokens(config, torch.device("cpu"), False)
+    added = [
+        (row, SamplingParams(extra_args={"sequence_id": sequence_id}), prompt, written)
+        for row, (sequence_id, prompt, written) in rows.items()
+    ]
+    chosen.update_state(BatchUpdate(batch_size=len(rows), removed=[], added=added, moved=[]))
+    return chosen
+
+
+def test_in_vllm_no_id_is_chosen_that_no_tokenizer_has():
+    chosen = in_vllm(Sampling(), {0: (7, [2, 5], []), 1: (8, [2, 5], [])})
+    logits = torch.randn((2, VOCAB_SIZE + 3), generator=torch.Generator().manual_seed(1))
+    logits[:, VOCAB_SIZE:] = 9.0
+    likeliest = logits[:, :VOCAB_SIZE].argmax(1)
+    assert chosen.apply(logits).argmax(1).tolist() == likeliest.tolist()
+    assert not chosen.is_argmax_invariant()
+
+
+def test_in_vllm_a_token_is_drawn_at_its_place_whatever_the_row():
+    written: list[int] = []
+    chosen = in_vllm(DRAWN, {2: (7, [2, 5, 6], written), 0: (8, [2, 5], [])})
+    probabilities = torch.rand((3, VOCAB_SIZE), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    numbers = np.random.Generator(np.random.Philox(key=np.array([7, 7], dtype=np.uint64))).random(LENGTH)
+    for place in (2, 3, 4):  # behind the two tokens of its own
+        cumulated = probabilities[2].cumsum(0)
+        expected = int(np.argmax((cumulated > numbers[place] * cumulated[-1]).numpy()))
+        written.append(int(chosen.apply(probabilities.log().float())[2].argmax()))
+        assert written[-1] == expected
+
+
+def test_in_vllm_a_broken_teacher_is_named():
+    chosen = in_vllm(Sampling(), {0: (7, [2, 5], []), 1: (8, [2, 5], [])})
+    logits = torch.zeros((3, VOCAB_SIZE))
+    logits[2] = torch.nan  # a row of nobody
+    chosen.apply(logits.clone())
+    logits[1, 3] = torch.nan
+    with pytest.raises(ValueError, match="sequence 8: what the teacher says of its next token is not finite"):
+        chosen.apply(logits)
 
 
 # ---- by corpus file, in parts
@@ -407,8 +492,8 @@ def test_three_quarters_of_a_sequence_are_a_prompt_and_greedy_is_the_default(tmp
         ({"prompt_tokens": 1_025}, r"prompt_tokens: 1,025 leaves .* nothing .* set 1,024 or less, .* out for 768"),
         ({"prompt_tokens": 0}, r"generations\.continued\.prompt_tokens: .*greater than or equal to 1"),
         ({"promt_tokens": 9}, r"unknown key; did you mean 'prompt_tokens'\?"),
-        ({"backend": "vllm"}, r"generations\.continued: backend vllm: .* torch alone"),
-        ({"engine": "ray"}, r"generations\.continued: engine ray: .* in this process alone"),
+        ({"tensor_parallel_size": 2}, r"generations\.continued: tensor_parallel_size 2 needs backend vllm"),
+        ({"num_workers": 2}, r"generations\.continued: num_workers needs engine ray"),
         ({"sampling": {"temperature": 0.7}}, r"sampling: temperature: without do_sample .* set do_sample: true"),
         ({"sampling": {"do_sample": True, "top_p": 1.5}}, r"sampling\.top_p: .*less than or equal to 1"),
     ],
@@ -439,17 +524,22 @@ def test_a_student_of_a_generated_corpus_has_the_teachers_tokenizer_and_an_objec
     with pytest.raises(ExperimentError, match=r"teacher second has tokenizer other, but refined_corpus/half is stored"):
         load(tmp_path, content)
 
-    def with_tables(settings: Any) -> Any:
-        needed = {"teacher": ("teacher_model", "large"), "scores": ("teacher_scores", "large")}
-        return SimpleNamespace(inputs=lambda _: needed if isinstance(settings, CrossEntropy) else {})
 
-    monkeypatch.setattr(student_checkpoint, "objective_of", with_tables)
-    path = tmp_path / "experiment.yaml"
-    path.write_text(json.dumps(with_generation()))
-    with pytest.raises(ExperimentError, match=r"students\.seqkd\.objective: .* reads large/teacher_scores, .* others"):
-        open_pipeline(path)
-    path.write_text(json.dumps(minimal()))
-    open_pipeline(path)
+@pytest.mark.parametrize("objective", [CrossEntropy, VanillaKd, MiniLlm, SparseKd, TokenSelection])
+def test_what_is_stored_of_the_candidates_says_nothing_of_what_a_teacher_wrote(tmp_path, objective):
+    named = {name: of for name, of in (("teacher", "large"), ("reference", "small")) if name in objective.model_fields}
+    settings = objective(type=objective.model_fields["type"].annotation.__args__[0], **named)
+    inputs = objective_of(settings).inputs(settings).values()
+    reads_scores = any(kind not in MODEL_KINDS for kind, _ in inputs)
+    content = with_generation()
+    content["students"]["seqkd"]["objective"] = settings.model_dump()
+    content["teachers"]["large"]["scoring"] = {"keep_tokens": {}, "keep_token_logprobs": True}
+    content["references"]["small"]["scoring"] = {"keep_token_logprobs": True}
+    if not reads_scores:
+        load(tmp_path, content)
+        return
+    with pytest.raises(ExperimentError, match=r"students\.seqkd\.objective: .* reads what is stored .* are others"):
+        load(tmp_path, content)
 
 
 def test_a_wrong_generation_leaves_the_rest_to_be_checked(tmp_path):
@@ -523,8 +613,8 @@ def test_a_loss_for_prompts_or_smaller_parts_write_nothing_again(tiny):
     content["generations"]["continued"]["sequences_per_part"] = 1_000
     path = write_experiment(tiny.path.with_name("again.yaml"), content)
     _, materialisations, _ = materialise(path)
-    names = {"seqkd_drawn/student_checkpoint", "seqkd_drawn/student_evaluation", "comparison", "warehouse_catalog"}
-    assert computed(materialisations) == names
+    reports = {"comparison", "ledger", "break_even", "warehouse_catalog"}
+    assert computed(materialisations) == {"seqkd_drawn/student_checkpoint", "seqkd_drawn/student_evaluation"} | reports
 
 
 def test_a_plan_counts_every_token_once_at_two_flops_a_parameter(tiny):

@@ -16,9 +16,9 @@ from miniplm_assets.lineage.plan import plan
 from miniplm_assets.lm.device_time import DeviceTime
 from miniplm_assets.lm.kept_tokens import TokenKeeper
 from miniplm_assets.lm.part_threads import PartThreads
-from miniplm_assets.lm.ray_workers import ScorerActor, ScorerSettings
+from miniplm_assets.lm.ray_workers import ModelActor
 from miniplm_assets.lm.score_shard import ShardScores
-from miniplm_assets.lm.scorer import open_scorer
+from miniplm_assets.lm.scorer import ScorerSettings, open_scorer
 from tests.corpora import tiny_experiment, write_experiment
 from tests.scoring_oracle import END_OF_DOCUMENT, scrambled_sequences, tiny_model
 
@@ -177,10 +177,10 @@ def test_an_actor_of_a_cluster_keeps_the_same(tmp_path):
         max_sequence_tokens=129,
         vocab_size=900,
     )
-    actor = ScorerActor(pickle.loads(pickle.dumps(settings)))  # as Ray hands it over
+    actor = ModelActor(pickle.loads(pickle.dumps(settings)))  # as Ray hands it over
     actor.open()
     lengths = np.array([len(one) for one in sequences])
-    scores, _ = pickle.loads(pickle.dumps(actor.score(np.concatenate(sequences), lengths, ids_of(sequences))))
+    scores, _ = pickle.loads(pickle.dumps(actor.compute(np.concatenate(sequences), lengths, ids_of(sequences))))
     actor._stack.close()
     assert scores.kept_tokens().token_ids.tobytes() == expected.token_ids.tobytes()
     assert scores.kept_tokens().logprobs_nats.tobytes() == expected.logprobs_nats.tobytes()

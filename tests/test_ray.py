@@ -22,7 +22,8 @@ from miniplm_assets.core.errors import ExperimentError, ModelError, ScoringError
 from miniplm_assets.experiment import Scoring
 from miniplm_assets.kinds.registry import open_pipeline
 from miniplm_assets.lm import ray_workers, score_shard
-from miniplm_assets.lm.ray_workers import RayWorkers, ScorerSettings
+from miniplm_assets.lm.ray_workers import RayWorkers
+from miniplm_assets.lm.scorer import ScorerSettings
 from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shard
 
 pytestmark = [
@@ -55,6 +56,9 @@ def local(tmp_path_factory):
     content = tiny_experiment(folder / "corpus", folder / "warehouse")
     for scored in (content["teachers"]["large"], content["references"]["small"]):
         scored["scoring"] = {"sequences_per_part": 40}
+    content["generations"] = {
+        "continued": {"teacher": "large", "prompt_tokens": 60, "sequences_per_batch": 8, "sequences_per_part": 64}
+    }
     del content["students"]
     materialise(write_experiment(folder / "local.yaml", content))
     return folder, content
@@ -109,6 +113,27 @@ def test_a_node_that_dies_loses_nothing_and_nothing_is_done_twice(local, cluster
     assert scores(pipeline) == mine
     assert len(nodes.list_all_nodes()) == 1
     assert len(done) > 6 and set(done.values()) == {1}
+    [event] = result.get_asset_materialization_events()
+    assert event.materialization.metadata["num_results_computed"].value == 3
+
+
+def test_a_teacher_writes_the_same_on_the_nodes_of_a_cluster(local, cluster, tmp_path):
+    shutil.copytree(local[0] / "warehouse", tmp_path / "warehouse")
+    generation = {"continued": {**local[1]["generations"]["continued"], "engine": "ray"}}
+    path = write_experiment(
+        tmp_path / "ray.yaml", {**local[1], "warehouse": str(tmp_path / "warehouse"), "generations": generation}
+    )
+    corpus = "continued/generated_corpus"
+
+    def written(root):
+        files = sorted((root / corpus).rglob("generated_corpus.parquet"))
+        return {file.relative_to(root): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+    expected = written(tmp_path / "warehouse")
+    shutil.rmtree(tmp_path / "warehouse" / corpus)
+    pipeline, result = materialise(path, [corpus])
+    assert written(pipeline.store.root) == expected
+    assert len(expected) == 3
     [event] = result.get_asset_materialization_events()
     assert event.materialization.metadata["num_results_computed"].value == 3
 
@@ -234,11 +259,11 @@ def test_who_waits_hears_of_what_ends_the_start_of_an_actor(one_node, local, mon
 
 
 def test_a_part_that_kills_its_actors_is_named_after_some(one_node, local, monkeypatch):
-    class Dying(ray_workers.ScorerActor):
-        def score(self, *_):
+    class Dying(ray_workers.ModelActor):
+        def compute(self, *_):
             os._exit(1)
 
-    monkeypatch.setattr(ray_workers, "ScorerActor", Dying)
+    monkeypatch.setattr(ray_workers, "ModelActor", Dying)
     workers = RayWorkers(settings(stored_teacher(local)), num_workers=1, report=print)
     with pytest.raises(ScoringError, match="begins with sequence 5 has ended 3 scorers.*ActorDiedError"):
         workers.score([np.array([1, 2, 3], np.int32)], np.array([5]))

@@ -15,7 +15,7 @@ import pytest
 
 from miniplm_assets.core.errors import ModelError, ScoringError
 from miniplm_assets.experiment import Scoring
-from miniplm_assets.lm import vllm_scorer
+from miniplm_assets.lm import vllm_process
 from miniplm_assets.lm.scorer import open_scorer
 from miniplm_assets.lm.scores import TokenRule
 from miniplm_assets.lm.vllm_engine import _lost, max_batched_tokens
@@ -141,7 +141,8 @@ def answer(connection, settings):
         time.sleep(0.5)  # until the next part waits to be read
         sender.send({"finished": len(message["lengths"])})
         found = [-part[1:].astype(np.float32) for part in np.split(tokens, np.cumsum(message["lengths"])[:-1])]
-        sender.send({"scored": message["part"]}, np.concatenate(found).tobytes())
+        lengths = [len(one) for one in found]
+        sender.send({"done": message["part"], "lengths": lengths}, np.concatenate(found).tobytes())
 
 if __name__ == "__main__":
     serve(answer)
@@ -153,8 +154,8 @@ def played(tmp_path, monkeypatch):
     """A scorer whose engine is played by a few lines."""
     (tmp_path / "played_vllm.py").write_text(PLAYED)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    real = vllm_scorer.EngineProcess
-    monkeypatch.setattr(vllm_scorer, "EngineProcess", lambda _, *rest, **more: real("played_vllm", *rest, **more))
+    real = vllm_process.EngineProcess
+    monkeypatch.setattr(vllm_process, "EngineProcess", lambda _, *rest, **more: real("played_vllm", *rest, **more))
     scorer = VllmScorer(
         tmp_path,
         SimpleNamespace(vocab_size=1_000, num_attention_heads=1, hidden_size=8, num_hidden_layers=1),
@@ -179,7 +180,7 @@ def test_large_parts_that_meet_in_the_middle_do_not_wait_for_each_other(played):
 
 
 def test_who_waits_hears_of_whatever_ends_the_thread_that_listens(played, monkeypatch):
-    monkeypatch.setattr(played._engine, "receive", lambda **_: {"of": "another version"})
+    monkeypatch.setattr(played._engine._process, "receive", lambda **_: {"of": "another version"})
     with ThreadPoolExecutor(1) as threads:
         scoring = threads.submit(played.score, [np.array([1, 2], np.int32)], np.arange(1))
         with pytest.raises(ScoringError, match="'finished'"):

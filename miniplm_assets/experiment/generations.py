@@ -2,10 +2,10 @@
 
 from typing import ClassVar, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from miniplm_assets.experiment.models import Owners, Seed
-from miniplm_assets.experiment.scoring import Backend, Dtype
+from miniplm_assets.experiment.scoring import Backend, Dtype, Scoring
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.experiment.student_check import CANDIDATES, selection_of
 
@@ -38,10 +38,14 @@ class Sampling(Settings):
 class Decoding(Settings):
     """How a teacher continues prompts. What other tokens could come from is part of the fingerprint."""
 
-    runtime_only: ClassVar[frozenset[str]] = frozenset({"device", "sequences_per_part", "engine"})
+    runtime_only: ClassVar[frozenset[str]] = frozenset(
+        {"device", "sequences_per_part", "tensor_parallel_size", "engine", "num_workers"}
+    )
 
     sampling: Sampling = Sampling()
-    backend: Backend = Field("torch", description="torch alone so far")
+    backend: Backend = Field(
+        "torch", description="vllm is the faster one on an accelerator, and its text not the same from run to run"
+    )
     dtype: Dtype = Field("float32", description="of the teacher's weights and activations")
     begin_of_sequence: Literal["model", "none"] = Field(
         "model",
@@ -57,20 +61,23 @@ class Decoding(Settings):
     sequences_per_part: int = Field(
         1_024, ge=1, description="put away together, in whole blocks of 8 batches; a crash loses two parts at most"
     )
-    engine: Literal["local", "ray"] = Field("local", description="local alone so far: this process on one device")
+    tensor_parallel_size: int = Field(1, ge=1, description="devices for one model; vllm only")
+    engine: Literal["local", "ray"] = Field(
+        "local", description="this process on one device, or actors on a Ray cluster, on this machine or many"
+    )
+    num_workers: int | None = Field(None, ge=1, description="models on the Ray cluster; default: as in scoring")
+
+    @property
+    def scoring(self) -> Scoring:
+        """The same as far as it is said of scoring, too: where the model runs, and what it reads."""
+        return Scoring(**{name: getattr(self, name) for name in Decoding.model_fields.keys() & Scoring.model_fields})
 
     @model_validator(mode="after")
-    def _torch_here_alone(self) -> "Decoding":
-        if self.backend != "torch":
-            raise ValueError(
-                f"backend {self.backend}: text is generated with torch alone so far, since the engine process of vLLM "
-                "scores and does not generate; leave backend out"
-            )
-        if self.engine != "local":
-            raise ValueError(
-                f"engine {self.engine}: text is generated in this process alone so far, since the actors on a cluster "
-                "score and do not generate; leave engine out"
-            )
+    def _goes_together_as_in_scoring(self) -> "Decoding":
+        try:
+            _ = self.scoring
+        except ValidationError as error:
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
         return self
 
 

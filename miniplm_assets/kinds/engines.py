@@ -10,8 +10,8 @@ from miniplm_assets.kinds.models import OwnModel, require_fit
 from miniplm_assets.kinds.tokenizer import TOKENIZER
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.lm.causality import require_causal
-from miniplm_assets.lm.ray_workers import RayWorkers, ScorerSettings
-from miniplm_assets.lm.scorer import Scorer, open_scorer
+from miniplm_assets.lm.ray_workers import ModelSettings, RayWorkers
+from miniplm_assets.lm.scorer import Scorer, ScorerSettings
 
 MODEL = "model"
 
@@ -57,17 +57,8 @@ def open_engine(work: Work[Any], scoring: Scoring, max_sequence_tokens: int) -> 
 
 def _opened(work: Work[Any], settings: ScorerSettings) -> AbstractContextManager[Scorer]:
     if settings.scoring.engine == "ray":
-        return _on_ray(work, settings)
-    return open_scorer(
-        settings.model_folder,
-        scoring=settings.scoring,
-        end_of_document_id=settings.end_of_document_id,
-        begin_of_sequence_id=settings.begin_of_sequence_id,
-        max_sequence_tokens=settings.max_sequence_tokens,
-        report=work.report,
-        look=work.run.stop.look,
-        vocab_size=settings.vocab_size,
-    )
+        return on_ray(work, settings)
+    return settings.open_scorer(work.report, work.run.stop.look)
 
 
 def begin_of_sequence_id(work: Work[Any], role: str, scoring: Scoring) -> int | None:
@@ -101,9 +92,9 @@ def begin_of_sequence_id(work: Work[Any], role: str, scoring: Scoring) -> int | 
 
 
 @contextmanager
-def _on_ray(work: Work[Any], settings: ScorerSettings) -> Iterator[Scorer]:
+def on_ray(work: Work[Any], settings: ModelSettings) -> Iterator[RayWorkers]:
+    """Load a model on the cluster, on as many nodes as are asked for; they are closed when the context ends."""
     work.run.connect_ray()
-    workers = RayWorkers(settings, num_workers=settings.scoring.num_workers, report=work.report)
-    with closing(workers):
+    with closing(RayWorkers(settings, num_workers=settings.scoring.num_workers, report=work.report)) as workers:
         workers.wait_for_one()
         yield workers

@@ -4,6 +4,7 @@ As published (arXiv 2410.17215, section 3.1), the teacher continues the first 76
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -14,10 +15,10 @@ from miniplm_assets.core.flops import scoring_flops
 from miniplm_assets.core.recipe import key_of
 from miniplm_assets.core.splits import CANDIDATE
 from miniplm_assets.corpus.tokenizer import load_tokenizer
-from miniplm_assets.experiment import Decoding, Experiment, Generation, Scoring
+from miniplm_assets.experiment import Decoding, Experiment, Generation
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.costs import num_parameters_of
-from miniplm_assets.kinds.engines import MODEL, begin_of_sequence_id, devices_for
+from miniplm_assets.kinds.engines import MODEL, begin_of_sequence_id, devices_for, on_ray
 from miniplm_assets.kinds.models import model_key
 from miniplm_assets.kinds.pre_filter import Amount, amounts_of, num_kept_tokens
 from miniplm_assets.kinds.selection import REFINED_CORPUS
@@ -28,7 +29,7 @@ from miniplm_assets.lineage.sizes import Sizes
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.lm.device_time import DeviceTime
 from miniplm_assets.lm.generate_shard import ShardGeneration
-from miniplm_assets.lm.generator import block_of, open_generator
+from miniplm_assets.lm.generator import Generator, GeneratorSettings, block_of
 from miniplm_assets.lm.part_threads import PartThreads
 from miniplm_assets.lm.scorer import check_model_length
 from miniplm_assets.storage.store import Draft, Result
@@ -117,7 +118,7 @@ def _make(work: Work[Continuing]) -> Result:
     """Continue the sequences of each corpus file."""
     if work.is_stored:  # nobody loads a model to find that everything is stored
         return work.make_pieces(_already_stored)
-    with devices_for(work, _as_scoring(work.settings.decoding)):
+    with devices_for(work, work.settings.decoding.scoring):
         # Of two runs the second has waited here, and then finds what the first has made.
         return work.make_pieces(_already_stored) if work.is_stored else _generate(work)
 
@@ -126,18 +127,17 @@ def _generate(work: Work[Continuing]) -> Result:
     settings, decoding = work.settings, work.settings.decoding
     tokenizer = load_tokenizer(work.input(TOKENIZER.name).verified_folder())
     sequences_of = _sequences_of(work)
-    device_time = DeviceTime(1)
-    with open_generator(
-        work.input(MODEL).verified_folder(),
+    settings_of_model = GeneratorSettings(
+        model_folder=work.input(MODEL).verified_folder(),
         named=work.node.inputs[MODEL],
         decoding=decoding,
         end_of_document_id=tokenizer.end_of_document_id,
-        begin_of_sequence_id=begin_of_sequence_id(work, MODEL, _as_scoring(decoding)),
+        begin_of_sequence_id=begin_of_sequence_id(work, MODEL, decoding.scoring),
         vocab_size=tokenizer.vocab_size,
         max_sequence_tokens=settings.max_sequence_tokens,
-        report=work.report,
-        look=work.run.stop.look,
-    ) as generator:
+    )
+    with _opened(work, settings_of_model) as generator:
+        device_time = DeviceTime(generator.num_devices)
 
         def begin(shard: str, draft: Draft) -> _ShardInTheMaking:
             continued = ShardGeneration(
@@ -156,7 +156,7 @@ def _generate(work: Work[Continuing]) -> Result:
             )
             return _ShardInTheMaking(continued, draft)
 
-        with PartThreads(1) as threads:
+        with PartThreads(generator.num_devices) as threads:
             return work.make_in_parts(begin, threads)
 
 
@@ -171,9 +171,10 @@ def _sequences_of(work: Work[Continuing]) -> Callable[[str], pl.LazyFrame]:
     )
 
 
-def _as_scoring(decoding: Decoding) -> Scoring:
-    """Return the same for what only asks for the device and the first token."""
-    return Scoring(device=decoding.device, dtype=decoding.dtype, begin_of_sequence=decoding.begin_of_sequence)
+def _opened(work: Work[Continuing], settings: GeneratorSettings) -> AbstractContextManager[Generator]:
+    if settings.decoding.engine == "ray":
+        return on_ray(work, settings)
+    return settings.open_generator(work.report, work.run.stop.look)
 
 
 def _already_stored(shard: str, _draft: Draft) -> None:
@@ -221,6 +222,7 @@ GENERATED_CORPUS = Kind(
     code_version="1",
     section="generation",
     technologies=frozenset({"pytorch", "parquet"}),
+    needs_ray=lambda settings: settings.decoding.engine == "ray",
     description="""One row for each sequence that a teacher has continued: its first tokens, and what the teacher wrote.
 
 The teacher goes on to the end of the document or to the full length of a sequence. A sequence with no more tokens than

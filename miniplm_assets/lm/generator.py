@@ -1,7 +1,7 @@
 """A teacher continues prompts: greedily, or by random numbers that belong to the sequence.
 
-transformers' own `generate` runs the model, with its cache; which token comes next is chosen here. Whatever a model's
-`generation_config.json` wishes for is left aside.
+With torch, transformers' own `generate` runs the model, with its cache; which token comes next is chosen here.
+Whatever a model's `generation_config.json` wishes for is left aside. With vLLM, points 2 and 3 are not so.
 
 1. What is drawn for a sequence follows from (seed, sequence_id, place in the sequence) alone: one uniform number each,
    at which the cumulated probabilities are cut. Neither the batch nor the machine's state goes in.
@@ -17,8 +17,9 @@ import gc
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,9 +30,9 @@ from miniplm_assets.experiment import Decoding, Scoring
 from miniplm_assets.lm.batching import longest_first
 from miniplm_assets.lm.causality import require_causal
 from miniplm_assets.lm.memory import kept_memory
-from miniplm_assets.lm.model_folder import load_model
+from miniplm_assets.lm.model_folder import load_model, read_config
 from miniplm_assets.lm.next_token import BatchChoice, TokenChoice
-from miniplm_assets.lm.scorer import check_model_length
+from miniplm_assets.lm.scorer import check_model_length, position_limit, require_vllm
 from miniplm_assets.lm.scores import TokenRule, check_sequences
 from miniplm_assets.lm.torch_scorer import TorchScorer, threads_of_one
 
@@ -45,7 +46,13 @@ def block_of(decoding: Decoding) -> int:
 
 
 class Generator(Protocol):
-    """A loaded model that continues prompts. Any thread may ask at any time."""
+    """A loaded model, or several, that continue prompts. Any thread may ask at any time.
+
+    Attributes:
+        num_devices: how many it computes on, a part on each.
+    """
+
+    num_devices: int
 
     def continued(
         self, prompts: Sequence[NDArray[np.int32]], sequence_ids: NDArray[np.int64]
@@ -61,30 +68,31 @@ class Generator(Protocol):
             ScoringError: naming the sequence whose prompt cannot be read, or whose log-probabilities are not finite.
         """
 
+    def close(self) -> None:
+        """Give back memory and processes, now."""
+
 
 class TorchGenerator:
     """Continues prompts with a model that is in evaluation mode; a `Generator`."""
+
+    num_devices = 1
 
     def __init__(
         self,
         model: Any,
         *,
         decoding: Decoding,
-        end_of_document_id: int,
+        choice: TokenChoice,
         begin_of_sequence_id: int | None = None,
-        vocab_size: int,
-        max_sequence_tokens: int,
         look: Callable[[], None] | None = None,
     ) -> None:
         """Take a model.
 
         Args:
             model: a causal language model of transformers, on its device.
-            decoding: how tokens are chosen, and how many sequences make a batch; its seed where they are drawn.
-            end_of_document_id: the token that ends what is written.
+            decoding: how many sequences make a batch.
+            choice: how tokens are chosen, and when a sequence is finished.
             begin_of_sequence_id: the token that the model reads in front of every sequence, if any.
-            vocab_size: of the tokenizer; ids beyond it, which a model's embeddings may have, are never chosen.
-            max_sequence_tokens: the full length, prompt and continuation together.
             look: asked after each batch, in the thread that asked; what it raises ends the generation.
         """
         from transformers import GenerationConfig
@@ -93,20 +101,16 @@ class TorchGenerator:
         self._model = model
         self._device = embeddings.device
         self._num_embeddings = int(embeddings.shape[0])
-        self._decoding = decoding
-        self._choice = TokenChoice(
-            sampling=decoding.sampling,
-            vocab_size=vocab_size,
-            end_of_document_id=end_of_document_id,
-            max_sequence_tokens=max_sequence_tokens,
-        )
+        self._decoding, self._choice = decoding, choice
         self._first = [] if begin_of_sequence_id is None else [begin_of_sequence_id]
         self._look = look
         self._lock = threading.Lock()
         self._is_closed = False
         self._threads = threads_of_one() if self._device.type == "cpu" else None
         # The model's own would be mixed into whatever is asked of it: its temperature, its penalties.
-        model.generation_config = GenerationConfig(use_cache=True, max_length=max_sequence_tokens + len(self._first))
+        model.generation_config = GenerationConfig(
+            use_cache=True, max_length=choice.max_sequence_tokens + len(self._first)
+        )
 
     def continued(
         self, prompts: Sequence[NDArray[np.int32]], sequence_ids: NDArray[np.int64]
@@ -217,61 +221,114 @@ class TorchGenerator:
             torch.accelerator.empty_cache()
 
 
-@contextmanager
-def open_generator(
-    model_folder: Path,
-    *,
-    named: str,
-    decoding: Decoding,
-    end_of_document_id: int,
-    begin_of_sequence_id: int | None,
-    vocab_size: int,
-    max_sequence_tokens: int,
-    report: Callable[[str], None],
-    look: Callable[[], None],
-) -> Iterator[Generator]:
-    """Load a model that continues prompts; it is closed when the context ends.
+@dataclass(frozen=True, kw_only=True)
+class GeneratorSettings:
+    """What a model needs to continue prompts, on whichever node; a `ModelSettings`.
 
-    Args:
+    Attributes:
         model_folder: a causal language model as `save_pretrained` writes it, in safetensors.
         named: what messages call it.
         decoding: dtype, device, how tokens are chosen, and how many sequences make a batch.
         end_of_document_id: the token that ends what is written.
         begin_of_sequence_id: the token that the model reads in front of every sequence, if any.
-        vocab_size: of the tokenizer.
+        vocab_size: of the tokenizer; ids beyond it, which a model's embeddings may have, are never chosen.
         max_sequence_tokens: the full length, prompt and continuation together.
-        report: takes a line of progress.
-        look: asked after each batch, in the thread that asked; what it raises ends the generation.
-
-    Raises:
-        ModelError: if the model cannot be loaded, is too short, or what it says depends on what comes later.
     """
-    num_first_tokens = 0 if begin_of_sequence_id is None else 1
-    check_model_length(model_folder, max_sequence_tokens, named, num_first_tokens=num_first_tokens)
-    scoring = Scoring(dtype=decoding.dtype, device=decoding.device)
-    with kept_memory():
-        model = load_model(model_folder, scoring, report)
-        with explained_as(ModelError, f"{named}: cannot generate", "take a causal language model of text"):
+
+    does: ClassVar[str] = "generator"
+    hint: ClassVar[str] = "lower the generation's sequences_per_batch"
+
+    model_folder: Path
+    named: str
+    decoding: Decoding
+    end_of_document_id: int
+    begin_of_sequence_id: int | None
+    vocab_size: int
+    max_sequence_tokens: int
+
+    @property
+    def scoring(self) -> Scoring:
+        """Its device, and how many make one."""
+        return self.decoding.scoring
+
+    @contextmanager
+    def open(
+        self, report: Callable[[str], None]
+    ) -> Iterator[Callable[[Sequence[NDArray[np.int32]], NDArray[np.int64]], list[NDArray[np.int32]]]]:
+        """Load the model; give what continues prompts with it until the context ends."""
+        with self.open_generator(report) as generator:
+            yield generator.continued
+
+    @contextmanager
+    def open_generator(
+        self, report: Callable[[str], None], look: Callable[[], None] | None = None
+    ) -> Iterator[Generator]:
+        """Load the model; it is closed when the context ends.
+
+        Args:
+            report: takes a line of progress.
+            look: asked after each batch that this process computes, in the thread that asked; what it raises ends the
+                generation.
+
+        Raises:
+            ModelError: if the model cannot be loaded, is too short, or what it says depends on what comes later; or the
+                backend is not installed or does not start.
+        """
+        num_first_tokens = 0 if self.begin_of_sequence_id is None else 1
+        check_model_length(self.model_folder, self.max_sequence_tokens, self.named, num_first_tokens=num_first_tokens)
+        opened = self._in_vllm(report) if self.decoding.backend == "vllm" else self._in_torch(report, look)
+        with kept_memory(), opened as generator:
+            yield generator
+
+    @property
+    def _choice(self) -> TokenChoice:
+        return TokenChoice(
+            sampling=self.decoding.sampling,
+            vocab_size=self.vocab_size,
+            end_of_document_id=self.end_of_document_id,
+            max_sequence_tokens=self.max_sequence_tokens,
+        )
+
+    @contextmanager
+    def _in_vllm(self, report: Callable[[str], None]) -> Iterator[Generator]:
+        require_vllm()
+        from miniplm_assets.lm.vllm_generator import VllmGenerator
+
+        config = read_config(self.model_folder).get_text_config()
+        generator = VllmGenerator(
+            self.model_folder,
+            config,
+            scoring=self.scoring,
+            choice=self._choice,
+            begin_of_sequence_id=self.begin_of_sequence_id,
+            max_positions=position_limit(config),
+            report=report,
+        )
+        with closing(generator):
+            yield generator
+
+    @contextmanager
+    def _in_torch(self, report: Callable[[str], None], look: Callable[[], None] | None) -> Iterator[Generator]:
+        model = load_model(self.model_folder, self.scoring, report)
+        with explained_as(ModelError, f"{self.named}: cannot generate", "take a causal language model of text"):
             generator = TorchGenerator(
                 model,
-                decoding=decoding,
-                end_of_document_id=end_of_document_id,
-                begin_of_sequence_id=begin_of_sequence_id,
-                vocab_size=vocab_size,
-                max_sequence_tokens=max_sequence_tokens,
+                decoding=self.decoding,
+                choice=self._choice,
+                begin_of_sequence_id=self.begin_of_sequence_id,
                 look=look,
             )
         with closing(generator):
-            rule = TokenRule(end_of_document_id=end_of_document_id, score_after_end_of_document=False)
-            tokens = scoring.tokens_per_batch
+            rule = TokenRule(end_of_document_id=self.end_of_document_id, score_after_end_of_document=False)
+            tokens = self.scoring.tokens_per_batch
             with closing(TorchScorer(model, rule=rule, tokens_per_batch=tokens, report=report, look=look)) as scorer:
                 require_causal(
                     scorer,
-                    named=named,
-                    vocab_size=vocab_size,
-                    end_of_document_id=end_of_document_id,
-                    max_sequence_tokens=max_sequence_tokens,
-                    dtype=decoding.dtype,
+                    named=self.named,
+                    vocab_size=self.vocab_size,
+                    end_of_document_id=self.end_of_document_id,
+                    max_sequence_tokens=self.max_sequence_tokens,
+                    dtype=self.decoding.dtype,
                 )
             del model  # the generator gives it back when it is closed
             yield generator

@@ -5,9 +5,9 @@ of their sum. The numbers of a sequence are those of a counter-based generator (
 the seed and the id of the sequence, one for each place; so none depends on what is drawn beside it or was before.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,15 @@ class TokenChoice:
     end_of_document_id: int
     max_sequence_tokens: int
 
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {**asdict(self), "sampling": self.sampling.model_dump()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "TokenChoice":
+        """Return what `as_json` gave."""
+        return cls(**{**values, "sampling": Sampling(**values["sampling"])})
+
     def is_finished(self, prompt: NDArray[np.int32]) -> bool:
         """Whether nothing follows a prompt: it ends a document, or is as long as anything gets."""
         return int(prompt[-1]) == self.end_of_document_id or len(prompt) >= self.max_sequence_tokens
@@ -55,6 +64,34 @@ class TokenChoice:
             bits: NDArray[np.uint64] = np.random.Philox(key=key).random_raw(len(row))
             row[:] = (bits >> np.uint64(64 - BITS)) * 2.0**-BITS
         return drawn
+
+
+class Draw:
+    """Draws tokens from the distributions that a model gives, narrowed as the settings say."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+        self._narrowed = LogitsProcessorList([TemperatureLogitsWarper(sampling.temperature)])
+        if sampling.top_k is not None:
+            self._narrowed.append(TopKLogitsWarper(sampling.top_k))
+        if sampling.top_p is not None:
+            self._narrowed.append(TopPLogitsWarper(sampling.top_p))
+
+    def tokens(self, logits: "torch.Tensor", numbers: "torch.Tensor") -> "torch.Tensor":
+        """Return the tokens at which the cumulated probabilities are cut.
+
+        Args:
+            logits: of shape (num_sequences, embeddings).
+            numbers: float64 in [0, 1) of shape (num_sequences,).
+        """
+        import torch
+
+        cumulated = torch.softmax(self._narrowed(None, logits), 1, dtype=torch.float64).cumsum(1)
+        whole = cumulated[:, -1:].contiguous()
+        # Below the sum, whatever rounding says: what has no probability is never drawn.
+        at = torch.minimum(numbers.unsqueeze(1) * whole, torch.nextafter(whole, torch.zeros_like(whole)))
+        return torch.searchsorted(cumulated, at, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)
 
 
 class BatchChoice:
@@ -87,23 +124,15 @@ class BatchChoice:
             check: asked before each token; what it raises ends the generation.
         """
         import torch
-        from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
         self._choice, self._num_first_tokens, self._check = choice, num_first_tokens, check
         self._prompts = torch.from_numpy(prompts).to(device)
         self._lengths = torch.from_numpy(lengths).to(device)
         self._is_done = torch.zeros(len(prompts), dtype=torch.bool, device=device)
         self.is_broken = self._is_done.clone()
-        self._uniforms: torch.Tensor | None = None
-        sampling = choice.sampling
-        self._narrowed = LogitsProcessorList()
-        if sampling.do_sample:
-            self._uniforms = torch.from_numpy(choice.uniforms(sequence_ids)).to(device)
-            self._narrowed.append(TemperatureLogitsWarper(sampling.temperature))
-            if sampling.top_k is not None:
-                self._narrowed.append(TopKLogitsWarper(sampling.top_k))
-            if sampling.top_p is not None:
-                self._narrowed.append(TopPLogitsWarper(sampling.top_p))
+        self._draw = Draw(choice.sampling) if choice.sampling.do_sample else None
+        numbers = choice.uniforms(sequence_ids) if choice.sampling.do_sample else np.empty((len(prompts), 0))
+        self._uniforms = torch.from_numpy(numbers).to(device)
 
     def next_tokens(self, read: "torch.Tensor", logits: "torch.Tensor") -> "torch.Tensor":
         """Return logits of which the token that comes next is the likeliest.
@@ -117,7 +146,7 @@ class BatchChoice:
         self._check()
         place = read.shape[1] - self._num_first_tokens
         logits[:, self._choice.vocab_size :] = -torch.inf
-        chosen = self._chosen(read, logits, place)
+        chosen = logits.argmax(1) if self._draw is None else self._draw.tokens(logits, self._uniforms[:, place])
         is_given = self._lengths > place
         self.is_broken |= ~logits.amax(1).isfinite() & ~is_given & ~self._is_done
         if place < self._prompts.shape[1]:
@@ -129,16 +158,3 @@ class BatchChoice:
         place = read.shape[1] - self._num_first_tokens
         self._is_done |= (read[:, -1] == self._choice.end_of_document_id) & (self._lengths < place)
         return self._is_done
-
-    def _chosen(self, read: "torch.Tensor", logits: "torch.Tensor", place: int) -> "torch.Tensor":
-        import torch
-
-        if self._uniforms is None:
-            return logits.argmax(1)
-        cumulated = torch.softmax(self._narrowed(read, logits), 1, dtype=torch.float64).cumsum(1)
-        whole = cumulated[:, -1:].contiguous()
-        # Below the sum, whatever rounding says: what has no probability is never drawn.
-        at = torch.minimum(
-            self._uniforms[:, place : place + 1] * whole, torch.nextafter(whole, torch.zeros_like(whole))
-        )
-        return torch.searchsorted(cumulated, at, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)

@@ -1,28 +1,26 @@
-"""Scorers on a Ray cluster: an actor for each device, each with its model loaded once.
+"""Models on a Ray cluster: an actor for each device, each with its model loaded once, that scores or generates.
 
-The caller keeps everything that must not be lost: it reads the sequences, puts the scores of each part away and
-publishes each shard. An actor only computes: token ids in, scores out. So an actor that is lost, with its node or by
-itself, costs the part in its hands, which the next free actor computes again while a new one is asked for. Where no
-node has room for a new one, the others go on without it.
+The caller keeps everything that must not be lost: it reads the sequences, puts what comes of each part away and
+publishes each shard. An actor only computes: token ids in, scores or longer sequences out. So an actor that is lost,
+with its node or by itself, costs the part in its hands, which the next free actor computes again while a new one is
+asked for. Where no node has room for a new one, the others go on without it.
 
-Any thread may score at any time: it takes a free actor for one part and gives it back.
+Any thread may ask at any time: it takes a free actor for one part and gives it back.
 """
 
 import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, ClassVar, Final, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from miniplm_assets.core.errors import MiniplmError, ModelError, ScoringError
 from miniplm_assets.experiment import Scoring
-from miniplm_assets.lm.scorer import open_scorer
 from miniplm_assets.lm.scores import Scores
 
 # Loading tens of gigabytes from a network disk, after waiting for a node to come up.
@@ -33,52 +31,56 @@ END_SECONDS: Final = 10.0
 MAX_LOSSES: Final = 3
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScorerSettings:
-    """What `open_scorer` needs, on whichever node."""
-
-    model_folder: Path
-    scoring: Scoring
-    end_of_document_id: int
-    begin_of_sequence_id: int | None = None
-    max_sequence_tokens: int
-    vocab_size: int | None = None
+Compute = Callable[[Sequence[NDArray[np.int32]], NDArray[np.int64]], Any]
 
 
-class ScorerActor:
-    """A scorer in a process of the cluster."""
+class ModelSettings(Protocol):
+    """What a model on whichever node needs.
 
-    def __init__(self, settings: ScorerSettings) -> None:
+    Attributes:
+        does: what it is called: a scorer, a generator.
+        hint: what to do where it needs more memory than there is.
+    """
+
+    does: ClassVar[str]
+    hint: ClassVar[str]
+
+    @property
+    def model_folder(self) -> Path:
+        """Where the model lies, as `save_pretrained` writes it."""
+
+    @property
+    def scoring(self) -> Scoring:
+        """Its device, and how many make one."""
+
+    def open(self, report: Callable[[str], None]) -> AbstractContextManager[Compute]:
+        """Load it; give what computes with it until the context ends."""
+
+
+class ModelActor:
+    """A model in a process of the cluster."""
+
+    def __init__(self, settings: ModelSettings) -> None:
         self._settings = settings
         self._stack = ExitStack()
         self._lines: list[str] = []
 
     def open(self) -> list[str]:
         """Load the model; return what there is to report. Ray would not show an error that a constructor raises."""
-        settings = self._settings
-        if not settings.model_folder.exists():
+        folder = self._settings.model_folder
+        if not folder.exists():
             raise ModelError(
-                f"{settings.model_folder} is not there on node {_node_name()}; the nodes of a Ray cluster read models "
+                f"{folder} is not there on node {_node_name()}; the nodes of a Ray cluster read models "
                 "from the warehouse, which must lie at the same path on each, on a shared file system"
             )
-        self._scorer = self._stack.enter_context(
-            open_scorer(
-                settings.model_folder,
-                scoring=settings.scoring,
-                end_of_document_id=settings.end_of_document_id,
-                begin_of_sequence_id=settings.begin_of_sequence_id,
-                max_sequence_tokens=settings.max_sequence_tokens,
-                report=self._lines.append,
-                vocab_size=settings.vocab_size,
-            )
-        )
+        self._compute = self._stack.enter_context(self._settings.open(self._lines.append))
         return self._take_lines()
 
-    def score(
+    def compute(
         self, token_ids: NDArray[np.int32], lengths: NDArray[np.int64], sequence_ids: NDArray[np.int64]
-    ) -> tuple[Scores, list[str]]:
-        """Score sequences that lie end to end; return what there is to report, too."""
-        return self._scorer.score(np.split(token_ids, np.cumsum(lengths)[:-1]), sequence_ids), self._take_lines()
+    ) -> tuple[Any, list[str]]:
+        """Compute with sequences that lie end to end; return what there is to report, too."""
+        return self._compute(np.split(token_ids, np.cumsum(lengths)[:-1]), sequence_ids), self._take_lines()
 
     def _take_lines(self) -> list[str]:
         lines, self._lines[:] = list(self._lines), []
@@ -96,13 +98,13 @@ class _LostError(Exception):
 
 
 class RayWorkers:
-    """Actors that score, behind the face of one `Scorer`. Ray must be connected.
+    """Actors, behind the face of one `Scorer` or `Generator`. Ray must be connected.
 
     Attributes:
         num_devices: how many actors were asked for.
     """
 
-    def __init__(self, settings: ScorerSettings, *, num_workers: int | None, report: Callable[[str], None]) -> None:
+    def __init__(self, settings: ModelSettings, *, num_workers: int | None, report: Callable[[str], None]) -> None:
         """Ask for the actors.
 
         Args:
@@ -115,10 +117,10 @@ class RayWorkers:
         """
         import ray
 
-        self._settings = settings
+        self._settings, self._does = settings, settings.does
         self._report = report
         self.num_devices, self._resources = _share_out(settings.scoring, num_workers)
-        self._actor_class: Any = ray.remote(ScorerActor).options(scheduling_strategy="SPREAD", **self._resources)
+        self._actor_class: Any = ray.remote(ModelActor).options(scheduling_strategy="SPREAD", **self._resources)
         # Actors that have nothing to do; or an error that ends all who wait.
         self._free: queue.Queue[Any] = queue.Queue()
         self._lock = threading.Lock()
@@ -126,7 +128,7 @@ class RayWorkers:
         self._starting: list[threading.Thread] = []
         self._num_alive = 0
         self._is_closed = False
-        report(f"asking Ray for {self.num_devices} scorers, each with {self._resources}")
+        report(f"asking Ray for {self.num_devices} {self._does}s, each with {self._resources}")
         for _ in range(self.num_devices):
             self._start()
 
@@ -140,13 +142,22 @@ class RayWorkers:
 
     def score(self, sequences: Sequence[NDArray[np.int32]], sequence_ids: NDArray[np.int64]) -> Scores:
         """Return the scores of sequences, in the order given; see `Scorer.score`."""
+        return cast("Scores", self._compute(sequences, sequence_ids))
+
+    def continued(
+        self, prompts: Sequence[NDArray[np.int32]], sequence_ids: NDArray[np.int64]
+    ) -> list[NDArray[np.int32]]:
+        """Return each prompt with what follows it; see `Generator.continued`."""
+        return cast("list[NDArray[np.int32]]", self._compute(prompts, sequence_ids))
+
+    def _compute(self, sequences: Sequence[NDArray[np.int32]], sequence_ids: NDArray[np.int64]) -> Any:
         together = np.concatenate(sequences)
         lengths = np.array([len(token_ids) for token_ids in sequences], dtype=np.int64)
         last_loss = None
         for _ in range(MAX_LOSSES):
             actor = self._take()
             try:
-                scores, lines = self._ask(actor.score, together, lengths, sequence_ids)
+                computed, lines = self._ask(actor.compute, together, lengths, sequence_ids)
             except _LostError as loss:
                 self._replace(actor, loss)
                 last_loss = loss
@@ -157,10 +168,10 @@ class RayWorkers:
             self._free.put(actor)
             for line in lines:
                 self._report(line)
-            return cast("Scores", scores)
+            return computed
         raise ScoringError(
-            f"the part that begins with sequence {sequence_ids[0]} has ended {MAX_LOSSES} scorers; it may "
-            f"need more memory than they have: lower scoring.tokens_per_batch. The last was lost so: {last_loss}"
+            f"the part that begins with sequence {sequence_ids[0]} has ended {MAX_LOSSES} {self._does}s; it "
+            f"may need more memory than they have: {self._settings.hint}. The last was lost so: {last_loss}"
         )
 
     def _ask(self, method: Any, *arguments: Any) -> Any:
@@ -178,11 +189,12 @@ class RayWorkers:
             cause = error.cause
             if isinstance(cause, MiniplmError):
                 raise cause from None
-            raise ScoringError(f"a scorer on the Ray cluster failed: {error}") from None
+            raise ScoringError(f"a {self._does} on the Ray cluster failed: {error}") from None
         except ray.exceptions.RayError as loss:
             raise _LostError(f"{type(loss).__name__}: {_first_line(loss)}") from None
         except Exception as error:  # who waits for an actor must hear of whatever ends it
-            raise ScoringError(f"asking a scorer on the Ray cluster failed: {type(error).__name__}: {error}") from error
+            name = type(error).__name__
+            raise ScoringError(f"asking a {self._does} on the Ray cluster failed: {name}: {error}") from error
 
     def close(self) -> None:
         """End the actors, and whoever waits for one."""
@@ -195,7 +207,7 @@ class RayWorkers:
             ray.kill(actor)
         for thread in self._starting:  # those who still wait for an actor hear of its end
             thread.join(END_SECONDS)
-        self._end_all(ScoringError("scoring was stopped"))
+        self._end_all(ScoringError(f"the {self._does} was stopped"))
 
     def _take(self) -> Any:
         """Return an actor that has nothing to do, waiting for one.
@@ -212,7 +224,7 @@ class RayWorkers:
                     deadline = time.monotonic() + START_SECONDS
                 elif time.monotonic() > deadline:
                     raise ScoringError(
-                        f"no node of the Ray cluster had room for a scorer in {START_SECONDS:,.0f} s; each needs "
+                        f"no node of the Ray cluster had room for a {self._does} in {START_SECONDS:,.0f} s; each needs "
                         f"{self._resources}, {_what_there_is()}"
                     ) from None
                 continue
@@ -223,7 +235,7 @@ class RayWorkers:
 
     def _start(self) -> None:
         """Ask for an actor; it is free once it has loaded its model."""
-        thread = threading.Thread(target=self._open, name="start-scorer", daemon=True)
+        thread = threading.Thread(target=self._open, name="start-actor", daemon=True)
         self._starting.append(thread)
         thread.start()
 
@@ -233,7 +245,7 @@ class RayWorkers:
         except MiniplmError as error:
             self._end_all(error)
         except Exception as error:  # noqa: BLE001 - nobody else would hear of what ends a thread
-            self._end_all(ScoringError(f"asking Ray for a scorer failed: {type(error).__name__}: {error}"))
+            self._end_all(ScoringError(f"asking Ray for a {self._does} failed: {type(error).__name__}: {error}"))
 
     def _open_one(self) -> None:
         last_loss = None
@@ -249,7 +261,7 @@ class RayWorkers:
                 last_loss = loss
                 self._give_up(actor)
                 if not self._is_closed:
-                    self._report(f"a scorer was lost while it loaded its model: {loss}")
+                    self._report(f"a {self._does} was lost while it loaded its model: {loss}")
                 continue
             for line in lines:
                 self._report(line)
@@ -258,8 +270,8 @@ class RayWorkers:
             self._free.put(actor)
             return
         raise ScoringError(
-            f"{MAX_LOSSES} scorers in a row were lost while they loaded the model, which may need more memory than a "
-            f"node has. The last was lost so: {last_loss}"
+            f"{MAX_LOSSES} {self._does}s in a row were lost while they loaded the model, which may need more "
+            f"memory than a node has. The last was lost so: {last_loss}"
         )
 
     def _replace(self, actor: Any, loss: "_LostError") -> None:
@@ -267,7 +279,7 @@ class RayWorkers:
             self._num_alive -= 1
         self._give_up(actor)
         if not self._is_closed:
-            self._report(f"a scorer was lost, and its part is scored again: {loss}")
+            self._report(f"a {self._does} was lost, and its part is computed again: {loss}")
             self._start()
 
     def _give_up(self, actor: Any) -> None:
@@ -298,7 +310,7 @@ def _share_out(scoring: Scoring, num_workers: int | None) -> tuple[int, dict[str
     wanted = num_workers or len(nodes)
     cpus = [int(node.get("CPU", 0)) for node in nodes if node.get("CPU", 0) >= 1]
     if not cpus:
-        raise ScoringError(f"a scorer needs a GPU or a CPU, but {_what_there_is()}")
+        raise ScoringError(f"a model needs a GPU or a CPU, but {_what_there_is()}")
     # One that every node has room for, whichever of them goes.
     return wanted, {"num_cpus": max(1, min(sum(cpus) // wanted, min(cpus)))}
 

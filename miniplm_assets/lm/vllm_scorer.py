@@ -1,37 +1,15 @@
-"""Scoring with vLLM: prompt log-probabilities of one engine, in a process of its own.
+"""Scoring with vLLM: prompt log-probabilities of one engine, in a process of its own."""
 
-Any number of threads may score at once: their sequences are one queue to the engine, so that it does not run
-empty between one part and the next, of the same corpus file or another.
-"""
-
-import contextlib
-import itertools
-import os
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from miniplm_assets.core.errors import ModelError, ScoringError
 from miniplm_assets.experiment import Scoring
-from miniplm_assets.experiment.scoring import BYTES_PER_VALUE
-from miniplm_assets.lm.engine_process import EngineFailure, EngineProcess
 from miniplm_assets.lm.scores import Scores, TokenRule, check_sequences, owners_of, sum_by_sequence
-
-# Loading tens of gigabytes from a network disk and compiling; vLLM itself gives up on its workers before.
-START_SECONDS: Final = 1_800.0
-# vLLM ends a step that takes longer than 300 seconds; several of those in a row without one finished sequence.
-SILENCE_SECONDS: Final = 1_000.0
-# Compiling takes half a minute at every start and then a seventh off each token's time: for a model that is
-# smaller than this, scoring is over before that is won back.
-EAGER_BELOW_BYTES: Final = 100_000_000
-# On a CPU, where the cache of keys and values is not what is left over but what is asked for.
-CPU_CACHED_SEQUENCES: Final = 4
+from miniplm_assets.lm.vllm_process import VllmEngine
 
 
 class VllmScorer:
@@ -58,39 +36,15 @@ class VllmScorer:
         self._rule = rule
         self._vocab_size = int(config.vocab_size)
         self._max_sequence_tokens = max_sequence_tokens
-        max_read_tokens = max_sequence_tokens + rule.num_first_tokens
-        self._lock = threading.Lock()
-        self._numbers = itertools.count()
-        # What was asked of the engine and not answered yet, by number.
-        self._waiting: dict[int, Future[NDArray[np.float32]]] = {}
-        self._num_asked = self._num_finished = 0
-        num_bytes = sum(file.stat().st_size for file in model_folder.glob("*.safetensors"))
-        is_eager = num_bytes < EAGER_BELOW_BYTES if scoring.compile is None else not scoring.compile
-        settings = {
-            "model_folder": str(model_folder),
-            "dtype": scoring.dtype,
-            "device": scoring.device,
-            "tokens_per_batch": scoring.tokens_per_batch,
-            "tensor_parallel_size": scoring.tensor_parallel_size,
-            "max_read_tokens": max_read_tokens,
-            "vocab_size": self._vocab_size,
-            "is_eager": is_eager,
-        }
-        report(f"starting vLLM for {model_folder} ({scoring.dtype}, {'eager' if is_eager else 'compiled'})")
-        started = time.monotonic()
-        self._engine = EngineProcess(
-            "miniplm_assets.lm.vllm_engine",
-            settings,
-            environment=_environment(config, scoring, max_read_tokens, max_positions=max_positions, is_eager=is_eager),
+        self._engine = VllmEngine(
+            model_folder,
+            config,
+            scoring=scoring,
+            task={"does": "score"},
+            max_read_tokens=max_sequence_tokens + rule.num_first_tokens,
+            max_positions=max_positions,
+            report=report,
         )
-        try:
-            self._engine.receive(silence_seconds=START_SECONDS)
-        except EngineFailure as failure:
-            raise ModelError(f"{model_folder}: vLLM does not start: {failure}") from None
-        except BaseException:  # an interrupt while it loads must not leave it behind
-            self._engine.end(patience_seconds=0)  # it does not listen yet
-            raise
-        report(f"vLLM is ready after {time.monotonic() - started:,.0f} s")
 
     @property
     def session(self) -> int:
@@ -107,94 +61,12 @@ class VllmScorer:
         members = [place for place, token_ids in enumerate(sequences) if len(token_ids) > 1]
         if not members:
             return sum_by_sequence(np.empty(0, np.float32), np.empty(0, np.intp), sequence_ids)
-        logprobs = self._ask([np.asarray(sequences[place], dtype=np.int32) for place in members])
+        answer = self._engine.ask([sequences[place] for place in members], sequence_ids[members])
+        logprobs = np.frombuffer(answer.values, dtype=np.float32)
         scored = np.concatenate([self._rule.scored(sequences[place]) for place in members])
         owners = np.array(members, dtype=np.intp)[owners_of(len(sequences[place]) - 1 for place in members)]
         return sum_by_sequence(logprobs[scored], owners[scored], sequence_ids)
 
-    def _ask(self, sequences: list[NDArray[np.int32]]) -> NDArray[np.float32]:
-        answer: Future[NDArray[np.float32]] = Future()
-        with self._lock:
-            number = next(self._numbers)
-            self._waiting[number] = answer
-            self._num_asked += len(sequences)
-            if len(self._waiting) == 1:
-                threading.Thread(target=self._listen, name="vllm-answers", daemon=True).start()
-        # Not under the lock, which the listener needs: the engine takes this part when it is rid of another's answer.
-        message = {"part": number, "lengths": [len(token_ids) for token_ids in sequences]}
-        with contextlib.suppress(EngineFailure):  # the listener hears of it too, and knows why
-            self._engine.send(message, np.concatenate(sequences).tobytes())
-        return answer.result()
-
-    def _listen(self) -> None:
-        """Hand out the engine's answers until nobody waits for one; whatever ends this, those who wait hear of it."""
-        try:
-            while self._hand_out(self._engine.receive(silence_seconds=SILENCE_SECONDS)):
-                pass
-        except BaseException as failure:  # noqa: BLE001 - nobody is behind this thread
-            with self._lock:
-                for answer in self._waiting.values():
-                    answer.set_exception(self._failed(failure))
-                self._waiting.clear()
-
-    def _hand_out(self, message: Mapping[str, Any]) -> bool:
-        """Take one message in; return whether somebody still waits."""
-        if "scored" not in message:
-            with self._lock:
-                self._num_finished += message["finished"]
-            return True
-        logprobs = np.frombuffer(self._engine.receive_bytes(), dtype=np.float32)
-        with self._lock:
-            self._waiting.pop(message["scored"]).set_result(logprobs)
-            if not self._waiting:
-                self._num_asked = self._num_finished = 0
-            return bool(self._waiting)
-
-    def _failed(self, failure: BaseException) -> ScoringError:
-        return ScoringError(
-            f"after {self._num_finished:,} of {self._num_asked:,} sequences {failure}\n"
-            "Parts that were finished before are kept; run again to go on from there."
-        )
-
     def close(self) -> None:
         """End the engine and every process that it started."""
-        self._engine.end()
-
-
-def _environment(
-    config: Any, scoring: Scoring, max_read_tokens: int, *, max_positions: int | None, is_eager: bool
-) -> dict[str, str]:
-    """Return the engine's environment: this process's own, and behind it our choices where it makes none."""
-    defaults = {
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-        "HF_HUB_OFFLINE": "1",  # the model is a folder; nothing else is needed
-        "TOKENIZERS_PARALLELISM": "false",
-        "VLLM_CPU_OMP_THREADS_BIND": _cores(scoring.tensor_parallel_size),
-        "VLLM_CPU_KVCACHE_SPACE": str(_cache_gib(config, scoring.dtype, max_read_tokens)),
-    }
-    if is_eager:
-        # vLLM would still compile the function that ranks tokens: 20 seconds for the first sequence.
-        defaults["TORCH_COMPILE_DISABLE"] = "1"
-    if max_positions is not None and max_read_tokens > max_positions:
-        # vLLM counts the generated token as a position; no such position is ever computed.
-        defaults["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
-    return {**defaults, **os.environ}
-
-
-def _cores(num_workers: int) -> str:
-    """Return all cores, dealt out to the workers: on its own vLLM leaves one core idle for its scheduler."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    dealt = np.array_split(np.array(cores), num_workers)
-    return "|".join(",".join(str(core) for core in share) for share in dealt)
-
-
-def _cache_gib(config: Any, dtype: str, max_read_tokens: int) -> int:
-    """Return GiB for the keys and values of a few sequences."""
-    num_heads = getattr(config, "num_attention_heads", 1)
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // num_heads
-    num_kv_heads = getattr(config, "num_key_value_heads", None) or num_heads
-    values_per_token = 2 * config.num_hidden_layers * num_kv_heads * head_size
-    bytes_per_value = BYTES_PER_VALUE[dtype]
-    num_bytes: int = values_per_token * bytes_per_value * CPU_CACHED_SEQUENCES * max_read_tokens
-    return max(1, -(-num_bytes // 2**30))
+        self._engine.close()
