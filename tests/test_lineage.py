@@ -386,6 +386,15 @@ def test_the_outcome_is_the_stored_verdict_and_where_to_look(tmp_path):
     ):
         assert words in text
     assert "shape" not in text and "f64" not in text
+    assert "What it cost:\nnot made yet; materialise break_even\n\nPlots:" in text
+
+    def write_cost(draft):
+        pl.DataFrame({"student": ["better"]}).write_parquet(draft.path / "break_even.parquet")
+        draft.facts = {"verdict": "better: 2e9 FLOPs of training"}
+
+    pipeline.store.make(pipeline.latest_fingerprints().recipe("break_even"), write_cost)
+    text = outcome(pipeline)
+    assert "What it cost:\nbetter: 2e9 FLOPs of training\n\nPlots:" in text
 
     # A newer state is in the making: what was complete is shown, and called what it is.
     (tmp_path / "texts" / "b.jsonl").write_text('{"text": "two"}\n')
