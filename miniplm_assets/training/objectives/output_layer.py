@@ -10,12 +10,13 @@ tokens after the other (`in_cache`), whose entries stay in a CPU's cache from on
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from miniplm_assets.lm.modes import evaluation_mode
 from miniplm_assets.lm.output_head import computed_whole, find_plain_head
+from miniplm_assets.training.objectives.expert_balance import ASKED, balance_weight
 from miniplm_assets.training.objectives.objective import Batch
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class OutputLayer:
         with evaluation_mode(model):
             plain = find_plain_head(model)
         self._head: Any = None if plain is None else model.get_output_embeddings()
+        self._balance = balance_weight(model, report)
+        self._asked = {"use_cache": False, **(ASKED if self._balance else {})}
         self._dtype = getattr(torch, dtype)
         self._chunk_bytes = CHUNK_BYTES // (1 + num_buffers)
         if plain is None:
@@ -55,6 +58,8 @@ class OutputLayer:
 
     def loss(self, model: Any, batch: Batch, loss_of_chunk: LossOfChunk) -> "tuple[torch.Tensor, torch.Tensor]":
         """Return the sum of weight * nats over a batch, from which gradients flow, and nats without weight.
+
+        Where the model is a mixture of experts, their balance is in the sum: that of the batch, its padding included.
 
         Args:
             model: the student; that which was given, or what its trainer has wrapped around it.
@@ -64,16 +69,18 @@ class OutputLayer:
         Returns:
             A scalar, and float32 of shape (num_predicted,).
         """
+        with _passing_through(self._head) if self._head is not None else nullcontext():
+            output = model(input_ids=batch["input_ids"], **self._asked)
+        chosen = output.logits.flatten(0, 1).index_select(0, batch["positions"])
         if self._head is None:
-            logits = model(input_ids=batch["input_ids"], use_cache=False).logits
-            chosen = logits.flatten(0, 1).index_select(0, batch["positions"])
-            return _whole(chosen, loss_of_chunk, batch["weights"], self._num_tokens(chosen.shape[1]))
-        with _passing_through(self._head):
-            hidden = model(input_ids=batch["input_ids"], use_cache=False).logits
-        chosen = hidden.flatten(0, 1).index_select(0, batch["positions"])
-        weight, bias = self._head.weight, self._head.bias
-        num_tokens = self._num_tokens(len(weight))
-        return _chunked(chosen, weight, bias, loss_of_chunk, batch["weights"], self._dtype, num_tokens)
+            total, nats = _whole(chosen, loss_of_chunk, batch["weights"], self._num_tokens(chosen.shape[1]))
+        else:
+            weight, bias = self._head.weight, self._head.bias
+            num_tokens = self._num_tokens(len(weight))
+            total, nats = _chunked(chosen, weight, bias, loss_of_chunk, batch["weights"], self._dtype, num_tokens)
+        if self._balance:  # of the mean loss, so that it weighs as much as the tokens do
+            total = total + self._balance * output.aux_loss * batch["weights"].sum()
+        return total, nats
 
     def _num_tokens(self, vocab_size: int) -> int:
         return max(1, min(MAX_CHUNK_TOKENS, self._chunk_bytes // (4 * vocab_size)))
