@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 
 import numpy as np
 import polars as pl
@@ -16,7 +17,12 @@ from miniplm_assets.evaluation.comparison import (
     unmeasured,
 )
 from miniplm_assets.evaluation.held_out import count_scored_bytes, counted_domains, held_out_table
-from miniplm_assets.evaluation.plots import plot_difference_distribution, plot_domain_shares, plot_loss_curves
+from miniplm_assets.evaluation.plots import (
+    plot_break_even,
+    plot_difference_distribution,
+    plot_domain_shares,
+    plot_loss_curves,
+)
 from miniplm_assets.evaluation.verdict import unheld, verdict
 from miniplm_assets.lm.scores import TokenRule
 
@@ -314,6 +320,19 @@ def test_a_draw_and_a_lonely_student() -> None:
     assert "only student" in verdict([BASE], baseline="no_kd")
 
 
+def test_of_many_students_the_verdict_says_first_who_ended_lower_and_who_higher() -> None:
+    losses = {"first": 3.9, "second": 3.7, "third": 4.0, "fourth": 4.3}
+    others = [student(name, [5.0, loss], by_domain={"code": loss}) for name, loss in losses.items()]
+    base = student("no_kd", [5.0, 4.0], by_domain={"code": 4.0})
+    text = verdict([base, *others], baseline="no_kd")
+    assert text.split("\n\n")[0] == (
+        "Of 4 held against no_kd (4.000 nats a token), 2 end lower: second 3.700, first 3.900; 1 end alike: third "
+        "4.000; 1 end higher: fourth 4.300. With one seed each that is no order."
+    )
+    assert len(text.split("\n\n")) == 5
+    assert verdict([base, *others[:3]], baseline="no_kd").startswith("first (trained on candidates) is better")
+
+
 def test_students_that_differ_in_more_than_their_corpus_are_not_laid_to_the_selection() -> None:
     made = {"architecture.hidden_size": 64, "training.token_budget": 8_000, "training.dtype": "float32"}
     base = student("no_kd", [5.0, 4.0], by_domain={"code": 4.0, "noise": 4.0}, made_with=made)
@@ -393,6 +412,30 @@ def test_names_of_students_are_drawn_as_they_stand(drawn: list[str]) -> None:
         "held-out loss on a sample of",
         "all domains but noise (nats per token)",
     }
+
+
+def test_many_students_are_named_with_their_last_losses_the_lowest_first(drawn: list[str]) -> None:
+    losses = [4.0, 3.5, 3.9, 3.4, 3.8, 3.3, 3.7, 3.6]
+    many = [student(f"s{number}", [5.0, loss], by_domain={"code": loss}) for number, loss in enumerate(losses)]
+    plot_loss_curves(many, baseline="s0")
+    names = [text for text in dict.fromkeys(drawn) if re.fullmatch(r"s\d \d\.\d{3}", text)]
+    assert names == [f"s{number} {losses[number]:.3f}" for number in sorted(range(8), key=losses.__getitem__)]
+
+
+def test_what_is_reached_and_what_never_is_stands_beside_and_below_the_cost(drawn: list[str]) -> None:
+    costs = {"student": ["plain", "better", *(f"never_{number}" for number in range(20))]}
+    ledger = pl.DataFrame(costs).with_columns(training_flops=pl.lit(3e12), offline_flops=pl.lit(0.0))
+    pairs = pl.DataFrame({"student": costs["student"][1:]}).with_columns(
+        opponent=pl.lit("plain"),
+        training_flops=pl.when(pl.col("student") == "better").then(1e12),
+        offline_flops=pl.lit(8e12),
+        cheaper_from_students=pl.when(pl.col("student") == "better").then(5),
+    )
+    assert width_of(plot_break_even(pairs, ledger, baseline="plain")) == 900
+    assert {"plain", "better", "1", "10", "1e+13"} <= set(drawn)
+    [note] = [text for text in dict.fromkeys(drawn) if text.startswith("never there: never_0")]
+    assert not any("$" in text for text in drawn)
+    assert "never_19" in note or any("never_19" in text for text in drawn)
 
 
 def width_of(png: bytes) -> int:

@@ -6,6 +6,7 @@ of Okabe and Ito, told apart by every eye.
 """
 
 import io
+import textwrap
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +30,13 @@ WIDTH_INCHES, DOTS_PER_INCH = 9.0, 100
 NUM_COLOURS = 64
 # More bars than this cannot be read; the smaller domains stand in one.
 MAX_DOMAINS = 24
+# More lines than this cover each other's markers, and a legend within the picture covers the lines.
+MAX_MARKED_LINES = 6
+LINE_STYLES = ("-", "--", ":", "-.")
 # A third of the width, in the size of labels.
 MAX_NAME_CHARACTERS = 40
+# The width, in the size of a note.
+NOTE_CHARACTERS = 130
 
 
 def plot_loss_curves(
@@ -40,20 +46,23 @@ def plot_loss_curves(
 
     The losses are those of the sample that is measured along the way. One line for each seed, in the colour of its
     student. A dashed line is the baseline's final loss; where another student crosses it first, the tokens saved are
-    written.
+    written. Many lines are named beside the picture, the lowest last one first.
 
     Raises:
         TrainingError: if there is no student of the baseline's name.
     """
     base = find_student(students, baseline)
     shown = [base, *(one for one in students if one is not base and one.tokenizer == base.tokenizer)]
-    figure, axes = _figure(4.8)
+    are_many = len(shown) > MAX_MARKED_LINES
+    figure, axes = _figure(max(4.8, 0.6 + 0.19 * len(shown)) if are_many else 4.8)
     unit, unit_name = _token_unit(max(student.num_tokens for student in shown))
     final = base.final_curve_loss(excluded_domains)
     line = axes.axhline(final, color=GREY, linestyle="--", linewidth=1, zorder=1)
     # By hand: of labels that begin with an underscore, the library would draw none.
     legend: dict[Line2D, str] = {line: f"final loss of {shortened(base.name)} on this sample: {final:.3f}"}
     best = None
+    if are_many:
+        shown.sort(key=lambda one: one.final_curve_loss(excluded_domains))
     for place, student in enumerate(shown):
         colour = INK if student is base else COLOURS[(place - 1) % len(COLOURS)]
         for run in student.runs:
@@ -62,12 +71,15 @@ def plot_loss_curves(
                 curve["num_tokens"] / unit,
                 curve["held_out_nll_nats_per_token"],
                 color=colour,
-                marker=MARKERS[place % len(MARKERS)],
+                linestyle=LINE_STYLES[place // len(COLOURS) % len(LINE_STYLES)] if are_many else "-",
+                marker=None if are_many else MARKERS[place % len(MARKERS)],
                 markersize=4,
-                linewidth=1.8,
+                linewidth=2.4 if are_many and student is base else 1.6,
             )
             if run is student.runs[0]:
-                legend[line] = f"{shortened(student.name)} ({shortened(student.corpus)})"
+                last = f"{student.final_curve_loss(excluded_domains):.3f}"
+                of_corpus = f"({shortened(student.corpus)})"
+                legend[line] = f"{shortened(student.name)} {last if are_many else of_corpus}"
             needed = None if student is base else tokens_to_baseline_loss(student, run, base, excluded_domains)
             factor = tokens_saved_factor(baseline_tokens=base.num_tokens, tokens_to_baseline_loss=needed)
             if needed is None or factor is None:
@@ -94,7 +106,11 @@ def plot_loss_curves(
     axes.set_ylabel(f"held-out loss on a sample of\n{counted} (nats per token)")
     axes.set_title("Held-out loss while the students learn: lower is better", loc="left")
     axes.set_xlim(left=0)
-    axes.legend(list(legend), list(legend.values()), frameon=False, loc="upper right")
+    if are_many:
+        del legend[next(iter(legend))]  # each line names its last loss
+        _name_beside(axes, list(legend), list(legend.values()))
+    else:
+        axes.legend(list(legend), list(legend.values()), frameon=False, loc="upper right")
     return _png(figure)
 
 
@@ -194,21 +210,33 @@ def plot_break_even(break_even: pl.DataFrame, ledger: pl.DataFrame, *, baseline:
     lines += list(reached.select("student", "offline_flops", "training_flops").iter_rows())
     crossings = [count for count in reached["cheaper_from_students"] if count is not None]
     most = max(10, *(3 * count for count in crossings)) if crossings else 10
-    figure, axes = _figure(4.2)
+    figure, axes = _figure(max(4.2, 0.6 + 0.19 * len(lines)))
     counts = [most ** (step / 60) for step in range(61)]
-    for place, (name, offline, training) in enumerate(lines):
+    drawn = []
+    for place, (_, offline, training) in enumerate(lines):
         colour = INK if place == 0 else COLOURS[(place - 1) % len(COLOURS)]
-        axes.plot(counts, [offline + count * training for count in counts], color=colour, label=shortened(name))
+        style = LINE_STYLES[place // len(COLOURS) % len(LINE_STYLES)]
+        costs = [offline + count * training for count in counts]
+        drawn += axes.plot(counts, costs, color=colour, linestyle=style, linewidth=2.4 if place == 0 else 1.6)
     axes.set_xscale("log")
     axes.set_yscale("log")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_major_formatter("{x:.0e}")
+    axes.minorticks_off()
     axes.set_xlabel("students that are trained")
     axes.set_ylabel("FLOPs, with what was made before")
     axes.set_title(f"What it costs to reach the final loss of {shortened(baseline)}", loc="left")
     never = [shortened(name) for name in against.filter(pl.col("training_flops").is_null())["student"]]
     if never:
-        axes.text(0.02, 0.96, "never there: " + ", ".join(never), transform=axes.transAxes, va="top", fontsize=9)
-    axes.legend(frameon=False, loc="lower right")
+        note = textwrap.fill("never there: " + ", ".join(never), NOTE_CHARACTERS)
+        figure.supxlabel(note, x=0.01, ha="left", fontsize=9)
+    _name_beside(axes, drawn, [shortened(name) for name, _, _ in lines])
     return _png(figure)
+
+
+def _name_beside(axes: "Axes", lines: "Sequence[Line2D]", names: Sequence[str]) -> None:
+    """Name lines to the right of a picture, where they cover nothing."""
+    axes.legend(lines, names, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=9)
 
 
 def shortened(name: str) -> str:

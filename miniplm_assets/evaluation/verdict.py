@@ -20,6 +20,8 @@ KEEPS_NEARLY_ALL = 0.95
 MANY_EPOCHS = 4.0
 # Of what two students differ in; more would bury the outcome.
 NUM_SHOWN_SETTINGS = 4
+# From so many on, students are told in short before each is by itself.
+NUM_WORTH_A_LIST = 4
 
 
 def verdict(students: Sequence[StudentRecord], *, baseline: str, excluded_domains: Collection[str] = ()) -> str:
@@ -31,7 +33,7 @@ def verdict(students: Sequence[StudentRecord], *, baseline: str, excluded_domain
         excluded_domains: left out of the losses along the way, as they are of the totals.
 
     Returns:
-        A paragraph a student, separated by blank lines.
+        A paragraph a student, separated by blank lines; of many, one before them that says who ended lower and higher.
 
     Raises:
         TrainingError: if there is no student of the baseline's name.
@@ -40,7 +42,27 @@ def verdict(students: Sequence[StudentRecord], *, baseline: str, excluded_domain
     others = [student for student in students if student is not base]
     if not others:
         return f"{_named(base)} is the only student; there is nothing to compare it with."
-    return "\n\n".join(" ".join(_judge(student, base, excluded_domains)) for student in others)
+    paragraphs = [" ".join(_judge(student, base, excluded_domains)) for student in others]
+    if len(others) >= NUM_WORTH_A_LIST:
+        paragraphs.insert(0, _in_short(others, base))
+    return "\n\n".join(paragraphs)
+
+
+def _in_short(others: Sequence[StudentRecord], base: StudentRecord) -> str:
+    """Say which students end lower than their baseline, which alike, and which higher, the lowest first."""
+    losses = {one.name: one.mean("nll_nats_per_token") for one in others if one.tokenizer == base.tokenizer}
+    base_loss = base.mean("nll_nats_per_token")
+    ranked = sorted(losses.items(), key=lambda one: one[1])
+    parts = []
+    for word, is_so in (
+        ("lower", [one for one in ranked if base_loss - one[1] >= EQUAL_NATS_PER_TOKEN]),
+        ("alike", [one for one in ranked if abs(base_loss - one[1]) < EQUAL_NATS_PER_TOKEN]),
+        ("higher", [one for one in ranked if one[1] - base_loss >= EQUAL_NATS_PER_TOKEN]),
+    ):
+        if is_so:
+            parts.append(f"{len(is_so)} end {word}: {', '.join(f'{name} {loss:.3f}' for name, loss in is_so)}")
+    seeds = ". With one seed each that is no order" if all(len(one.runs) == 1 for one in (base, *others)) else ""
+    return f"Of {len(losses)} held against {base.name} ({base_loss:.3f} nats a token), {'; '.join(parts)}{seeds}."
 
 
 def unheld(student: StudentRecord) -> str:

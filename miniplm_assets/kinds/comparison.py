@@ -239,7 +239,7 @@ def _student(work: Work[Compared], name: str, selections: dict[str, SelectionRec
 
 COMPARISON = Kind(
     name=NAME,
-    code_version="3",
+    code_version="4",
     section="reports",
     technologies=frozenset({"matplotlib", "parquet"}),
     description="""All students side by side, each against its baseline, where it names one.

@@ -174,7 +174,7 @@ several students use is shared by them. Attention over the context is left out, 
 )
 BREAK_EVEN = Kind(
     name="break_even",
-    code_version="1",
+    code_version="2",
     section="reports",
     technologies=frozenset({"parquet", "matplotlib"}),
     description="""One row for each pair of students: from how many students on the one is the cheaper way to the loss
