@@ -334,8 +334,10 @@ ROWS = [
     Row("generations.continued.sequences_per_batch", 64, 32, GENERATED, "generated"),
     Row("generations.continued.sequences_per_part", 1_024, 5, NOTHING, "generated"),
     Row("generations.continued.device", "auto", "cpu", NOTHING, "generated"),
-    Row("generations.continued.backend", "torch", None, NOTHING, "generated"),  # vllm is refused
-    Row("generations.continued.engine", "local", None, NOTHING, "generated"),  # ray is refused
+    Row("generations.continued.backend", "torch", "vllm", GENERATED, "generated"),
+    Row("generations.continued.engine", "local", "ray", NOTHING, "generated"),
+    Row("generations.continued.num_workers", None, 3, NOTHING, "generated_on_ray"),
+    Row("generations.continued.tensor_parallel_size", 1, 2, NOTHING, "generated_by_vllm"),
     Row("generations.continued.owners", (), ["a@b.c"], NOTHING, "generated"),
     Row("students.seqkd.corpus", "candidates", "generated_corpus/drawn", STUDENT, "generated"),
     Row("teachers.large.model.training.token_budget", REQUIRED, 11, TEACHER | GENERATED, "generated"),
@@ -461,6 +463,14 @@ def generated(content: dict[str, Any]) -> None:
     content["students"]["seqkd"] = {**content["students"]["plain"], "corpus": "generated_corpus/continued"}
 
 
+def generated_by(**settings: str) -> Callable[[dict[str, Any]], None]:
+    def change(content: dict[str, Any]) -> None:
+        generated(content)
+        content["generations"]["continued"].update(settings)
+
+    return change
+
+
 PAIR = {"teacher": "large", "reference": "small"}
 VARIANTS |= {
     "distilled": distilled,
@@ -475,6 +485,8 @@ VARIANTS |= {
     "filtered": filtered,
     "guessed": guessed,
     "generated": generated,
+    "generated_on_ray": generated_by(engine="ray"),
+    "generated_by_vllm": generated_by(backend="vllm"),
 }
 
 
