@@ -37,5 +37,9 @@ def row_ids(shard_fingerprint: str, *, num_rows: int, shard: str) -> NDArray[np.
             f"shard {shard}: {num_rows:,} rows, but an id numbers at most {MAX_ROWS_PER_SHARD:,} in one file. "
             "Split the file."
         )
-    prefix = int(shard_fingerprint[: SHARD_BITS // 4], 16) << ROW_BITS
-    return prefix + np.arange(num_rows, dtype=np.int64)
+    return first_id(shard_fingerprint) + np.arange(num_rows, dtype=np.int64)
+
+
+def first_id(shard_fingerprint: str) -> int:
+    """Return the id of the first row of one shard, by the fingerprint of its result."""
+    return int(shard_fingerprint[: SHARD_BITS // 4], 16) << ROW_BITS

@@ -7,6 +7,8 @@ from typing import Any, Final, Literal
 Reason = Literal[
     "not_json", "not_an_object", "no_text", "text_not_a_string", "not_utf8", "empty", "too_long"
 ]  # fmt: skip
+# Why a document is dropped that could have stayed.
+TwinReason = Literal["exact_duplicate"]
 
 # Enough to recognise a row in an editor, little enough to print a hundred of them.
 EXCERPT_CHARACTERS: Final = 120
@@ -25,12 +27,23 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """One row that is not a document: its file (relative to the source), line, reason and first characters."""
+    """One row that is not a document, or one too many.
+
+    Attributes:
+        file: relative to the source.
+        line: from 1.
+        reason: why.
+        excerpt: its first characters.
+        twin_id: the document that stays in the place of a duplicate.
+        similarity: of that one and a duplicate, in (0, 1].
+    """
 
     file: str
     line: int
-    reason: Reason
+    reason: Reason | TwinReason
     excerpt: str
+    twin_id: int | None = None
+    similarity: float | None = None
 
 
 def check_text(text: object, *, max_document_bytes: int) -> tuple[Reason | None, int]:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from miniplm_assets.core.identity import MAX_ROWS_PER_SHARD, row_ids
+from miniplm_assets.core.identity import MAX_ROWS_PER_SHARD, first_id, row_ids
 
 DOCUMENTS: Final = pa.schema(
     [
@@ -32,6 +32,8 @@ REJECTED: Final = pa.schema(
         ("excerpt", pa.string()),
     ]
 )
+# Of a corpus of which duplicates are dropped.
+REJECTED_WITH_TWINS: Final = pa.schema([*REJECTED, ("twin_id", pa.int64()), ("similarity", pa.float32())])
 SPAN: Final = pa.struct([("document_id", pa.int64()), ("char_start", pa.int64()), ("char_end", pa.int64())])
 SEQUENCES: Final = pa.schema(
     [
@@ -110,13 +112,17 @@ class RowGroupWriter:
 
 
 class RowNumbers:
-    """Hands out the ids of a shard's rows in order, for a shard whose number of rows is not known beforehand."""
+    """Hands out the ids of a shard's rows in order, for a shard whose number of rows is not known beforehand.
+
+    Attributes:
+        first: the first of them.
+    """
 
     def __init__(self, shard_fingerprint: str, *, shard: str) -> None:
         self._shard_fingerprint = shard_fingerprint
         self._shard = shard
         self._num_rows = 0
-        self._first = int(row_ids(shard_fingerprint, num_rows=1, shard=shard)[0])
+        self.first = first_id(shard_fingerprint)
 
     def take(self, num_rows: int) -> NDArray[np.int64]:
         """Return the next ids, int64 of shape (num_rows,).
@@ -128,4 +134,4 @@ class RowNumbers:
         self._num_rows += num_rows
         if self._num_rows > MAX_ROWS_PER_SHARD:
             row_ids(self._shard_fingerprint, num_rows=self._num_rows, shard=self._shard)  # says what is wrong
-        return self._first + np.arange(start, self._num_rows, dtype=np.int64)
+        return self.first + np.arange(start, self._num_rows, dtype=np.int64)

@@ -1,5 +1,6 @@
 """The experiment file: one YAML that names the corpus, the models, the selections and the students."""
 
+from miniplm_assets.experiment.cleaning import Cleaning
 from miniplm_assets.experiment.generations import Decoding, Generation, Sampling
 from miniplm_assets.experiment.load import load_experiment
 from miniplm_assets.experiment.models import (
@@ -34,6 +35,7 @@ from miniplm_assets.experiment.student_check import CANDIDATES
 __all__ = [
     "CANDIDATES",
     "Agreement",
+    "Cleaning",
     "CrossEntropy",
     "Decoding",
     "DemoSource",

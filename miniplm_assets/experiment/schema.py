@@ -10,6 +10,7 @@ from pydantic import Field, JsonValue, ValidationInfo, model_validator
 
 from miniplm_assets.core.splits import HELD_APART, REFERENCE, TEACHER, VALIDATION
 from miniplm_assets.experiment.automation import Automation
+from miniplm_assets.experiment.cleaning import Cleaning
 from miniplm_assets.experiment.cross_check import LEFT_OUT, CrossCheck
 from miniplm_assets.experiment.generations import Generation
 from miniplm_assets.experiment.models import Owners, Scored, Seed, StudentTraining, TokenizerSource
@@ -49,6 +50,7 @@ class Corpus(Settings):
 
     source: Source
     fields: DocumentFields = DocumentFields()
+    cleaning: Cleaning = Cleaning()
     splits: Splits = Splits()
     max_rejected_share: float = Field(
         0.01, ge=0, le=1, description="of the rows; where more are no documents, a check warns"

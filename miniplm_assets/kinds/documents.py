@@ -1,11 +1,15 @@
 """`documents`: the texts of each corpus file, read, checked and split."""
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import ClassVar, Final
 
 from miniplm_assets.core.facts import counts_in_words, sum_facts
+from miniplm_assets.core.identity import first_id
 from miniplm_assets.corpus.documents import write_documents
-from miniplm_assets.experiment import DemoSource, DocumentFields, Source, Splits
+from miniplm_assets.corpus.duplicates import KeptDocuments
+from miniplm_assets.corpus.hashes import Hashes
+from miniplm_assets.experiment import Cleaning, DemoSource, DocumentFields, Source, Splits
 from miniplm_assets.experiment.settings import Settings, nearest
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS
 from miniplm_assets.lineage.kind import Blueprint, Check, Kind, Node
@@ -40,6 +44,7 @@ class Reading(Settings):
         source: where the files are. Their content is an input; of the source only the format counts.
         format: of the files.
         fields: which of a row's are read.
+        cleaning: which documents are dropped.
         splits: shares of the documents.
         seed: of the split.
         max_rejected_share: of the rows; more is a warning.
@@ -56,6 +61,7 @@ class Reading(Settings):
     seed: int
     max_rejected_share: float
     excluded_domains: tuple[str, ...]
+    cleaning: Cleaning = Cleaning()
 
 
 def _nodes(blueprint: Blueprint) -> Iterator[Node[Reading]]:
@@ -71,14 +77,17 @@ def _nodes(blueprint: Blueprint) -> Iterator[Node[Reading]]:
             seed=blueprint.experiment.seed,
             max_rejected_share=corpus.max_rejected_share,
             excluded_domains=blueprint.experiment.evaluation.excluded_domains,
+            cleaning=corpus.cleaning,
         ),
+        reads_earlier_pieces=corpus.cleaning.drops_duplicates,
     )
 
 
 def _make(work: Work[Reading]) -> Result:
-    """Read, check and split the documents of each corpus file."""
+    """Read, check, clean and split the documents of each corpus file."""
     settings = work.settings
     observed = {shard.name: shard for shard in work.run.snapshot().shards}
+    earlier = _Earlier(work) if settings.cleaning.drops_duplicates else None
 
     def write(shard: str, draft: Draft) -> None:
         draft.facts = write_documents(
@@ -90,6 +99,7 @@ def _make(work: Work[Reading]) -> Result:
             shard_fingerprint=draft.recipe.fingerprint,
             folder=draft.path,
             report=work.report,
+            kept=None if earlier is None else earlier.kept_before(shard),
         )
 
     def check(pieces: Mapping[str, Result]) -> Iterator[CheckOutcome]:
@@ -98,6 +108,24 @@ def _make(work: Work[Reading]) -> Result:
         yield _few_rows_are_rejected(settings.max_rejected_share, pieces)
 
     return work.make_pieces(write, check=check)
+
+
+class _Earlier:
+    """The documents that stay of the corpus files before one: as this run found them, or as they are stored."""
+
+    def __init__(self, work: Work[Reading]) -> None:
+        self._work = work
+        self._shards = deque(sorted(work.piece_recipes))
+        self._kept = KeptDocuments()
+
+    def kept_before(self, shard: str) -> KeptDocuments:
+        """Return those before a corpus file, which those of the file itself are added to."""
+        while (earlier := self._shards.popleft()) != shard:
+            recipe = self._work.piece_recipes[earlier]
+            self._work.run.stop.look()
+            self._kept.begin_shard(first_id(recipe.fingerprint))
+            self._kept.add(Hashes.read(self._work.pipeline.store.require(recipe).file(tables.HASHES)))
+        return self._kept
 
 
 def _domain_field_is_found(field: str | None, pieces: Mapping[str, Result]) -> CheckOutcome:
@@ -155,7 +183,7 @@ DOCUMENTS = Kind(
     description="""One row for each document: its text, its domain, and its split, which the text alone decides.
 
 Rows that are no document (not JSON, no text, not UTF-8, empty, too long) lie in `rejected.parquet` beside them, each
-with its file, line and reason.""",
+with its file, line and reason. So do those that `corpus.cleaning` drops: a duplicate with the id of its twin.""",
     nodes=_nodes,
     make=_make,
     pieces="shard",

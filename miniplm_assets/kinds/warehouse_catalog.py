@@ -24,6 +24,8 @@ REJECTED_COLUMNS: Final = {
     "line": "line or row in the file, from 1",
     "reason": "why it is no document",
     "excerpt": "how it begins",
+    "twin_id": "the document that stays in the place of a duplicate",
+    "similarity": "of that one and a duplicate; 1 where the texts are the same",
 }
 
 
@@ -98,9 +100,11 @@ def _tables(work: Work[Place]) -> Iterator[CatalogTable]:
             files=files,
             is_copied=not kind.is_view,
         )
+    drops_duplicates = any(node.settings.cleaning.drops_duplicates for node in by_kind[DOCUMENTS.name])
     yield CatalogTable(
         name="rejected_documents",
-        description="One row for each row of the corpus that is no document, or that a tokenizer cannot encode.",
+        description="One row for each row of the corpus that is no document, or that a tokenizer cannot encode"
+        + ("; and for each duplicate." if drops_duplicates else "."),
         columns=REJECTED_COLUMNS,
         files={
             (): [
@@ -109,6 +113,7 @@ def _tables(work: Work[Place]) -> Iterator[CatalogTable]:
                 for result in work.input_pieces(node.key).values()
             ]
         },
+        differs=drops_duplicates,
     )
 
 

@@ -4,6 +4,7 @@ Nothing has to run for it: a fingerprint follows from the graph and the content 
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any, Final
@@ -15,6 +16,8 @@ from miniplm_assets.lineage.graph import Graph
 from miniplm_assets.lineage.kind import EVERY_SHARD, Node
 
 RAW_CORPUS: Final = "raw_corpus"
+# The role of the piece of the file before, where pieces read those before them: by that one, it rests on all of them.
+PIECE_BEFORE: Final = "piece_before"
 
 
 class Fingerprints:
@@ -87,7 +90,11 @@ class Fingerprints:
         node = self.graph[key]
         if node.kind.pieces == "seed":
             return {str(seed): self._seed(node, seed) for seed in node.seeds}
-        recipes = {shard: self._shard(node, shard) for shard in self.shards}
+        if node.reads_earlier_pieces:
+            in_order = self._each_on_the_one_before(node)
+            recipes = {shard: in_order[shard] for shard in self.shards}
+        else:
+            recipes = {shard: self._shard(node, shard) for shard in self.shards}
         by_prefix: dict[str, str] = {}
         for shard, recipe in recipes.items():
             other = by_prefix.setdefault(recipe.fingerprint[: SHARD_BITS // 4], shard)
@@ -95,6 +102,15 @@ class Fingerprints:
                 raise CorpusError(
                     f"{key}: shards {other} and {shard} would share ids; rename either file to give it others"
                 )
+        return recipes
+
+    def _each_on_the_one_before(self, node: Node[Any]) -> dict[str, Recipe]:
+        recipes: dict[str, Recipe] = {}
+        before: dict[str, str] = {}
+        for shard in sorted(self.shards):
+            alone = self._shard(node, shard)
+            recipes[shard] = replace(alone, inputs={**alone.inputs, **before})
+            before = {PIECE_BEFORE: recipes[shard].fingerprint}
         return recipes
 
     def _shard(self, node: Node[Any], shard: str) -> Recipe:

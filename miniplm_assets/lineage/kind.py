@@ -142,6 +142,8 @@ class Node(Generic[S]):
         names: what the experiment file calls it; none for an asset that there is only one of.
         inputs: the key of each input, by the role that it plays.
         shards: patterns of the corpus files that it reads, where its inputs are by shard.
+        reads_earlier_pieces: whether what is made of a corpus file depends on what was made of those whose names come
+            before its own.
         seeds: of an asset with a result for each seed.
         folder: a local folder whose content goes into it.
         gates: keys of assets whose checks must pass first, and which are no part of its result.
@@ -154,6 +156,7 @@ class Node(Generic[S]):
     names: tuple[str, ...] = ()
     inputs: Mapping[str, str] = field(default_factory=dict)
     shards: tuple[str, ...] = EVERY_SHARD
+    reads_earlier_pieces: bool = False
     seeds: tuple[int, ...] = ()
     folder: Path | None = None
     gates: tuple[str, ...] = ()

@@ -223,6 +223,9 @@ class Work(Generic[S]):
                 raise
             except CorpusError as error:  # one bad file does not keep the good ones from being made
                 faults.append(error)
+                if self.node.reads_earlier_pieces:
+                    error.add_note("The files after it are read once this one is good: what stays of them rests on it.")
+                    break
                 if len(faults) == MAX_BAD_FILES:
                     error.add_note(f"After {MAX_BAD_FILES} files like that the others were not looked at.")
                     break

@@ -39,6 +39,7 @@ class CatalogTable:
         files: the Parquet files of each asset or piece, by the values of `name_columns`; all with the same columns.
             What has no files is left out, and a table without any.
         is_copied: whether its rows are copied in; for small tables.
+        differs: whether some of the files have columns that others have not.
     """
 
     name: str
@@ -47,6 +48,7 @@ class CatalogTable:
     files: Mapping[tuple[str | int, ...], Sequence[Path]]
     name_columns: tuple[str, ...] = ()
     is_copied: bool = False
+    differs: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +166,8 @@ def _union(table: CatalogTable) -> str:
             f"{_literal(name) if isinstance(name, str) else name} as {_identifier(column)}, "
             for name, column in zip(names, table.name_columns, strict=True)
         )
-        parts.append(f"select {named}* from read_parquet([{files}], hive_partitioning = false)")  # noqa: S608
+        by_name = ", union_by_name = true" if table.differs else ""
+        parts.append(f"select {named}* from read_parquet([{files}], hive_partitioning = false{by_name})")  # noqa: S608
     return " union all by name ".join(parts)
 
 

@@ -4,5 +4,6 @@ from typing import Final
 
 DOCUMENTS: Final = "documents.parquet"
 REJECTED: Final = "rejected.parquet"
+HASHES: Final = "hashes.parquet"
 SEQUENCES: Final = "sequences.parquet"
 SCORES: Final = "scores.parquet"
