@@ -163,6 +163,7 @@ ROWS = [
     Row("corpus.source.boilerplate_share", 0.07, 0.1, LISTING, "demo"),
     Row("corpus.fields.text_field", "text", "content", DOCUMENTS),
     Row("corpus.fields.domain_field", None, "meta.source", DOCUMENTS),
+    Row("corpus.cleaning.languages", (), ["de", "en"], DOCUMENTS),
     Row("corpus.cleaning.duplicates", "none", "exact", DOCUMENTS),
     Row("corpus.max_rejected_share", 0.01, 0.5, set()),
     Row("corpus.fields.max_document_bytes", 10_000_000, 9, DOCUMENTS),

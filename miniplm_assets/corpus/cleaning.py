@@ -7,8 +7,6 @@ from typing import Any, Final, Literal
 Reason = Literal[
     "not_json", "not_an_object", "no_text", "text_not_a_string", "not_utf8", "empty", "too_long"
 ]  # fmt: skip
-# Why a document is dropped that could have stayed.
-TwinReason = Literal["exact_duplicate"]
 
 # Enough to recognise a row in an editor, little enough to print a hundred of them.
 EXCERPT_CHARACTERS: Final = 120
@@ -32,7 +30,7 @@ class Rejected:
     Attributes:
         file: relative to the source.
         line: from 1.
-        reason: why.
+        reason: a `Reason`; or of a document that is dropped, exact_duplicate, or language_ and the code of its own.
         excerpt: its first characters.
         twin_id: the document that stays in the place of a duplicate.
         similarity: of that one and a duplicate, in (0, 1].
@@ -40,7 +38,7 @@ class Rejected:
 
     file: str
     line: int
-    reason: Reason | TwinReason
+    reason: str
     excerpt: str
     twin_id: int | None = None
     similarity: float | None = None

@@ -2,21 +2,22 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final
 
 from miniplm_assets.core.errors import CorpusError
 from miniplm_assets.core.facts import counts_in_words
 from miniplm_assets.core.splits import SPLITS, split_of
+from miniplm_assets.corpus.cleaner import Cleaner
 from miniplm_assets.corpus.cleaning import UNKNOWN_DOMAIN, Document, Rejected
-from miniplm_assets.corpus.dropping import Dropping
 from miniplm_assets.corpus.duplicates import KeptDocuments
+from miniplm_assets.corpus.listing import file_names
 from miniplm_assets.corpus.progress import Progress, Report
 from miniplm_assets.corpus.readers import read_rows
 from miniplm_assets.corpus.row_keys import RowKeys
 from miniplm_assets.corpus.shards import ObservedShard, unchanged_while_read
-from miniplm_assets.corpus.tables import DOCUMENTS, REJECTED, REJECTED_WITH_TWINS, RowGroupWriter, RowNumbers
+from miniplm_assets.corpus.tables import RowGroupWriter, RowNumbers
+from miniplm_assets.experiment.cleaning import Cleaning
 from miniplm_assets.experiment.sources import DocumentFields, Source
 from miniplm_assets.storage.tables import DOCUMENTS as DOCUMENTS_FILE
 from miniplm_assets.storage.tables import REJECTED as REJECTED_FILE
@@ -35,6 +36,7 @@ def write_documents(
     shard_fingerprint: str,
     folder: Path,
     report: Report,
+    cleaning: Cleaning | None = None,
     kept: KeptDocuments | None = None,
 ) -> dict[str, Any]:
     """Write the documents of a shard, and apart from them the rows that are none, or one too many.
@@ -49,13 +51,14 @@ def write_documents(
         folder: gets documents.parquet and rejected.parquet, always both; and hashes.parquet, where duplicates are
             dropped.
         report: called with a sentence every few seconds.
+        cleaning: which documents are dropped; absent: none.
         kept: the documents of the shards before, which those that stay of this one are added to; None where
             duplicates stay.
 
     Returns:
         num_documents, num_rejected, num_bytes, documents_per_split, rejected_per_reason, domains, num_without_domain
-        (documents that have no domain_field, or an empty one), keys (of its rows); and where duplicates are dropped,
-        num_duplicates, duplicates_per_reason, duplicates_per_domain. Duplicates are not counted as rejected.
+        (documents that have no domain_field, or an empty one), keys (of its rows); and what `Cleaner.facts`
+        says of what is dropped, which is not counted as rejected.
 
     Raises:
         CorpusError: if a file cannot be read, has no text column, is no JSON lines, or has rows of which none is a
@@ -71,22 +74,25 @@ def write_documents(
     documents: list[Document] = []
     rejected: list[Rejected] = []
     progress = Progress(report)
-    dropping = None if kept is None else Dropping(kept, shard, source, ids.first, folder)
+    cleaner = Cleaner(
+        cleaning or Cleaning(),
+        kept,
+        files=file_names(shard.name, shard.files, source),
+        first_document_id=ids.first,
+        folder=folder,
+    )
     with (
         unchanged_while_read(shard, source=source),
-        RowGroupWriter(folder / DOCUMENTS_FILE, DOCUMENTS) as documents_writer,
-        RowGroupWriter(
-            folder / REJECTED_FILE, REJECTED if dropping is None else REJECTED_WITH_TWINS
-        ) as rejected_writer,
-        nullcontext() if dropping is None else dropping,
+        RowGroupWriter(folder / DOCUMENTS_FILE, cleaner.document_schema) as documents_writer,
+        RowGroupWriter(folder / REJECTED_FILE, cleaner.rejected_schema) as rejected_writer,
+        cleaner,
     ):
 
         def write_batch() -> None:
             nonlocal total_bytes
             per_reason.update(row.reason for row in rejected)
-            if dropping is not None:
-                rejected.extend(dropping.drop(documents))
-                rejected.sort(key=lambda row: row.line)
+            rejected.extend(cleaner.drop(documents))
+            rejected.sort(key=lambda row: row.line)
             splits = [split_of(document.text, shares=shares, seed=seed) for document in documents]
             for split in splits:
                 per_split[split] += 1
@@ -100,6 +106,7 @@ def write_documents(
                     "text": [document.text for document in documents],
                     "num_bytes": [document.num_bytes for document in documents],
                 }
+                | cleaner.document_columns()
             )
             rejected_writer.write(
                 {
@@ -109,7 +116,7 @@ def write_documents(
                     "reason": [row.reason for row in rejected],
                     "excerpt": [row.excerpt for row in rejected],
                 }
-                | ({} if dropping is None else dropping.columns(rejected))
+                | cleaner.rejected_columns(rejected)
             )
             total_bytes += sum(document.num_bytes for document in documents)
             per_domain.update(document.domain for document in documents)
@@ -131,7 +138,7 @@ def write_documents(
                 )
         write_batch()
     num_documents = sum(per_split.values())
-    if per_reason and not num_documents and (dropping is None or not dropping.per_reason):
+    if per_reason and not num_documents and not cleaner.num_dropped:
         raise CorpusError(_none_is_a_document(shard.name, per_reason, fields.text_field, keys))
     return {
         "num_documents": num_documents,
@@ -142,7 +149,7 @@ def write_documents(
         "domains": sorted(per_domain),
         "num_without_domain": per_domain[UNKNOWN_DOMAIN] if fields.domain_field is not None else 0,
         "keys": keys.names,
-        **({} if dropping is None else dropping.facts()),
+        **cleaner.facts(),
     }
 
 

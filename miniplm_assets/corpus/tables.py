@@ -32,8 +32,9 @@ REJECTED: Final = pa.schema(
         ("excerpt", pa.string()),
     ]
 )
-# Of a corpus of which duplicates are dropped.
-REJECTED_WITH_TWINS: Final = pa.schema([*REJECTED, ("twin_id", pa.int64()), ("similarity", pa.float32())])
+# Of documents whose language is looked for; of rejected rows, where duplicates are dropped.
+LANGUAGE: Final = pa.schema([("language", pa.string())])
+TWIN: Final = pa.schema([("twin_id", pa.int64()), ("similarity", pa.float32())])
 SPAN: Final = pa.struct([("document_id", pa.int64()), ("char_start", pa.int64()), ("char_end", pa.int64())])
 SEQUENCES: Final = pa.schema(
     [
@@ -49,7 +50,7 @@ SEQUENCES: Final = pa.schema(
     ]
 )
 # Columns that repeat few values; a dictionary of texts or ids would only cost time.
-_DICTIONARY_COLUMNS: Final = ("shard", "domain", "split", "reason", "file")
+_DICTIONARY_COLUMNS: Final = ("shard", "domain", "split", "reason", "file", "language")
 # A reader holds a row group at once: small enough for many readers, large enough for fast scans.
 ROW_GROUP_ROWS: Final = 16_384
 ROW_GROUP_BYTES: Final = 32 << 20

@@ -99,6 +99,7 @@ def _make(work: Work[Reading]) -> Result:
             shard_fingerprint=draft.recipe.fingerprint,
             folder=draft.path,
             report=work.report,
+            cleaning=settings.cleaning,
             kept=None if earlier is None else earlier.kept_before(shard),
         )
 
@@ -183,7 +184,8 @@ DOCUMENTS = Kind(
     description="""One row for each document: its text, its domain, and its split, which the text alone decides.
 
 Rows that are no document (not JSON, no text, not UTF-8, empty, too long) lie in `rejected.parquet` beside them, each
-with its file, line and reason. So do those that `corpus.cleaning` drops: a duplicate with the id of its twin.""",
+with its file, line and reason. So do those that `corpus.cleaning` drops: a duplicate with the id of its twin, others
+with their language.""",
     nodes=_nodes,
     make=_make,
     pieces="shard",
@@ -198,5 +200,6 @@ with its file, line and reason. So do those that `corpus.cleaning` drops: a dupl
         "split": "candidate, reference, validation or teacher; equal texts are in the same one",
         "text": "the whole text",
         "num_bytes": "of the text in UTF-8",
+        "language": "its code, where corpus.cleaning.languages asks for it",
     },
 )

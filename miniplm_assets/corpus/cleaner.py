@@ -1,0 +1,154 @@
+"""Drops documents though nothing is wrong with them: those of other languages, and those that are there twice."""
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+
+from miniplm_assets.corpus.cleaning import Document, Rejected, excerpt_of
+from miniplm_assets.corpus.duplicates import NO_TWIN, KeptDocuments
+from miniplm_assets.corpus.hashes import SCHEMA, Hashes
+from miniplm_assets.corpus.languages import languages_of
+from miniplm_assets.corpus.tables import DOCUMENTS, LANGUAGE, REJECTED, TWIN, RowGroupWriter
+from miniplm_assets.experiment.cleaning import EVERY_LANGUAGE, Cleaning
+from miniplm_assets.storage.tables import HASHES as HASHES_FILE
+
+
+class Cleaner:
+    """Drops documents of one corpus file.
+
+    Args:
+        cleaning: which.
+        kept: the documents of the files before, which those that stay of this one are added to; None where duplicates
+            stay.
+        files: the names of its files: one, or of a folder of texts one for each line.
+        first_document_id: of those that stay.
+        folder: gets the hashes of these, where duplicates are dropped.
+    """
+
+    def __init__(
+        self,
+        cleaning: Cleaning,
+        kept: KeptDocuments | None,
+        *,
+        files: Sequence[str],
+        first_document_id: int,
+        folder: Path,
+    ) -> None:
+        self._cleaning = cleaning
+        self._kept = kept
+        self._files = files
+        self._folder = folder
+        self._languages: list[str] = []  # of the documents that stayed last
+        self._per_language: Counter[str] = Counter()
+        self._per_other_language: Counter[str] = Counter()
+        self._per_twin_reason: Counter[str] = Counter()
+        self._per_twin_domain: Counter[str] = Counter()
+        self._open = ExitStack()
+        if kept is not None:
+            kept.begin_shard(first_document_id)
+
+    def __enter__(self) -> Self:
+        if self._kept is not None:
+            self._writer = self._open.enter_context(RowGroupWriter(self._folder / HASHES_FILE, SCHEMA))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.__exit__(kind, error, trace)
+
+    @property
+    def document_schema(self) -> pa.Schema:
+        """The columns of documents.parquet."""
+        return pa.schema([*DOCUMENTS, *(LANGUAGE if self._cleaning.names_languages else [])])
+
+    @property
+    def rejected_schema(self) -> pa.Schema:
+        """The columns of rejected.parquet."""
+        return pa.schema([*REJECTED, *(TWIN if self._kept is not None else [])])
+
+    @property
+    def num_dropped(self) -> int:
+        """How many documents were dropped."""
+        return self._per_other_language.total() + self._per_twin_reason.total()
+
+    def drop(self, documents: list[Document]) -> list[Rejected]:
+        """Take what is dropped out of the next documents, and return it."""
+        return [*self._drop_other_languages(documents), *self._drop_twins(documents)]
+
+    def document_columns(self) -> dict[str, Any]:
+        """Return the further columns of documents.parquet, for the documents that stayed last."""
+        return {"language": self._languages} if self._cleaning.names_languages else {}
+
+    def rejected_columns(self, rejected: Sequence[Rejected]) -> dict[str, Any]:
+        """Return the further columns of rejected.parquet."""
+        if self._kept is None:
+            return {}
+        return {"twin_id": [row.twin_id for row in rejected], "similarity": [row.similarity for row in rejected]}
+
+    def facts(self) -> dict[str, Any]:
+        """Return what was dropped, and of which language the rest is; nothing where nobody looked."""
+        facts: dict[str, Any] = {}
+        if self._cleaning.names_languages:
+            facts["num_of_other_languages"] = self._per_other_language.total()
+            facts["dropped_per_language"] = dict(sorted(self._per_other_language.items()))
+            facts["documents_per_language"] = dict(sorted(self._per_language.items()))
+        if self._kept is not None:
+            facts["num_duplicates"] = self._per_twin_reason.total()
+            facts["duplicates_per_reason"] = dict(sorted(self._per_twin_reason.items()))
+            facts["duplicates_per_domain"] = dict(sorted(self._per_twin_domain.items()))
+        return facts
+
+    def _drop_other_languages(self, documents: list[Document]) -> list[Rejected]:
+        if not self._cleaning.names_languages:
+            return []
+        languages = languages_of(document.text for document in documents)
+        wanted = self._cleaning.languages
+        stay = [wanted == EVERY_LANGUAGE or language in wanted for language in languages]
+        self._languages = [language for language, stays in zip(languages, stay, strict=True) if stays]
+        dropped = [place for place, stays in enumerate(stay) if not stays]
+        self._per_other_language.update(languages[place] for place in dropped)
+        rejected = [self._rejected(documents[place], f"language_{languages[place]}") for place in dropped]
+        documents[:] = [document for document, stays in zip(documents, stay, strict=True) if stays]
+        self._per_language.update(self._languages)
+        return rejected
+
+    def _drop_twins(self, documents: list[Document]) -> list[Rejected]:
+        if self._kept is None:
+            return []
+        hashes = Hashes.of([document.text for document in documents])
+        twins = self._kept.twins(hashes)
+        are_kept = twins.document_id == NO_TWIN
+        self._writer.write(hashes.taking(np.flatnonzero(are_kept)).columns())
+        rejected = []
+        for place in np.flatnonzero(~are_kept).tolist():
+            reason = "exact_duplicate"
+            self._per_twin_reason[reason] += 1
+            self._per_twin_domain[documents[place].domain] += 1
+            twin_id, similarity = int(twins.document_id[place]), float(twins.similarity[place])
+            rejected.append(self._rejected(documents[place], reason, twin_id, similarity))
+        stay = np.flatnonzero(are_kept).tolist()
+        documents[:] = [documents[place] for place in stay]
+        if self._cleaning.names_languages:
+            self._per_language.subtract(self._languages)
+            self._languages = [self._languages[place] for place in stay]
+            self._per_language.update(self._languages)
+        return rejected
+
+    def _rejected(
+        self, document: Document, reason: str, twin_id: int | None = None, similarity: float | None = None
+    ) -> Rejected:
+        return Rejected(
+            file=self._files[document.line - 1 if len(self._files) > 1 else 0],
+            line=document.line,
+            reason=reason,
+            excerpt=excerpt_of(document.text),
+            twin_id=twin_id,
+            similarity=similarity,
+        )
