@@ -57,7 +57,7 @@ def test_the_first_of_equal_texts_stays(seed: int) -> None:
     """Against a dictionary, whatever the sizes of files and batches."""
     generator = random.Random(seed)
     texts = [f"text {generator.randrange(3_000)}" for _ in range(5_000)]
-    kept, first_of, place, shard = KeptDocuments(), {}, 0, 0
+    kept, first_of, place, shard = KeptDocuments(None), {}, 0, 0
     while place < len(texts):
         shard += 1
         next_id = shard << 27
@@ -65,7 +65,7 @@ def test_the_first_of_equal_texts_stays(seed: int) -> None:
         for _ in range(generator.randrange(4)):
             batch = texts[place : place + generator.randrange(700)]
             place += len(batch)
-            twins = kept.twins(Hashes.of(batch))
+            twins = kept.twins(Hashes.of(batch, None))
             expected = []
             for text in batch:
                 expected.append(first_of.get(text, NO_TWIN))
@@ -140,8 +140,12 @@ def require_first_ones(pipeline: Any, folder: Path) -> None:
 
 
 def texts(seed: int, num_texts: int) -> list[str]:
+    """Some texts twice, some alike."""
     generator = random.Random(seed)
-    return [f"the text of number {generator.randrange(150)}" for _ in range(num_texts)]
+    return [
+        f"the text of {generator.randrange(40)} is followed by words that are the same in all of them but {last}"
+        for last in (generator.randrange(4) for _ in range(num_texts))
+    ]
 
 
 ODD = ["", " \n\t", "一模一样的文字。", "一模一样的文字。", "a", "a ", "long " * 50_000, "long " * 50_000]
@@ -169,7 +173,8 @@ def test_a_file_more_costs_that_file_and_those_behind_it(tmp_path: Path) -> None
     require_first_ones(pipeline, corpus)
 
 
-def test_what_is_made_file_by_file_is_what_is_made_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("duplicates", ["exact", "near"])
+def test_what_is_made_file_by_file_is_what_is_made_at_once(tmp_path: Path, duplicates: str) -> None:
     def digests(pipeline: Any) -> list[Any]:
         recipes = pipeline.latest_fingerprints().pieces("documents").values()
         return [pipeline.store.require(recipe).manifest.files for recipe in recipes]
@@ -181,9 +186,11 @@ def test_what_is_made_file_by_file_is_what_is_made_at_once(tmp_path: Path) -> No
         for last in steps:
             upto = {letter: texts(ord(letter), 120) for letter in "abc"[: "abc".index(last) + 1]}
             write_corpus(folder / "corpus", **upto)
-            pipeline, _ = materialise(experiment(folder, duplicates="exact"))
+            pipeline, _ = materialise(experiment(folder, duplicates=duplicates))
         found.append(digests(pipeline))
     assert found[0] == found[1]
+    reasons = set(tables(pipeline)[1]["reason"])
+    assert reasons == {"exact_duplicate"} | ({"near_duplicate"} if duplicates == "near" else set())
 
 
 def test_duplicates_are_counted_by_file_and_domain_and_are_no_bad_rows(tmp_path: Path) -> None:

