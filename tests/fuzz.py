@@ -31,9 +31,11 @@ from hypothesis import strategies as st
 from miniplm_assets.core.errors import MiniplmError
 from miniplm_assets.core.recipe import Recipe
 from miniplm_assets.corpus.documents import write_documents
+from miniplm_assets.corpus.duplicates import KeptDocuments
 from miniplm_assets.corpus.shards import FileSource, observe_corpus
 from miniplm_assets.corpus.tokenizer import load_tokenizer, train_tokenizer
-from miniplm_assets.experiment import DocumentFields, JsonlSource, ParquetSource, Scoring, load_experiment
+from miniplm_assets.experiment import Cleaning, DocumentFields, JsonlSource, ParquetSource, Scoring, load_experiment
+from miniplm_assets.experiment.cleaning import NearDuplicates
 from miniplm_assets.kinds.registry import DEMO, PROJECT, all_kinds
 from miniplm_assets.lineage.graph import build_graph
 from miniplm_assets.storage.sql_project import load_sql_project
@@ -193,6 +195,8 @@ def _enter_shard(source: type[JsonlSource] | type[ParquetSource], name: str) -> 
             shard_fingerprint="0" * 32,
             folder=target,
             report=lambda _line: None,
+            cleaning=Cleaning(languages=("*",), duplicates="near"),
+            kept=KeptDocuments(NearDuplicates()),
         )
 
     return enter

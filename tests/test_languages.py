@@ -10,7 +10,9 @@ from miniplm_assets.core.errors import ExperimentError
 from miniplm_assets.corpus.languages import CHARACTERS, languages_of
 from miniplm_assets.experiment import Cleaning, load_experiment
 from miniplm_assets.experiment.languages import LANGUAGES
+from miniplm_assets.lineage.work import Work
 from tests.test_duplicates import experiment, materialise, tables, write_corpus
+from tests.test_work import TestRun
 
 TEXTS = {
     "en": "The quick brown fox jumps over the lazy dog, and nobody in the village was surprised by that.",
@@ -114,3 +116,25 @@ def test_a_document_of_another_language_is_nobodys_twin(tmp_path: Path) -> None:
     ]
     facts = facts_of(pipeline)
     assert (facts["documents_per_language"], facts["num_duplicates"]) == ({"en": 1}, 2)
+
+
+@pytest.mark.parametrize(
+    ("languages", "passed", "is_warning"),
+    [
+        (["en"], True, False),
+        (["*"], True, False),
+        ([], True, False),
+        (["en", "sv"], False, True),
+        (["sv"], False, False),
+    ],
+)
+def test_a_language_that_no_document_is_in_is_named(
+    tmp_path: Path, languages: list[str], passed: bool, is_warning: bool
+) -> None:
+    write_corpus(tmp_path / "corpus", a=[TEXTS["en"]], b=[TEXTS["fr"]])
+    pipeline, _ = materialise(experiment(tmp_path, languages=languages))
+    work = Work(pipeline, pipeline.graph["documents"], TestRun(pipeline))
+    work.node.kind.make(work)  # all of it is stored
+    [check] = [check for check in work.tally.checks if check.name == "named_languages_are_found"]
+    assert check.passed == passed and (passed or check.is_warning == is_warning)
+    assert passed or "no document is in sv; dropped of others:" in check.description

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from miniplm_assets.core.errors import ExperimentError
 from miniplm_assets.corpus import signatures as signatures_module
@@ -211,6 +213,24 @@ def test_odd_texts(tmp_path: Path) -> None:
         ("b.jsonl", 3, "near_duplicate", id_of[ODD[8]]),
         ("b.jsonl", 5, "near_duplicate", id_of[ODD[10]]),
     ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.one_of(st.text(max_size=40), st.text("ab 猫!", max_size=12)), max_size=60), st.integers(0, 9))
+def test_of_any_texts_each_stays_or_has_a_twin_that_does(texts: list[str], seed: int) -> None:
+    """Short texts have few shingles, of which a hair's breadth decides; whether any is shared at all does not."""
+    stay = {}
+    for place, (twin, alike) in enumerate(twins_of(texts, NEAR, seed)):
+        if twin == NO_TWIN:
+            assert texts[place] not in stay.values()
+            stay[place] = texts[place]
+            continue
+        assert twin in stay and 0.79 < alike <= 1
+        mine, other = (
+            {shingle for some in shingles_of(text, 5) for shingle in some} for text in (texts[place], stay[twin])
+        )
+        assert mine & other
+        assert (alike == 1) or texts[place] != stay[twin]
 
 
 def test_a_file_more_costs_that_file_and_changes_nothing_before_it(tmp_path: Path) -> None:

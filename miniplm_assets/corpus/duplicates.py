@@ -153,7 +153,7 @@ class KeptDocuments:
 
 
 class _Grown(Generic[T]):
-    """An array that rows are added to; its memory is doubled where it is full."""
+    """An array that rows are added to; a quarter of its memory at most is free."""
 
     def __init__(self, empty: NDArray[T]) -> None:
         self._memory = empty
@@ -166,7 +166,7 @@ class _Grown(Generic[T]):
     def add(self, rows: NDArray[T]) -> None:
         num_rows = self.num_rows + len(rows)
         if num_rows > len(self._memory):
-            memory = np.empty((max(num_rows, 2 * len(self._memory)), *self._memory.shape[1:]), self._memory.dtype)
+            memory = np.empty((max(num_rows, len(self._memory) * 5 // 4), *self._memory.shape[1:]), self._memory.dtype)
             memory[: self.num_rows] = self.rows
             self._memory = memory
         self._memory[self.num_rows : num_rows] = rows

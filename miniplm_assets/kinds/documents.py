@@ -10,6 +10,7 @@ from miniplm_assets.corpus.documents import write_documents
 from miniplm_assets.corpus.duplicates import KeptDocuments
 from miniplm_assets.corpus.hashes import Hashes
 from miniplm_assets.experiment import Cleaning, DemoSource, DocumentFields, Source, Splits
+from miniplm_assets.experiment.cleaning import EVERY_LANGUAGE
 from miniplm_assets.experiment.settings import Settings, nearest
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS
 from miniplm_assets.lineage.kind import Blueprint, Check, Kind, Node
@@ -26,6 +27,10 @@ DOMAIN_FIELD_IS_FOUND = Check(
 )
 EXCLUDED_DOMAINS_ARE_FOUND = Check(
     "excluded_domains_are_found", "A failure names evaluation.excluded_domains that no document is of."
+)
+NAMED_LANGUAGES_ARE_FOUND = Check(
+    "named_languages_are_found",
+    "A failure names corpus.cleaning.languages that no document is in; it stops the run where none of them is found.",
 )
 FEW_ROWS_ARE_REJECTED = Check(
     "few_rows_are_rejected",
@@ -106,6 +111,7 @@ def _make(work: Work[Reading]) -> Result:
     def check(pieces: Mapping[str, Result]) -> Iterator[CheckOutcome]:
         yield _domain_field_is_found(settings.fields.domain_field, pieces)
         yield _excluded_domains_are_found(settings.excluded_domains, pieces)
+        yield _named_languages_are_found(settings.cleaning.languages, pieces)
         yield _few_rows_are_rejected(settings.max_rejected_share, pieces)
 
     return work.make_pieces(write, check=check)
@@ -160,6 +166,20 @@ def _excluded_domains_are_found(excluded: tuple[str, ...], pieces: Mapping[str, 
     )
 
 
+def _named_languages_are_found(languages: tuple[str, ...], pieces: Mapping[str, Result]) -> CheckOutcome:
+    named = set(languages) - set(EVERY_LANGUAGE)
+    facts = sum_facts(result.facts for result in pieces.values())
+    missing = sorted(code for code in named if not facts["documents_per_language"].get(code))
+    others = counts_in_words(facts["dropped_per_language"]) if named else ""
+    return CheckOutcome(
+        name=NAMED_LANGUAGES_ARE_FOUND.name,
+        passed=not missing,
+        is_warning=len(missing) < len(named),
+        description=f"no document is in {', '.join(missing)}; dropped of others: {others}" if missing else "",
+        facts={"num_languages_without": len(missing)},
+    )
+
+
 def _few_rows_are_rejected(max_share: float, pieces: Mapping[str, Result]) -> CheckOutcome:
     facts = sum_facts(result.facts for result in pieces.values())
     num_rejected = facts["num_rejected"]
@@ -192,7 +212,7 @@ with their language.""",
     pieces="shard",
     table=tables.DOCUMENTS,
     is_view=True,
-    checks=(DOMAIN_FIELD_IS_FOUND, EXCLUDED_DOMAINS_ARE_FOUND, FEW_ROWS_ARE_REJECTED),
+    checks=(DOMAIN_FIELD_IS_FOUND, EXCLUDED_DOMAINS_ARE_FOUND, NAMED_LANGUAGES_ARE_FOUND, FEW_ROWS_ARE_REJECTED),
     columns={
         "document_id": "unique over the corpus",
         "shard": "the corpus file",
