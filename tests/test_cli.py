@@ -199,9 +199,12 @@ def test_a_new_file_of_the_shipped_experiments_costs_itself(path, files, added, 
 
     before, after = fingerprints(files), fingerprints([*files, added])
     for key, node in pipeline.graph.items():
-        if node.kind.name.endswith(("tokenizer", "teacher_model", "reference_model")):
+        if node.kind.name.endswith(("tokenizer", "teacher_model", "reference_model", "proxy_model")):
             assert after.recipe(key).fingerprint == before.recipe(key).fingerprint, key
             assert not node.inputs or before.matching_shards(node) == files
+        elif node.kind.name == "surviving_teacher_scores":
+            # What survives follows from all files; the scores are taken from those of everything, by no model.
+            assert node.settings.whole in pipeline.graph, key
         elif node.kind.pieces == "shard" and "agreement" not in node.kind.name:
             changed = {name for name, recipe in after.pieces(key).items() if before.pieces(key).get(name) != recipe}
             assert changed == {added}, key
