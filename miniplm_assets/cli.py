@@ -1,6 +1,7 @@
-"""Commands beside Dagster's own: look before you pay, verify, prune, and read the outcome."""
+"""Commands beside Dagster's own: look before you pay, verify, prune, export, and read the outcome."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from itertools import chain
@@ -8,7 +9,9 @@ from pathlib import Path
 
 from miniplm_assets.core.doors import cause_of
 from miniplm_assets.core.errors import MiniplmError
+from miniplm_assets.kinds.exports import REFINED, STUDENT, Export, find_export, write_export
 from miniplm_assets.kinds.registry import EXPERIMENT_VARIABLE, open_chosen
+from miniplm_assets.lineage.origins import Origins
 from miniplm_assets.lineage.outcome import outcome
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.plan import (
@@ -21,6 +24,9 @@ from miniplm_assets.lineage.plan import (
 from miniplm_assets.lineage.prune import leftovers, referenced, remove_leftover, unreferenced_results
 from miniplm_assets.lineage.verify import verify_derived, verify_store
 from miniplm_assets.lm.device_speed import DeviceSpeed
+from miniplm_assets.publishing.folder import require_free
+from miniplm_assets.publishing.licence import require_license_id
+from miniplm_assets.publishing.push import TOKEN_VARIABLE, push, require_repository_id, token_in
 from miniplm_assets.storage.faults import NOT_PERMITTED, not_permitted
 from miniplm_assets.storage.leases import unused
 
@@ -51,13 +57,24 @@ def _parser() -> argparse.ArgumentParser:
         ("verify", _verify, "re-read every stored file, and derive the selections again from the scores"),
     ):
         command = commands.add_parser(name, help=summary, description=summary)
-        command.add_argument("experiment", nargs="?", type=Path, help=f"default: {EXPERIMENT_VARIABLE}, else the demo")
+        _add_experiment(command)
         command.set_defaults(run=run)
     prune = commands.add_parser("prune", help="list, or delete, what no given experiment refers to")
     prune.add_argument("experiments", nargs="+", type=Path, help="every experiment whose results are to stay")
     prune.add_argument("--delete", action="store_true", help="delete what is listed")
     prune.set_defaults(run=_prune)
+    export = commands.add_parser("export", help="write a student or a refined corpus as a repository of a model hub")
+    export.add_argument("what", help=f"{STUDENT}/<name>, {STUDENT}/<name>/<seed> or {REFINED}/<selection>")
+    export.add_argument("folder", type=Path, help="that is written; it does not exist yet, or is empty")
+    _add_experiment(export)
+    export.add_argument("--license", metavar="ID", help="that the card states, such as apache-2.0; default: none")
+    export.add_argument("--push", metavar="REPO_ID", help=f"send it to the Hugging Face hub, with {TOKEN_VARIABLE}")
+    export.set_defaults(run=_export)
     return parser
+
+
+def _add_experiment(command: argparse.ArgumentParser) -> None:
+    command.add_argument("experiment", nargs="?", type=Path, help=f"default: {EXPERIMENT_VARIABLE}, else the demo")
 
 
 def _open(experiment: Path | None) -> Pipeline:
@@ -147,6 +164,28 @@ def _prune(options: argparse.Namespace) -> int:
         print("deleted" + "".join(f"\nin use by now, and left: {folder}" for folder in in_use))
     elif results or unfinished:
         print("nothing was deleted; repeat with --delete")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    repository, token = options.push, None
+    if options.license is not None:
+        require_license_id(options.license)
+    if repository is not None:  # before anything is written, or read
+        require_repository_id(repository)
+        token = token_in(os.environ)
+    pipeline = _open(options.experiment)
+    node, seed = find_export(pipeline.graph, options.what)
+    export = Export(node=node, seed=seed, license_id=options.license, repository=repository)
+    require_free(options.folder, apart_from=pipeline.store.root)
+    write_export(Origins(pipeline), export, options.folder)
+    written = [path for path in options.folder.rglob("*") if path.is_file()]
+    num_bytes = sum(path.stat().st_size for path in written)
+    print(f"{options.folder}: {len(written)} files, {num_bytes / 1e6:,.2f} MB", flush=True)
+    if options.license is None:
+        print("The card states no licence: name one with --license, or in the field `license` of its README.md.")
+    if token is not None:
+        print(push(options.folder, repository=repository, kind=export.repository_type, token=token))
     return 0
 
 

@@ -8,6 +8,7 @@
     ├── ScoringError          a score is not finite, or a sequence cannot be scored
     ├── TrainingError         a model cannot be trained, or resumed, as asked
     ├── SqlError              a model or test of dbt_like_sql is wrong
+    ├── PublishingError       something cannot be exported, or sent to a hub, as asked
     ├── StoreError            the warehouse cannot be written or read
     │   ├── MissingResultError    what is needed has not been materialised yet
     │   └── DamagedResultError    a stored file is not what its manifest says
@@ -50,6 +51,10 @@ class TrainingError(MiniplmError):
 
 class SqlError(MiniplmError):
     """A model or test of dbt_like_sql is wrong."""
+
+
+class PublishingError(MiniplmError):
+    """Something cannot be exported, or sent to a hub, as asked."""
 
 
 class StoreError(MiniplmError):
