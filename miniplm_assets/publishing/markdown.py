@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-_SPECIAL: Final = re.compile(r"([\\`*_{}\[\]<>|#~])")
+_SPECIAL: Final = re.compile(r"([\\`*_{}\[\]<>|#~&])")
 
 
 def plain(text: object) -> str:
