@@ -9,9 +9,10 @@ from pathlib import Path
 
 from miniplm_assets.core.doors import cause_of
 from miniplm_assets.core.errors import MiniplmError
-from miniplm_assets.kinds.exports import REFINED, STUDENT, Export, find_export, write_export
+from miniplm_assets.kinds.exports import REFINED, STUDENT, find_export, write_corpus, write_student
+from miniplm_assets.kinds.publications import publication_of
 from miniplm_assets.kinds.registry import EXPERIMENT_VARIABLE, open_chosen
-from miniplm_assets.lineage.origins import Origins
+from miniplm_assets.lineage.origins import LatestResults
 from miniplm_assets.lineage.outcome import outcome
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.plan import (
@@ -24,9 +25,9 @@ from miniplm_assets.lineage.plan import (
 from miniplm_assets.lineage.prune import leftovers, referenced, remove_leftover, unreferenced_results
 from miniplm_assets.lineage.verify import verify_derived, verify_store
 from miniplm_assets.lm.device_speed import DeviceSpeed
-from miniplm_assets.publishing.folder import require_free
+from miniplm_assets.publishing.folder import new_folder, require_free
 from miniplm_assets.publishing.licence import require_license_id
-from miniplm_assets.publishing.push import TOKEN_VARIABLE, push, require_repository_id, token_in
+from miniplm_assets.publishing.push import TOKEN_VARIABLE, RepositoryType, push, require_repository_id, token_in
 from miniplm_assets.storage.faults import NOT_PERMITTED, not_permitted
 from miniplm_assets.storage.leases import unused
 
@@ -176,16 +177,22 @@ def _export(options: argparse.Namespace) -> int:
         token = token_in(os.environ)
     pipeline = _open(options.experiment)
     node, seed = find_export(pipeline.graph, options.what)
-    export = Export(node=node, seed=seed, license_id=options.license, repository=repository)
+    publication = publication_of(pipeline.graph, node.key, options.license)
     require_free(options.folder, apart_from=pipeline.store.root)
-    write_export(Origins(pipeline), export, options.folder)
+    shelf = LatestResults(pipeline)
+    with new_folder(options.folder) as draft:
+        if seed is None:
+            write_corpus(publication, shelf, draft, repository=repository)
+        else:
+            write_student(publication, shelf, seed, draft, repository=repository)
     written = [path for path in options.folder.rglob("*") if path.is_file()]
     num_bytes = sum(path.stat().st_size for path in written)
     print(f"{options.folder}: {len(written)} files, {num_bytes / 1e6:,.2f} MB", flush=True)
     if options.license is None:
         print("The card states no licence: name one with --license, or in the field `license` of its README.md.")
     if token is not None:
-        print(push(options.folder, repository=repository, kind=export.repository_type, token=token))
+        kind: RepositoryType = "dataset" if seed is None else "model"
+        print(push(options.folder, repository=repository, kind=kind, token=token))
     return 0
 
 

@@ -18,8 +18,9 @@ from markdown_it.common.utils import escapeHtml
 
 from miniplm_assets.assets.build import build_assets
 from miniplm_assets.cli import main
-from miniplm_assets.core.errors import PublishingError
+from miniplm_assets.core.errors import ExperimentError, PublishingError
 from miniplm_assets.kinds import exports
+from miniplm_assets.kinds.publications import publication_of
 from miniplm_assets.kinds.registry import DEMO, PROJECT, WAREHOUSE_VARIABLE, open_pipeline
 from miniplm_assets.publishing.dataset_card import published_files, size_category
 from miniplm_assets.publishing.markdown import plain, table
@@ -374,38 +375,35 @@ def test_of_two_exports_at_once_one_wins(stored, tmp_path, monkeypatch, capsys):
 # Words.
 
 
-class WithoutAStore(exports.Origins):
-    """An experiment of which nothing is stored, and whose cutoffs are made up."""
-
-    def __init__(self, graph):
-        self.graph = graph
-
-    def result(self, _key):
-        counts = {"num_kept": 1, "num_candidates": 2, "num_kept_tokens": 3, "num_candidate_tokens": 4}
-        return type("Result", (), {"facts": {**counts, "cutoff_difference": 0.5, "rank_by": "nats_per_token"}})
-
-
 @pytest.mark.parametrize("path", [DEMO, PROJECT / "experiments" / "paper.yaml"], ids=["demo", "paper"])
 def test_every_student_and_selection_of_the_shipped_experiments_has_words(path, tmp_path):
     graph = open_pipeline(path, warehouse=str(tmp_path)).graph
-    origins = WithoutAStore(graph)
-    for key, node in graph.items():
-        if node.kind.name in ("student_checkpoint", "refined_corpus"):
-            rows = exports.rows_behind(origins, key)
-            assert "corpus" in rows and any(name.startswith("tokenizer ") for name in rows)
-            found = exports.find_export(graph, f"refined/{node.names[0]}") if not node.seeds else None
-            assert found in (None, (node, None))
+    named = [node for node in graph.values() if node.kind.name in ("student_checkpoint", "refined_corpus")]
+    assert len(named) >= 3
+    for node in named:
+        publication = publication_of(graph, node.key, None)
+        assert publication.steps[-1].key == node.key and publication.steps[0].key == "raw_corpus"
+        assert "corpus" in publication.made and any(name.startswith("tokenizer ") for name in publication.made)
+        what = f"student/{node.names[0]}/{node.seeds[0]}" if node.seeds else f"refined/{node.names[0]}"
+        assert exports.find_export(graph, what) == (node, node.seeds[0] if node.seeds else None)
 
 
 def test_what_comes_from_a_hub_is_named_with_its_commit(tmp_path):
-    origins = WithoutAStore(open_pipeline(PROJECT / "experiments" / "paper.yaml", warehouse=str(tmp_path)).graph)
+    graph = open_pipeline(PROJECT / "experiments" / "paper.yaml", warehouse=str(tmp_path)).graph
     file = yaml.safe_load((PROJECT / "experiments" / "paper.yaml").read_text())
     teacher, source = file["teachers"]["qwen_1800m"]["model"], file["corpus"]["source"]
     student = next(name for name, one in file["students"].items() if one["corpus"].startswith("refined_corpus/"))
-    rows = exports.rows_behind(origins, f"{student}/student_checkpoint")
-    assert rows["teacher qwen_1800m"] == f"{teacher['id']} at {teacher['revision']} (Hugging Face)"
-    assert rows["corpus"].startswith(f"{source['id']} at {source['revision']} (Hugging Face)")
-    assert exports.corpus_id(origins) == source["id"]
+    publication = publication_of(graph, f"{student}/student_checkpoint", "mit")
+    assert publication.made["teacher qwen_1800m"] == f"{teacher['id']} at {teacher['revision']} (Hugging Face)"
+    assert publication.made["corpus"].startswith(f"{source['id']} at {source['revision']} (Hugging Face)")
+    assert (publication.corpus_id, publication.license) == (source["id"], "mit")
+
+
+def test_a_student_of_all_candidates_is_no_miniplm():
+    graph = open_pipeline(DEMO).graph
+    publication = publication_of(graph, "no_kd/student_checkpoint", None)
+    assert publication.tags == ("miniplm_assets", "pre-training", "qwen2") and not publication.selections
+    assert publication.learnt_from == "all candidates of the corpus"
 
 
 @given(st.text())
@@ -478,3 +476,48 @@ def test_an_export_is_pushed_once_it_is_complete(stored, tmp_path, monkeypatch, 
     assert json.loads((tmp_path / "dataset" / "croissant.json").read_text())["url"].endswith("/datasets/me/half")
     for path in [*tmp_path.rglob("*"), *stored[0].parent.rglob("*")]:
         assert not path.is_file() or secret.encode() not in path.read_bytes(), path
+
+
+# As assets.
+
+
+def test_assets_of_the_same_are_there_only_where_asked_for_and_hold_the_same(copy, student, corpus, stored):
+    def materialise(publishing, selection):
+        path = write_experiment(copy, {**yaml.safe_load(stored[0].read_text()), **publishing, "warehouse": "warehouse"})
+        pipeline = open_pipeline(path)
+        with dg.DagsterInstance.ephemeral() as instance:
+            dg.materialize(build_assets(pipeline), instance=instance, selection=selection)
+        return pipeline
+
+    kinds = {node.kind.name for node in stored[1].graph.values()}
+    assert not kinds & {"exported_student", "exported_corpus"}
+    selections = {"half": {"license": "cc0-1.0"}}
+    pipeline = materialise(
+        {"publishing": {"students": {"miniplm": {}}, "selections": selections}},
+        'key:"miniplm/exported_student" or key:"half/exported_corpus"',
+    )
+    folder = result_of(pipeline, "miniplm/exported_student").folder
+    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "seed_1", "seed_2"]
+    assert everything_in(folder / "seed_2") == everything_in(student)
+    folder = result_of(pipeline, "half/exported_corpus").folder
+    found = everything_in(folder)
+    assert found.pop("manifest.json") and found == everything_in(corpus)
+    for path in folder.rglob("*"):
+        assert not path.is_file() or str(stored[0].parent).encode() not in path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("publishing", "said"),
+    [
+        ({"students": {"minplm": {}}}, "publishing.students 'minplm' is not in this file; did you mean 'miniplm'?"),
+        ({"selections": {"hlaf": {}}}, "publishing.selections 'hlaf' is not in this file; did you mean 'half'?"),
+        ({"selections": {"half": {"license": "Apache 2.0"}}}, "publishing.selections.half.license"),
+        ({"students": {"miniplm": {"licence": "mit"}}}, "did you mean 'license'?"),
+    ],
+)
+def test_what_publishing_names_must_be_there(publishing, said, tmp_path):
+    path = write_experiment(
+        tmp_path / "experiment.yaml", tiny_experiment(tmp_path, tmp_path / "wh", publishing=publishing)
+    )
+    with pytest.raises(ExperimentError, match=re.escape(said)):
+        open_pipeline(path)

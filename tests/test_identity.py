@@ -32,6 +32,7 @@ COMPARISON = {"comparison"} | CATALOG
 COSTS = {"ledger", "break_even"} | CATALOG
 REPORTS = COSTS | COMPARISON
 STUDENT = {"student_checkpoint", "student_evaluation"} | REPORTS
+EVALUATED = STUDENT - {"student_checkpoint"}
 MARTS = {
     "difference_scores",
     "selection_cutoff",
@@ -56,6 +57,8 @@ AFTER_DOCUMENTS = {"tokenizer"} | AFTER_TOKENIZER
 DOCUMENTS = {"documents"} | AFTER_DOCUMENTS
 SELECTION = {"pilot"} | AFTER_SCORES
 LISTING = {"raw_corpus"} | CATALOG
+# They tell where the corpus is from, and what it was made with.
+EXPORTED = {"exported_student", "exported_corpus"}
 # What follows the rank of a selection that nobody learns from.
 RANK = MARTS - {"difference_scores"} | CATALOG
 CORRECTED = {"scale_corrected_scores", "score_scales"}
@@ -120,6 +123,7 @@ VARIANTS: dict[str, Callable[[dict[str, Any]], object]] = {
         source={"type": "huggingface", "id": "a/b", "revision": HASH, "files": "*.jsonl"}
     ),
     "alike": lambda content: content["corpus"].update(cleaning={"duplicates": "near"}),
+    "published": lambda content: content.update(publishing={"students": {"better": {}}, "selections": {"half": {}}}),
     "vllm": lambda content: content["teachers"]["large"].update(scoring={"backend": "vllm"}),
     "ray": lambda content: content["teachers"]["large"].update(scoring={"engine": "ray"}),
     "minillm": lambda content: content["students"]["plain"].update(
@@ -325,6 +329,13 @@ ROWS = [
     Row("students.plain.seeds", (), [1], NOTHING),  # the experiment's one
     Row("students.plain.baseline", None, "better", REPORTS),
     Row("students.plain.owners", (), ["a@b.c"], NOTHING),
+    Row("publishing.students.better.license", None, "mit", {"exported_student"}, "published"),
+    Row("publishing.selections.half.license", None, "mit", {"exported_corpus"}, "published"),
+    Row("corpus.source.path", REQUIRED, "moved", LISTING | EXPORTED, "published"),
+    Row("teachers.large.scoring.dtype", "float32", "bfloat16", TEACHER_SCORES | EXPORTED, "published"),
+    Row("teachers.large.scoring.device", "auto", "cpu", NOTHING, "published"),
+    Row("students.better.training.weight_decay", 0.01, 0.1, STUDENT | {"exported_student"}, "published"),
+    Row("evaluation.excluded_domains", (), ["noise"], EVALUATED | {"exported_student"}, "published"),
     Row("generations.continued.teacher", REQUIRED, "copied", GENERATED, "generated"),
     Row("generations.continued.corpus", "candidates", "refined_corpus/half", GENERATED, "generated"),
     Row("generations.continued.prompt_tokens", None, 47, GENERATED, "generated"),

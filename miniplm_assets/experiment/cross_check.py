@@ -59,3 +59,10 @@ class CrossCheck:
             yield from GenerationCheck(self._file, name, self._left_out).problems()
         for name in self._file.students:
             yield from StudentCheck(self._file, name, self._left_out).problems()
+        published = self._file.publishing
+        for what, named, known in (
+            ("students", published.students, self._file.students),
+            ("selections", published.selections, self._file.selections),
+        ):
+            for name in named:
+                yield from self._unknown(f"publishing.{what}", name, known)

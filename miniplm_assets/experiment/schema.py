@@ -15,6 +15,7 @@ from miniplm_assets.experiment.cross_check import LEFT_OUT, CrossCheck
 from miniplm_assets.experiment.generations import Generation
 from miniplm_assets.experiment.models import Owners, Scored, Seed, StudentTraining, TokenizerSource
 from miniplm_assets.experiment.objectives import CrossEntropy, Objective
+from miniplm_assets.experiment.publishing import Publishing
 from miniplm_assets.experiment.scoring import Pilot
 from miniplm_assets.experiment.selections import Selection
 from miniplm_assets.experiment.settings import Name, Settings, Share
@@ -128,6 +129,7 @@ class Experiment(Settings):
     generations: dict[Name, Generation] = Field({}, description="corpora that a teacher writes: SeqKD")
     students: dict[Name, Student] = {}
     evaluation: Evaluation = Evaluation()
+    publishing: Publishing = Publishing()
     automation: Automation = Automation()
 
     @model_validator(mode="after")

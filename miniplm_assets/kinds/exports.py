@@ -1,9 +1,9 @@
 """Students and refined corpora as repositories of the Hugging Face hub.
 
-All is read from what is stored for the latest state of the corpus; nothing is made, and the warehouse is only read.
+All is read from what is stored; the files are copies, each held against its manifest on the way.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,20 +13,17 @@ import pyarrow.parquet as pq
 from miniplm_assets.core.errors import PublishingError
 from miniplm_assets.core.recipe import key_of
 from miniplm_assets.experiment.settings import nearest
-from miniplm_assets.kinds.generated_corpus import GENERATED_CORPUS
-from miniplm_assets.kinds.origin_words import corpus_id, in_words, model_sections, rows_behind
+from miniplm_assets.kinds.origin_words import cutoff_words
+from miniplm_assets.kinds.publications import Publication
 from miniplm_assets.kinds.selection import DOMAIN_SHIFT, REFINED_CORPUS
-from miniplm_assets.kinds.student_checkpoint import STUDENT_CHECKPOINT, Schooling
+from miniplm_assets.kinds.student_checkpoint import STUDENT_CHECKPOINT
 from miniplm_assets.kinds.student_evaluation import evaluation_key
-from miniplm_assets.lineage.graph import Graph
 from miniplm_assets.lineage.kind import ALL_FILES, Node
-from miniplm_assets.lineage.origins import Origins
+from miniplm_assets.lineage.origins import Shelf
 from miniplm_assets.publishing.croissant import CROISSANT, croissant
 from miniplm_assets.publishing.dataset_card import PublishedCorpus, dataset_card, published_files
-from miniplm_assets.publishing.folder import new_folder
 from miniplm_assets.publishing.model_card import PublishedModel, model_card
-from miniplm_assets.publishing.provenance import PROVENANCE, Provenance
-from miniplm_assets.publishing.push import RepositoryType
+from miniplm_assets.publishing.provenance import PROVENANCE, Ancestor, Provenance, PublishedFile
 from miniplm_assets.storage.copies import copy_files
 from miniplm_assets.storage.files import write_json
 from miniplm_assets.storage.store import Result
@@ -34,34 +31,9 @@ from miniplm_assets.storage.store import Result
 STUDENT: Final = "student"
 REFINED: Final = "refined"
 CARD: Final = "README.md"
-OWN_TAG: Final = "miniplm_assets"
-# Whose models a selection by difference needs.
-BOTH: Final = frozenset({"teacher", "reference"})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Export:
-    """What is to be exported.
-
-    Attributes:
-        node: a student's checkpoints, or a refined corpus.
-        seed: of a student; None of a corpus.
-        license_id: of the hub; None where none is stated.
-        repository: where it will lie, if that is known.
-    """
-
-    node: Node[Any]
-    seed: int | None
-    license_id: str | None = None
-    repository: str | None = None
-
-    @property
-    def repository_type(self) -> RepositoryType:
-        """What it is on the hub."""
-        return "dataset" if self.seed is None else "model"
-
-
-def find_export(graph: Graph, what: str) -> tuple[Node[Any], int | None]:
+def find_export(graph: Mapping[str, Node[Any]], what: str) -> tuple[Node[Any], int | None]:
     """Return the asset that a person names, and the seed of a student.
 
     Args:
@@ -90,123 +62,141 @@ def find_export(graph: Graph, what: str) -> tuple[Node[Any], int | None]:
     return node, node.seeds[0]
 
 
-def write_export(origins: Origins, export: Export, folder: Path) -> None:
-    """Write a repository folder.
+def write_student(
+    publication: Publication, shelf: Shelf, seed: int, folder: Path, *, repository: str | None = None
+) -> None:
+    """Write the weights, the tokenizer and the logs of a student as they are stored, and its card.
 
     Args:
-        origins: the stored results of the experiment.
-        export: what.
-        folder: its name; nothing is there yet, or an empty folder.
+        publication: what is told of it.
+        shelf: has its checkpoints, its evaluations and the cutoffs behind it.
+        seed: that made it.
+        folder: exists and is empty.
+        repository: where it will lie, if that is known.
 
     Raises:
-        PublishingError: if something is there, or nothing can be written there.
-        MissingResultError: if something that is told of it is not stored; the message says what to run.
+        MissingResultError: if one of them is not stored; the message says what to run.
         DamagedResultError: if a stored file is not what its manifest says.
     """
-    with new_folder(folder) as draft:
-        if export.seed is None:
-            _write_corpus(origins, export, draft)
-        else:
-            _write_student(origins, export, export.seed, draft)
-
-
-def _write_student(origins: Origins, export: Export, seed: int, draft: Path) -> None:
-    """Write the weights, the tokenizer and the logs as they are stored, and the card."""
-    name, key = export.node.names[0], export.node.key
-    checkpoint = origins.of_seed(key, seed)
-    evaluations = origins.stored_seeds(evaluation_key(name)) | {seed: origins.of_seed(evaluation_key(name), seed)}
-    rows = rows_behind(origins, key)
+    checkpoint = shelf.of_seed(publication.key, seed)
+    evaluations = evaluation_key(publication.name)
+    measured = {**shelf.of_stored_seeds(evaluations), seed: shelf.of_seed(evaluations, seed)}
     names = {file.name: file.name for file in checkpoint.manifest.files}
-    copy_files(checkpoint, names, draft)
-    facts, settings = checkpoint.facts, export.node.settings
-    provenance = origins.provenance(key, checkpoint, names)
-    learnt_from = _learnt_from(export.node)
-    model_type = settings.architecture["model_type"]
+    made = {**_made(publication, shelf), **_training_words(checkpoint.facts)}
+    copy_files(checkpoint, names, folder)
+    provenance = _provenance(publication, shelf, checkpoint, names)
     model = PublishedModel(
-        name=name,
+        name=publication.name,
         seed=seed,
         summary=(
-            f"A causal language model ({model_type}, {facts['num_parameters']:,} parameters), trained from scratch "
-            f"with seed {seed} on {facts['num_tokens']:,} tokens of {learnt_from}."
+            f"A causal language model ({publication.tags[-1]}, {checkpoint.facts['num_parameters']:,} parameters), "
+            f"trained from scratch with seed {seed} on {checkpoint.facts['num_tokens']:,} tokens of "
+            f"{publication.learnt_from}."
         ),
-        tags=_tags(
-            model_sections(origins, key), is_by_difference=_is_by_difference(origins, export.node), more=model_type
-        ),
-        corpus_id=corpus_id(origins),
-        license_id=export.license_id,
-        repository=export.repository,
-        made=rows | _training_rows(settings, checkpoint, learnt_from),
-        evaluations={seed: result.facts for seed, result in sorted(evaluations.items())},
-        is_by_difference=_is_by_difference(origins, export.node),
+        tags=publication.tags,
+        corpus_id=publication.corpus_id,
+        license_id=publication.license,
+        repository=repository,
+        made=made,
+        evaluations={one: result.facts for one, result in sorted(measured.items())},
+        is_by_difference=publication.is_by_difference,
         provenance=provenance,
     )
-    _write_texts(draft, model_card(model), provenance)
+    _write_texts(folder, model_card(model), provenance)
 
 
-def _training_rows(settings: Schooling, checkpoint: Result, learnt_from: str) -> dict[str, str]:
-    facts = checkpoint.facts
+def write_corpus(publication: Publication, shelf: Shelf, folder: Path, *, repository: str | None = None) -> None:
+    """Write the Parquet files of a refined corpus as they are stored, its card and its Croissant description.
+
+    Args:
+        publication: what is told of it.
+        shelf: has it, the domain shift of its selection and the cutoffs behind it.
+        folder: exists and is empty.
+        repository: where it will lie, if that is known.
+
+    Raises:
+        MissingResultError: if one of them is not stored; the message says what to run.
+        DamagedResultError: if a stored file is not what its manifest says.
+    """
+    name = publication.name
+    refined = shelf.result(publication.key)
+    shift = pl.read_parquet(shelf.result(key_of(DOMAIN_SHIFT, name)).matching(ALL_FILES), glob=False)
+    made = _made(publication, shelf)
+    names = published_files([file.name for file in refined.described(ALL_FILES)])
+    copy_files(refined, names, folder)
+    provenance = _provenance(publication, shelf, refined, names)
+    num_rows = sum(file.num_rows or 0 for file in provenance.files)
+    corpus = PublishedCorpus(
+        name=name,
+        summary=(
+            f"{num_rows:,} token sequences of a corpus with their texts: what the selection {name} keeps of it for "
+            "pre-training."
+        ),
+        tags=publication.tags,
+        corpus_id=publication.corpus_id,
+        license_id=publication.license,
+        repository=repository,
+        made=made,
+        columns=publication.columns,
+        domain_shift=shift.sort("share_of_kept_tokens", "domain", descending=[True, False]).to_dicts(),
+        is_by_difference=publication.is_by_difference,
+        provenance=provenance,
+    )
+    write_json(folder / CROISSANT, croissant(corpus, pq.read_schema(folder / provenance.files[0].name)))
+    _write_texts(folder, dataset_card(corpus), provenance)
+
+
+def _made(publication: Publication, shelf: Shelf) -> dict[str, str]:
+    """Return how something was made, with what its selections keep."""
+    selections = {
+        f"selection {name}": (
+            f"{cutoff_words(shelf.result(publication.cutoffs[name]).facts)}; settings that are not the default: {words}"
+        )
+        for name, words in publication.selections.items()
+    }
+    learnt = {} if publication.learnt_from is None else {"learnt from": publication.learnt_from}
+    return {**publication.made, **selections, **learnt}
+
+
+def _training_words(facts: Mapping[str, Any]) -> dict[str, str]:
     return {
-        "learnt from": learnt_from,
-        "objective": in_words(settings.objective.model_dump()),
-        "architecture": in_words(settings.architecture),
-        "training": f"{in_words(settings.training.identity())}; the rest is the default",
         "training tokens": f"{facts['num_tokens']:,}, {facts['num_epochs']:g} times its corpus",
         "training FLOPs": f"{facts['training_flops']:.3e}",
     }
 
 
-def _learnt_from(node: Node[Any]) -> str:
-    """Return what a student learnt from, in words."""
-    for role, words in ((REFINED_CORPUS, "what the selection {} keeps"), (GENERATED_CORPUS.name, "the texts of {}")):
-        if role in node.inputs:
-            return words.format(node.inputs[role].partition("/")[0])
-    return "all candidates of the corpus"
-
-
-def _write_corpus(origins: Origins, export: Export, draft: Path) -> None:
-    """Write the Parquet files as they are stored, the card and the Croissant description."""
-    name, key = export.node.names[0], export.node.key
-    refined = origins.result(key)
-    shift = pl.read_parquet(origins.result(key_of(DOMAIN_SHIFT, name)).matching(ALL_FILES), glob=False)
-    rows = rows_behind(origins, key)
-    names = published_files([file.name for file in refined.described(ALL_FILES)])
-    copy_files(refined, names, draft)
-    provenance = origins.provenance(key, refined, names)
-    num_rows = sum(file.num_rows or 0 for file in provenance.files)
-    is_by_difference = _is_by_difference(origins, export.node)
-    corpus = PublishedCorpus(
-        name=name,
-        summary=(
-            f"{num_rows:,} token sequences of a corpus with their texts: what the "
-            f"selection {name} keeps of it for pre-training."
+def _provenance(publication: Publication, shelf: Shelf, result: Result, names: Mapping[str, str]) -> Provenance:
+    """Return where a result comes from; the names of its files are by those that they are stored under."""
+    manifest = result.manifest
+    return Provenance(
+        key=publication.key,
+        fingerprint=manifest.fingerprint,
+        created_at=manifest.created_at,
+        versions=manifest.versions,
+        files=tuple(
+            PublishedFile(
+                name=names[file.name],
+                stored_as=file.name,
+                num_bytes=file.num_bytes,
+                sha256=file.sha256,
+                num_rows=file.num_rows,
+            )
+            for file in manifest.files
+            if file.name in names
         ),
-        tags=_tags(model_sections(origins, key), is_by_difference=is_by_difference),
-        corpus_id=corpus_id(origins),
-        license_id=export.license_id,
-        repository=export.repository,
-        made=rows,
-        columns=export.node.kind.columns,
-        domain_shift=shift.sort("share_of_kept_tokens", "domain", descending=[True, False]).to_dicts(),
-        is_by_difference=is_by_difference,
-        provenance=provenance,
+        ancestors=tuple(
+            Ancestor(
+                key=step.key,
+                fingerprint=shelf.fingerprint(step.key),
+                code_version=step.code_version,
+                settings=step.settings,
+                inputs=step.inputs,
+            )
+            for step in publication.steps
+        ),
     )
-    schema = pq.read_schema(draft / provenance.files[0].name)
-    write_json(draft / CROISSANT, croissant(corpus, schema))
-    _write_texts(draft, dataset_card(corpus), provenance)
 
 
-def _is_by_difference(origins: Origins, node: Node[Any]) -> bool:
-    """Whether a teacher and a reference decided what is in a refined corpus, or in that of a student."""
-    refined = node.key if node.kind.name == REFINED_CORPUS else node.inputs.get(REFINED_CORPUS)
-    return refined is not None and model_sections(origins, refined) >= BOTH
-
-
-def _tags(sections: frozenset[str], *, is_by_difference: bool, more: str | None = None) -> tuple[str, ...]:
-    distilled = ("knowledge-distillation",) if "teacher" in sections else ()
-    method = ("difference-sampling", "miniplm") if is_by_difference else ()
-    return (OWN_TAG, "pre-training", *distilled, *method, *([] if more is None else [more]))
-
-
-def _write_texts(draft: Path, card: str, provenance: Provenance) -> None:
-    (draft / CARD).write_text(card, encoding="utf-8")
-    write_json(draft / PROVENANCE, provenance.to_json())
+def _write_texts(folder: Path, card: str, provenance: Provenance) -> None:
+    (folder / CARD).write_text(card, encoding="utf-8")
+    write_json(folder / PROVENANCE, provenance.to_json())

@@ -9,6 +9,7 @@ from miniplm_assets.experiment import load_experiment
 from miniplm_assets.kinds.agreement import AGREEMENT_SCORES, SCORE_AGREEMENT
 from miniplm_assets.kinds.comparison import COMPARISON
 from miniplm_assets.kinds.documents import DOCUMENTS
+from miniplm_assets.kinds.exported import EXPORTED_CORPUS, EXPORTED_STUDENT
 from miniplm_assets.kinds.generated_corpus import GENERATED_CORPUS
 from miniplm_assets.kinds.ledger import BREAK_EVEN, LEDGER
 from miniplm_assets.kinds.models import MODELS
@@ -67,6 +68,8 @@ def all_kinds(sql: SqlProject) -> tuple[Kind[Any], ...]:
         COMPARISON,
         LEDGER,
         BREAK_EVEN,
+        EXPORTED_STUDENT,
+        EXPORTED_CORPUS,
         WAREHOUSE_CATALOG,
     )
 
