@@ -11,6 +11,7 @@ import dagster as dg
 import polars as pl
 import pytest
 import yaml
+from huggingface_hub import DatasetCard, ModelCard
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -22,8 +23,10 @@ from miniplm_assets.core.errors import ExperimentError, PublishingError
 from miniplm_assets.kinds import exports
 from miniplm_assets.kinds.publications import publication_of
 from miniplm_assets.kinds.registry import DEMO, PROJECT, WAREHOUSE_VARIABLE, open_pipeline
-from miniplm_assets.publishing.dataset_card import published_files, size_category
+from miniplm_assets.publishing.dataset_card import PublishedCorpus, dataset_card, published_files, size_category
 from miniplm_assets.publishing.markdown import plain, table
+from miniplm_assets.publishing.model_card import PublishedModel, model_card
+from miniplm_assets.publishing.provenance import Ancestor, Provenance
 from tests.corpora import tiny_experiment, write_experiment, write_shard
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning")
@@ -140,7 +143,7 @@ def test_the_files_of_a_student_are_the_stored_ones(stored, student):
 
 
 def test_the_card_of_a_student_has_the_figures_of_its_seeds(stored, student):
-    from huggingface_hub import ModelCard, ModelCardData
+    from huggingface_hub import ModelCardData
     from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
     card = ModelCard.load(student / "README.md")
@@ -203,8 +206,6 @@ def test_an_exported_corpus_is_read_by_datasets(stored, corpus, tmp_path):
 
 
 def test_the_card_of_a_corpus(stored, corpus):
-    from huggingface_hub import DatasetCard
-
     card = DatasetCard.load(corpus / "README.md")
     kept = pl.concat(map(pl.read_parquet, refined_tables(stored[1])))
     data = card.data.to_dict()
@@ -317,6 +318,13 @@ def test_what_is_not_stored_is_named_with_what_to_run(stored, copy, tmp_path, ca
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
 
 
+def test_the_figures_are_of_as_many_seeds_as_are_measured(copy, tmp_path):
+    shutil.rmtree(result_of(open_pipeline(copy), "miniplm/student_evaluation", 1).folder)
+    assert main(["export", "student/miniplm/2", str(tmp_path / "out"), str(copy)]) == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "(n = 1)" in card and "num_seeds: 1" in card
+
+
 @pytest.mark.parametrize("what", ["student/miniplm/1", "refined/half"])
 def test_a_damaged_file_is_never_exported(what, copy, tmp_path, capsys):
     pipeline = open_pipeline(copy)
@@ -420,6 +428,36 @@ def test_a_table():
         "| `a` | 1,234 | 0.5000 | 1e-09 |  |",
         "| x\\|y | 0 | 1.235e+04 | True | \\['z'\\] |",
     ]
+
+
+def test_a_corpus_of_many_domains_has_a_card_that_can_be_read():
+    provenance = Provenance(
+        key="half/refined_corpus",
+        fingerprint="f" * 32,
+        created_at="2026-01-01",
+        versions={},
+        files=(),
+        ancestors=(
+            Ancestor(key="half/refined_corpus", fingerprint="f" * 32, code_version="1", settings={}, inputs={}),
+        ),
+    )
+    words = {"name": "half", "summary": "", "tags": (), "license_id": None, "repository": None, "corpus_id": "a/b"}
+    shared = {**words, "made": {}, "is_by_difference": False, "provenance": provenance}
+    shift = [
+        {"domain": f"d{number}", "share_of_candidate_tokens": 0.5, "share_of_kept_tokens": None} for number in range(80)
+    ]
+    card = dataset_card(PublishedCorpus(**shared, columns={}, domain_shift=shift))
+    assert "| d49 | 50.00% |  |" in card and "| d50 |" not in card and "30 more, of which less was kept" in card
+    assert DatasetCard(card).data.source_datasets == ["extended|a/b"]
+    measured = {"num_scored_tokens": 5, "nll_nats_per_token": 1.5, "perplexity": 4.5, "bits_per_byte": None}
+    domains = [{**measured, "domain": f"d{number}", "num_scored_tokens": number} for number in range(80)]
+    facts = {**measured, "over": "all domains", "by_domain": [*domains, {**measured, "domain": "all domains"}]}
+    card = model_card(PublishedModel(**shared, seed=1, evaluations={1: facts}))
+    shown = re.findall(r"^\| (d\d+|all domains) \|", card, re.MULTILINE)
+    assert shown == [*(f"d{number}" for number in range(30, 80)), "all domains"] and "30 smaller domains" in card
+    # What nothing was measured of has no result.
+    assert [one.metric_type for one in ModelCard(card).data.eval_results] == ["nats_per_token"]
+    assert ModelCard(card).data.datasets == ["a/b"]
 
 
 def test_files_are_named_as_the_hub_names_them():

@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 from miniplm_assets.publishing.licence import licence_section
-from miniplm_assets.publishing.markdown import plain, table
+from miniplm_assets.publishing.markdown import MAX_SHOWN_DOMAINS, plain, table
 from miniplm_assets.publishing.provenance import Provenance, made_section, method_section
 
 DATA: Final = "data"
@@ -91,13 +91,15 @@ def dataset_card(corpus: PublishedCorpus) -> str:
     columns = [(f"`{name}`", plain(words)) for name, words in corpus.columns.items()]
     shares = [
         (plain(row["domain"]), _share(row["share_of_candidate_tokens"]), _share(row["share_of_kept_tokens"]))
-        for row in corpus.domain_shift
+        for row in corpus.domain_shift[:MAX_SHOWN_DOMAINS]
     ]
+    num_left = len(corpus.domain_shift) - len(shares)
+    more = f"\n\n{num_left:,} more, of which less was kept, are not shown." if num_left else ""
     sections = [
         f"# {plain(corpus.name)}\n\n{corpus.summary}",
         _usage(corpus),
         f"## Columns\n\n{table(['column', 'what it holds'], columns)}",
-        f"## Domains\n\n{table(['domain', 'of the candidate tokens', 'of the kept tokens'], shares)}",
+        f"## Domains\n\n{table(['domain', 'of the candidate tokens', 'of the kept tokens'], shares)}{more}",
         made_section(corpus.made),
         *([method_section()] if corpus.is_by_difference else []),
         licence_section(corpus.license_id),

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+# Of a table of domains, of which a corpus may have any number: as many as a reader of a card looks at.
+MAX_SHOWN_DOMAINS: Final = 50
 _SPECIAL: Final = re.compile(r"([\\`*_{}\[\]<>|#~&])")
 
 

@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any, Final
 
 from miniplm_assets.publishing.licence import licence_section
-from miniplm_assets.publishing.markdown import plain, table
+from miniplm_assets.publishing.markdown import MAX_SHOWN_DOMAINS, plain, table
 from miniplm_assets.publishing.provenance import Provenance, made_section, method_section
 
 # Of the totals of an evaluation: the name in its facts, the metric's here, and in words.
@@ -115,6 +115,11 @@ print(tokenizer.decode(model.generate(ids, max_new_tokens=30)[0]))
 
 def _figures(model: PublishedModel) -> str:
     own = model.evaluations[model.seed]
+    *domains, total = own["by_domain"]
+    largest = sorted(domains, key=lambda row: -row["num_scored_tokens"])[:MAX_SHOWN_DOMAINS]
+    shown = [*(row for row in domains if row in largest), total]
+    num_left = len(domains) - len(largest)
+    more = f"\n\n{num_left:,} smaller domains are not shown." if num_left else ""
     rows = [
         (
             plain(row["domain"]),
@@ -123,14 +128,14 @@ def _figures(model: PublishedModel) -> str:
             row["perplexity"],
             row["bits_per_byte"],
         )
-        for row in own["by_domain"]
+        for row in shown
     ]
     return f"""## Held-out loss
 
 Of this model (seed {model.seed}), in float32, on the validation split, from which nothing is trained here; the last
 row is what counts. Nats a token compare models of one tokenizer only, bits a byte any two.
 
-{table(["domain", "tokens", "nats a token", "perplexity", "bits a byte"], rows)}
+{table(["domain", "tokens", "nats a token", "perplexity", "bits a byte"], rows)}{more}
 
 {_over_seeds(model)}"""
 

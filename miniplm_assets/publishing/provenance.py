@@ -82,12 +82,15 @@ class Provenance:
     def to_markdown(self) -> str:
         """Return the fingerprints and versions as two sections of a card."""
         fingerprints = [(plain(one.key), f"`{one.fingerprint}`") for one in self.ancestors]
+        of_all = (
+            "" if self.ancestors[-1].fingerprint == self.fingerprint else " The last row is of all its seeds together."
+        )
         versions = ", ".join(f"{plain(package)} {version}" for package, version in self.versions.items())
         return f"""## Fingerprints
 
 This is `{self.fingerprint}` of {plain(self.key)}. A fingerprint hashes the settings, the code version and the
 fingerprints of the inputs: with the same code and corpus, the same experiment finds the same ones. Settings, inputs and
-the checksum of each file are in `{PROVENANCE}`.
+the checksum of each file are in `{PROVENANCE}`.{of_all}
 
 {table(["asset", "fingerprint"], fingerprints)}
 
