@@ -192,11 +192,6 @@ def test_top_level_keys_with_x_are_left_alone(tmp_path):
         ),
         ("students.better.architecture", "tyni", r"architecture 'tyni' is not in this file; did you mean 'tiny'\?"),
         (
-            "students.better.tokenizer",
-            "other",
-            r"tokenizer other differs from bpe, in whose tokens refined_corpus/half is",
-        ),
-        (
             "references.small.tokenizer",
             "other",
             r"teacher large uses tokenizer bpe, reference small uses other; .*same token",
@@ -317,12 +312,36 @@ def test_a_proxy_is_of_a_difference_as_it_is(tmp_path, changes, message):
         load(tmp_path, content)
 
 
-def test_a_selection_without_a_model_gives_its_students_their_tokenizer(tmp_path):
+def test_a_selection_without_a_model_says_itself_in_whose_tokens_it_is(tmp_path):
     content = changed("selections.half", {"score": "random", "tokenizer": "other", "keep_fraction": 0.5})
-    with pytest.raises(ExperimentError, match=r"students\.better: tokenizer bpe differs from other, in whose tokens"):
-        load(tmp_path, content)
+    assert load(tmp_path, content).selection_tokenizer("half") == "other"
     content["selections"]["half"]["tokenizer"] = "bpe"
     assert load(tmp_path, content).selection_tokenizer("half") == "bpe"
+
+
+@pytest.mark.parametrize("objective", [{"type": "sparse_kd"}, {"type": "token_selection", "reference": "foreign"}])
+def test_scores_of_candidates_are_not_of_a_text_that_is_tokenised_anew(tmp_path, objective):
+    content = minimal()
+    scoring = {"keep_token_logprobs": True, "keep_tokens": {}}
+    for models in ("teachers", "references"):
+        foreign = {**next(iter(content[models].values())), "tokenizer": "other", "scoring": scoring}
+        content[models]["foreign"] = foreign
+    better = content["students"]["better"]
+    better |= {"tokenizer": "other", "objective": {"teacher": "foreign", **objective}}
+    message = (
+        rf"students\.better\.objective: {objective['type']} reads .*of the candidates' own tokens, and those of "
+        r"refined_corpus/half are others; take the candidates or a refined corpus of tokenizer other, or an objective"
+    )
+    with pytest.raises(ExperimentError, match=message):
+        load(tmp_path, content)
+    better["objective"] = {"type": "vanilla_kd", "teacher": "foreign"}
+    load(tmp_path, content)
+    better["objective"]["teacher"] = "large"
+    with pytest.raises(ExperimentError, match=r"large has tokenizer bpe, the student other; vanilla_kd learns from"):
+        load(tmp_path, content)
+    better["objective"] = {"teacher": "foreign", **objective}
+    better["corpus"] = "candidates"
+    load(tmp_path, content)
 
 
 def test_a_teacher_trained_here_needs_a_split_of_its_own(tmp_path):

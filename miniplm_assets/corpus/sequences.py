@@ -1,10 +1,10 @@
-"""From documents to token sequences: tokenised, packed by domain and split, numbered."""
+"""From texts to token sequences: tokenised, packed by domain and split, numbered."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -39,6 +39,30 @@ _MAX_STREAMS_APART: Final = 256
 _Stream = tuple[str, str]
 
 
+class Given(NamedTuple):
+    """A text that is packed, and ends with the end-of-document token: a document, or a passage of one.
+
+    Attributes:
+        number: unique among those that are packed together.
+        text: the whole of it.
+        num_bytes: of it in UTF-8.
+        domain: of the document.
+        split: of the document.
+        document_id: of the document.
+        char_start: where the text begins in the document, in characters.
+        line: of the document in its corpus file.
+    """
+
+    number: int
+    text: str
+    num_bytes: int
+    domain: str
+    split: str
+    document_id: int
+    char_start: int
+    line: int
+
+
 def write_sequences(
     documents: Path,
     *,
@@ -61,14 +85,57 @@ def write_sequences(
         report: called with a sentence every few seconds.
 
     Returns:
-        num_documents (that are packed), num_rejected, rejected_per_reason, num_sequences, num_tokens, num_bytes,
-        tokens_per_split.
+        As `write_packed`, with num_documents in place of num_texts.
 
     Raises:
         CorpusError: if this tokenizer can encode none of the documents.
         ModelError: if the tokenizer cannot be used.
     """
-    tokenizer = load_tokenizer(tokenizer_folder)
+    facts = write_packed(
+        chunks_of(_documents(documents)),
+        words="documents",
+        shard=shard,
+        tokenizer=load_tokenizer(tokenizer_folder),
+        sequences=sequences,
+        shard_fingerprint=shard_fingerprint,
+        folder=folder,
+        report=report,
+    )
+    return {"num_documents": facts.pop("num_texts"), **facts}
+
+
+def write_packed(
+    chunks: Iterator[list[Given]],
+    *,
+    words: str,
+    shard: str,
+    tokenizer: PackingTokenizer,
+    sequences: Sequences,
+    shard_fingerprint: str,
+    folder: Path,
+    report: Report,
+    look_at: Callable[[list[Given], EncodedTexts], None] = lambda _given, _encoded: None,
+) -> dict[str, Any]:
+    """Tokenise and pack texts of a shard.
+
+    Args:
+        chunks: the texts, some megabytes at a time.
+        words: what messages call them.
+        shard: its name.
+        tokenizer: that encodes them.
+        sequences: length, and whether to trim.
+        shard_fingerprint: fingerprint of this result, where the ids begin.
+        folder: gets sequences.parquet, ordered by sequence_id, and rejected.parquet.
+        report: called with a sentence every few seconds.
+        look_at: is shown the texts that are packed, with their tokens.
+
+    Returns:
+        num_texts (that are packed), num_rejected, rejected_per_reason, num_sequences, num_tokens, num_bytes,
+        tokens_per_split.
+
+    Raises:
+        CorpusError: if this tokenizer can encode none of the texts.
+    """
     max_tokens = sequences.sequence_length + 1
     ids = RowNumbers(shard_fingerprint, shard=shard)
     packer: Packer[_Stream] = Packer(
@@ -76,9 +143,9 @@ def write_sequences(
         end_of_document_id=tokenizer.end_of_document_id,
         ends_sentence=tokenizer.ends_sentence if sequences.trim_to_sentence_end else None,
     )
-    texts: dict[int, str] = {}  # those that have not been given out whole
+    texts: dict[int, Given] = {}  # those that have not been given out whole
     tokens_per_split = dict.fromkeys(SPLITS, 0)
-    num_documents = num_sequences = num_bytes = 0
+    num_texts = num_sequences = num_bytes = 0
     progress = Progress(report)
     per_reason: Counter[str] = Counter()
     with (
@@ -95,37 +162,36 @@ def write_sequences(
                 num_sequences += len(packed.num_tokens)
                 for split in SPLITS:
                     tokens_per_split[split] += int(packed.num_tokens[columns["split"] == split].sum())
-            for document_id in packed.finished_document_ids.tolist():
-                del texts[document_id]
+            for number in packed.finished_document_ids.tolist():
+                del texts[number]
 
-        for rows, encoded, rejected in _encoded(_chunks(documents), tokenizer):
+        for given, encoded, rejected in _encoded(chunks, tokenizer):
             rejected_writer.write(_rejected_columns(rejected, shard))
             per_reason.update(reason for _, reason in rejected)
-            num_per_stream = Counter((row["domain"], row["split"]) for row in rows)
-            document_ids = [row["document_id"] for row in rows]
-            texts |= zip(document_ids, (row["text"] for row in rows), strict=True)
+            look_at(given, encoded)
+            num_per_stream = Counter((one.domain, one.split) for one in given)
+            numbers = [one.number for one in given]
+            texts |= zip(numbers, given, strict=True)
             packed = packer.push(
-                list(num_per_stream), list(num_per_stream.values()), np.array(document_ids, dtype=np.int64), encoded
+                list(num_per_stream), list(num_per_stream.values()), np.array(numbers, dtype=np.int64), encoded
             )
             write(list(num_per_stream), packed)
-            num_documents += len(rows)
-            num_bytes += sum(row["num_bytes"] for row in rows)
-            progress.say(
-                f"{shard}: {num_documents:,} documents, {num_bytes / 1e6:,.0f} MB, {num_sequences:,} sequences"
-            )
+            num_texts += len(given)
+            num_bytes += sum(one.num_bytes for one in given)
+            progress.say(f"{shard}: {num_texts:,} {words}, {num_bytes / 1e6:,.0f} MB, {num_sequences:,} sequences")
         open_streams = sorted(packer.open_streams)
         for first in range(0, len(open_streams), _STREAMS_AT_ONCE):
             last_ones = open_streams[first : first + _STREAMS_AT_ONCE]
             write(last_ones, packer.finish(last_ones))
-    if per_reason and not num_documents:
+    if per_reason and not num_texts:
         reasons = counts_in_words(dict(sorted(per_reason.items())))
         raise CorpusError(
-            f"shard {shard}: the tokenizer can encode none of its {per_reason.total():,} documents ({reasons}). Use "
+            f"shard {shard}: the tokenizer can encode none of its {per_reason.total():,} {words} ({reasons}). Use "
             "another tokenizer, or another end-of-document token (eos_token)."
         )
     num_tokens = sum(tokens_per_split.values())
     return {
-        "num_documents": num_documents,
+        "num_texts": num_texts,
         "num_rejected": per_reason.total(),
         "rejected_per_reason": dict(sorted(per_reason.items())),
         "num_sequences": num_sequences,
@@ -135,26 +201,25 @@ def write_sequences(
     }
 
 
-_Row = dict[str, Any]
-_Rejected = list[tuple[_Row, str]]
+_Rejected = list[tuple[Given, str]]
 
 
 def _encoded(
-    chunks: Iterator[list[_Row]], tokenizer: PackingTokenizer
-) -> Iterator[tuple[list[_Row], EncodedTexts, _Rejected]]:
+    chunks: Iterator[list[Given]], tokenizer: PackingTokenizer
+) -> Iterator[tuple[list[Given], EncodedTexts, _Rejected]]:
     """Go through the chunks, each by stream and in file order within; the next one is encoded meanwhile.
 
     Yields:
-        The rows that can be packed, their tokens, and the other rows with the reason.
+        The texts that can be packed, their tokens, and the other texts with the reason.
     """
 
-    def encode(chunk: list[_Row]) -> tuple[list[_Row], EncodedTexts, _Rejected]:
-        rows = sorted(chunk, key=lambda row: (row["domain"], row["split"]))
-        encoded = tokenizer.encode([row["text"] for row in rows])
-        return _without_rejected(rows, encoded, tokenizer.end_of_document_id)
+    def encode(chunk: list[Given]) -> tuple[list[Given], EncodedTexts, _Rejected]:
+        given = sorted(chunk, key=lambda one: (one.domain, one.split))
+        encoded = tokenizer.encode([one.text for one in given])
+        return _without_rejected(given, encoded, tokenizer.end_of_document_id)
 
     with ThreadPoolExecutor(1, "encode-ahead") as ahead:
-        waiting: Future[tuple[list[_Row], EncodedTexts, _Rejected]] | None = None
+        waiting: Future[tuple[list[Given], EncodedTexts, _Rejected]] | None = None
         for chunk in chunks:
             following = ahead.submit(encode, chunk)
             if waiting is not None:
@@ -165,20 +230,20 @@ def _encoded(
 
 
 def _without_rejected(
-    rows: list[_Row], encoded: EncodedTexts, end_of_document_id: int
-) -> tuple[list[_Row], EncodedTexts, _Rejected]:
+    given: list[Given], encoded: EncodedTexts, end_of_document_id: int
+) -> tuple[list[Given], EncodedTexts, _Rejected]:
     """Part what no sequence could hold: a text without a token, or with the one that ends documents within it."""
     is_empty = encoded.num_tokens == 0
-    owners = np.repeat(np.arange(len(rows)), encoded.num_tokens)[encoded.token_ids == end_of_document_id]
+    owners = np.repeat(np.arange(len(given)), encoded.num_tokens)[encoded.token_ids == end_of_document_id]
     kept = ~is_empty
     kept[owners] = False
     if kept.all():
-        return rows, encoded, []
+        return given, encoded, []
     rejected = [
-        (rows[place], "no_tokens" if is_empty[place] else "end_of_document_inside")
+        (given[place], "no_tokens" if is_empty[place] else "end_of_document_inside")
         for place in np.flatnonzero(~kept).tolist()
     ]
-    return [row for row, is_kept in zip(rows, kept, strict=True) if is_kept], encoded.keeping(kept), rejected
+    return [one for one, is_kept in zip(given, kept, strict=True) if is_kept], encoded.keeping(kept), rejected
 
 
 def _rejected_columns(rejected: _Rejected, shard: str) -> dict[str, Any]:
@@ -186,35 +251,45 @@ def _rejected_columns(rejected: _Rejected, shard: str) -> dict[str, Any]:
     return {
         "shard": [shard] * len(rejected),
         "file": [shard] * len(rejected),
-        "line": [row["line"] for row, _ in rejected],
+        "line": [one.line for one, _ in rejected],
         "reason": [reason for _, reason in rejected],
-        "excerpt": [excerpt_of(row["text"]) for row, _ in rejected],
+        "excerpt": [excerpt_of(one.text) for one, _ in rejected],
     }
 
 
-def _chunks(documents: Path) -> Iterator[list[dict[str, Any]]]:
-    """Go through the documents, some megabytes of text at a time."""
-    with pq.ParquetFile(documents) as file:
-        chunk: list[dict[str, Any]] = []
-        chunk_bytes = 0
+def _documents(path: Path) -> Iterator[Given]:
+    """Go through the documents of a file, a row group at a time."""
+    columns = ["document_id", "line", "domain", "split", "text", "num_bytes"]
+    with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
-            table = file.read_row_group(group, columns=["document_id", "line", "domain", "split", "text", "num_bytes"])
-            for row in table.to_pylist():
-                chunk.append(row)
-                chunk_bytes += row["num_bytes"]
-                if chunk_bytes >= _CHUNK_BYTES:
-                    yield chunk
-                    chunk, chunk_bytes = [], 0
-        if chunk:
+            for row in file.read_row_group(group, columns=columns).to_pylist():
+                yield Given(number=row["document_id"], char_start=0, **row)
+
+
+def chunks_of(texts: Iterable[Given]) -> Iterator[list[Given]]:
+    """Go through texts some megabytes at a time."""
+    chunk: list[Given] = []
+    chunk_bytes = 0
+    for one in texts:
+        chunk.append(one)
+        chunk_bytes += one.num_bytes
+        if chunk_bytes >= _CHUNK_BYTES:
             yield chunk
+            chunk, chunk_bytes = [], 0
+    if chunk:
+        yield chunk
 
 
 def _columns(
-    packed: PackedSequences, streams: Sequence[_Stream], texts: dict[int, str], ids: NDArray[np.int64], shard: str
+    packed: PackedSequences, streams: Sequence[_Stream], texts: Mapping[int, Given], ids: NDArray[np.int64], shard: str
 ) -> dict[str, Any]:
     """Return the columns of sequences.parquet for finished sequences of some streams."""
-    spans = zip(packed.document_ids.tolist(), packed.char_starts.tolist(), packed.char_ends.tolist(), strict=True)
-    pieces = pa.array([texts[document_id][start:end] for document_id, start, end in spans], type=pa.string())
+    given = [texts[number] for number in packed.document_ids.tolist()]
+    places = zip(given, packed.char_starts.tolist(), packed.char_ends.tolist(), strict=True)
+    pieces = pa.array([one.text[start:end] for one, start, end in places], type=pa.string())
+    document_ids = np.array([one.document_id for one in given], dtype=np.int64)
+    first_chars = np.array([one.char_start for one in given], dtype=np.int64)
+    spans = [document_ids, packed.char_starts + first_chars, packed.char_ends + first_chars]
     span_starts = _offsets(packed.num_spans)
     domains, splits = zip(*streams, strict=True)
     return {
@@ -225,10 +300,7 @@ def _columns(
         "num_tokens": packed.num_tokens.astype(np.int32),
         "num_bytes": np.add.reduceat(pc.binary_length(pieces).to_numpy().astype(np.int64), span_starts[:-1]),
         "token_ids": pa.ListArray.from_arrays(_offsets(packed.num_tokens), packed.token_ids),
-        "spans": pa.ListArray.from_arrays(
-            span_starts,
-            pa.StructArray.from_arrays([packed.document_ids, packed.char_starts, packed.char_ends], fields=list(SPAN)),
-        ),
+        "spans": pa.ListArray.from_arrays(span_starts, pa.StructArray.from_arrays(spans, fields=list(SPAN))),
         "texts": pa.ListArray.from_arrays(span_starts, pieces),
     }
 

@@ -114,6 +114,8 @@ class StudentRecord:
         num_parameters: of the student.
         runs: one for each of its seeds, at least one.
         selection: where its corpus is a refined one.
+        is_retokenised: whether the models of that selection have another tokenizer, so that their losses per token are
+            not to be compared with its own.
         made_with: what beside corpus and seed made it, by setting: its architecture, training and objective.
     """
 
@@ -123,6 +125,7 @@ class StudentRecord:
     num_parameters: int
     runs: tuple[StudentRun, ...]
     selection: SelectionRecord | None = None
+    is_retokenised: bool = False
     made_with: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -203,7 +203,7 @@ def _reasons(student: StudentRecord, base: StudentRecord) -> Iterator[str]:
             f"({reference:.3f}), so that their difference says nothing about what is worth learning; train or choose a "
             "stronger teacher."
         )
-    elif teacher is not None and teacher >= base.mean("nll_nats_per_token"):
+    elif teacher is not None and not student.is_retokenised and teacher >= base.mean("nll_nats_per_token"):
         yield (
             f"The likely reason: the teacher's held-out loss ({teacher:.3f} nats a token) is not below the "
             f"{base.mean('nll_nats_per_token'):.3f} that {base.name} reaches by itself, so that it cannot show the "

@@ -52,24 +52,22 @@ class StudentCheck:
         yield from self._budget_problems()
 
     def _corpus_problems(self) -> Iterator[str]:
-        student, stored_in = self._student, None
+        student = self._student
         if student.selection is not None:
             yield from self._unknown(f"{self._where}.corpus: selection", student.selection, self._file.selections)
-            if student.selection in self._file.selections:
-                stored_in = self._file.selection_tokenizer(student.selection)
         elif student.generation is not None:
             yield from self._unknown(f"{self._where}.corpus: generation", student.generation, self._file.generations)
-            if student.generation in self._file.generations:
-                stored_in = self._file.generation_tokenizer(student.generation)
+            known = student.generation in self._file.generations
+            stored_in = self._file.generation_tokenizer(student.generation) if known else None
+            if stored_in is not None and stored_in != student.tokenizer:
+                yield (
+                    f"{self._where}: tokenizer {student.tokenizer} differs from {stored_in}, in whose tokens "
+                    f"{student.corpus} is stored; a student of another tokenizer can learn from a refined corpus"
+                )
         elif student.corpus != CANDIDATES:
             yield (
                 f"{self._where}.corpus: '{student.corpus}' is neither '{CANDIDATES}' nor '{REFINED}<selection>' nor "
                 f"'{GENERATED}<generation>'"
-            )
-        if stored_in is not None and stored_in != student.tokenizer:
-            yield (
-                f"{self._where}: tokenizer {student.tokenizer} differs from {stored_in}, in whose tokens "
-                f"{student.corpus} is stored"
             )
 
     def _objective_problems(self) -> Iterator[str]:
@@ -93,11 +91,12 @@ class StudentCheck:
                     f"{objective.type} learns; write keep_tokens: {{method: sampled, number: 12}} under "
                     f"{who}s.{name}.scoring"
                 )
-        if isinstance(objective, FromScores) and self._student.generation is not None:
+        if isinstance(objective, FromScores) and self._has_other_tokens():
             yield (
                 f"{self._where}.objective: {objective.type} reads what is stored of the candidates' own tokens, and "
-                f"those of {self._student.corpus} are others; take the candidates or a refined corpus, or an objective "
-                "that runs its models beside the student (vanilla_kd, minillm)"
+                f"those of {self._student.corpus} are others; take the candidates or a refined corpus of tokenizer "
+                f"{self._student.tokenizer}, or an objective that runs its models beside the student (vanilla_kd, "
+                "minillm)"
             )
         length = self._file.sequences.sequence_length
         if isinstance(objective, MiniLlm) and objective.num_sampled_tokens >= length:
@@ -106,6 +105,13 @@ class StudentCheck:
                 f"sequence to continue; expected fewer than sequences.sequence_length, {length:,}: set it to "
                 f"{length - 1:,} or less (a quarter, {length // 4:,}, is the published share)"
             )
+
+    def _has_other_tokens(self) -> bool:
+        """Say whether a student learns from other sequences than its tokenizer makes of the candidates."""
+        selection = self._student.selection
+        if selection is None or selection not in self._file.selections:
+            return self._student.generation is not None
+        return self._file.selection_tokenizer(selection) not in (None, self._student.tokenizer)
 
     def _kept_tokens_problems(self, who: str, name: str, scoring: Scoring) -> Iterator[str]:
         if not scoring.keep_token_logprobs:

@@ -23,6 +23,7 @@ from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.agreement import CUTOFF
 from miniplm_assets.kinds.models import Who
 from miniplm_assets.kinds.pre_filter import scores_of
+from miniplm_assets.kinds.refined_sequences import REFINED_SEQUENCES, refined_for
 from miniplm_assets.kinds.scores import WHO, scores_key
 from miniplm_assets.kinds.selection import DOMAIN_SHIFT
 from miniplm_assets.kinds.student_records import keys_of_student, read_student
@@ -49,6 +50,7 @@ class ComparedStudent(Settings):
         corpus: that it learnt from, as the file names it.
         tokenizer: losses per token are compared within one alone.
         selection: whose refined corpus it learnt from.
+        is_retokenised: whether the models of that selection have another tokenizer.
         baseline: the student that it is held against.
         num_evaluations: held-out losses along the way that the file asks for.
         num_held_out_sequences: on how many sequences.
@@ -60,6 +62,7 @@ class ComparedStudent(Settings):
     corpus: str
     tokenizer: str
     selection: str | None = None
+    is_retokenised: bool = False
     baseline: str | None = None
     num_evaluations: int
     num_held_out_sequences: int
@@ -127,6 +130,7 @@ def _compared(experiment: Experiment) -> Compared:
                 corpus=student.corpus,
                 tokenizer=student.tokenizer,
                 selection=student.selection,
+                is_retokenised=REFINED_SEQUENCES.name in refined_for(experiment, student),
                 baseline=student.baseline,
                 num_evaluations=student.training.num_evaluations,
                 num_held_out_sequences=student.training.num_held_out_sequences,
@@ -233,6 +237,7 @@ def _student(work: Work[Compared], name: str, selections: dict[str, SelectionRec
         corpus=student.corpus,
         tokenizer=student.tokenizer,
         selection=None if student.selection is None else selections[student.selection],
+        is_retokenised=student.is_retokenised,
         made_with=student.made_with(),
     )
 

@@ -19,6 +19,7 @@ from miniplm_assets.kinds.proxy import PROXY_MODEL, SAMPLED
 from miniplm_assets.kinds.proxy_agreement import PROXY_AGREEMENT
 from miniplm_assets.kinds.proxy_differences import PROXY_DIFFERENCES
 from miniplm_assets.kinds.raw_corpus import RAW_CORPUS
+from miniplm_assets.kinds.refined_sequences import REFINED_SEQUENCES
 from miniplm_assets.kinds.rescoring import RESCORED
 from miniplm_assets.kinds.scores import SCORES
 from miniplm_assets.kinds.selection import selection_kinds
@@ -62,6 +63,7 @@ def all_kinds(sql: SqlProject) -> tuple[Kind[Any], ...]:
         *selection_kinds(sql),
         *AGREEMENT_SCORES.values(),
         SCORE_AGREEMENT,
+        REFINED_SEQUENCES,
         GENERATED_CORPUS,
         STUDENT_CHECKPOINT,
         STUDENT_EVALUATION,

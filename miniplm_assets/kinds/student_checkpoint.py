@@ -1,7 +1,7 @@
 """`<student>/student_checkpoint`: a student trained on candidates, a refined or a generated corpus, for each seed."""
 
 from collections.abc import Collection, Iterator
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from miniplm_assets.core.errors import ModelError
 from miniplm_assets.core.recipe import key_of
@@ -12,6 +12,7 @@ from miniplm_assets.kinds.budgets import Budgeted, models_needed, other_of, toke
 from miniplm_assets.kinds.costs import num_parameters_of, training_cost
 from miniplm_assets.kinds.engines import begin_of_sequence_id
 from miniplm_assets.kinds.generated_corpus import GENERATED_CORPUS
+from miniplm_assets.kinds.refined_sequences import REFINED_SEQUENCES, refined_for
 from miniplm_assets.kinds.selection import REFINED_CORPUS
 from miniplm_assets.kinds.sequences import SEQUENCES, packed_by
 from miniplm_assets.kinds.tokenizer import TOKENIZER
@@ -25,6 +26,9 @@ from miniplm_assets.lm.stored_parameters import count_stored_parameters
 from miniplm_assets.storage.store import Draft, Result
 from miniplm_assets.training.objectives import Input, objective_of
 from miniplm_assets.training.train import TRAINING_LOG
+
+# What a student may learn from in place of the candidates.
+MADE_CORPORA: Final = (REFINED_CORPUS, REFINED_SEQUENCES.name, GENERATED_CORPUS.name)
 
 
 class Schooling(Budgeted):
@@ -57,7 +61,7 @@ def _nodes(blueprint: Blueprint) -> Iterator[Node[Schooling]]:
             names=(name,),
             inputs={
                 **packed_by(student.tokenizer),
-                **_made_corpus(student),
+                **_made_corpus(experiment, student),
                 **{role: key_of(*asset) for role, asset in needed.items()},
             },
             settings=Schooling(
@@ -72,18 +76,16 @@ def _nodes(blueprint: Blueprint) -> Iterator[Node[Schooling]]:
         )
 
 
-def _made_corpus(student: Student) -> dict[str, str]:
+def _made_corpus(experiment: Experiment, student: Student) -> dict[str, str]:
     """Return the corpus that a student learns from as an input, where it is not the candidates."""
-    if student.selection is not None:
-        return {REFINED_CORPUS: key_of(REFINED_CORPUS, student.selection)}
     if student.generation is not None:
         return {GENERATED_CORPUS.name: key_of(GENERATED_CORPUS.name, student.generation)}
-    return {}
+    return refined_for(experiment, student)
 
 
 def _make(work: Work[Schooling]) -> Result:
     """Train a student on the text that its inputs name, once with each seed."""
-    made = next((role for role in (REFINED_CORPUS, GENERATED_CORPUS.name) if role in work.node.inputs), None)
+    made = next((role for role in MADE_CORPORA if role in work.node.inputs), None)
     is_stored = work.is_stored
     objective_inputs = {} if is_stored else _objective_inputs(work)
     training = None if is_stored else _training(work)

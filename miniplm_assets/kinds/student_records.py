@@ -26,6 +26,7 @@ def read_student(
     corpus: str,
     tokenizer: str,
     selection: SelectionRecord | None = None,
+    is_retokenised: bool = False,
     made_with: Mapping[str, Any] | None = None,
 ) -> StudentRecord:
     """Return what is known of a student.
@@ -36,6 +37,7 @@ def read_student(
         corpus: that it learnt from, as the file names it.
         tokenizer: its name.
         selection: where its corpus is a refined one.
+        is_retokenised: whether the models of that selection have another tokenizer.
         made_with: what beside corpus and seed made it, by setting.
     """
     checkpoints, evaluations = (work.input_pieces(key) for key in keys_of_student(name))
@@ -46,6 +48,7 @@ def read_student(
         num_parameters=next(iter(checkpoints.values())).facts["num_parameters"],
         runs=tuple(_run(int(seed), checkpoint, evaluations[seed]) for seed, checkpoint in checkpoints.items()),
         selection=selection,
+        is_retokenised=is_retokenised,
         made_with=made_with or {},
     )
 

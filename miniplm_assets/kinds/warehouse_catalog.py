@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.documents import DOCUMENTS
+from miniplm_assets.kinds.refined_sequences import REFINED_SEQUENCES
 from miniplm_assets.kinds.sequences import SEQUENCES
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS
 from miniplm_assets.lineage.kind import Blueprint, Kind, Node
@@ -96,7 +97,7 @@ def _tables(work: Work[Place]) -> Iterator[CatalogTable]:
             name=name,
             description=kind.description.partition("\n\n")[0],
             columns=kind.columns,
-            name_columns=(*([kind.section] if nodes[0].names else []), *(["seed"] if by_seed else [])),
+            name_columns=(*_name_columns(nodes[0]), *(["seed"] if by_seed else [])),
             files=files,
             is_copied=not kind.is_view,
         )
@@ -109,12 +110,17 @@ def _tables(work: Work[Place]) -> Iterator[CatalogTable]:
         files={
             (): [
                 result.file(REJECTED)
-                for node in (*by_kind[DOCUMENTS.name], *by_kind[SEQUENCES.name])
+                for kind in (DOCUMENTS, SEQUENCES, REFINED_SEQUENCES)
+                for node in by_kind.get(kind.name, ())
                 for result in work.input_pieces(node.key).values()
             ]
         },
         differs=drops_duplicates,
     )
+
+
+def _name_columns(node: Node[Any]) -> tuple[str, ...]:
+    return node.kind.name_columns or ((node.kind.section,) if node.names else ())
 
 
 def _place(stored: Path, target: Path) -> None:

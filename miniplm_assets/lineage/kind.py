@@ -73,6 +73,7 @@ class Kind(Generic[S]):
         name: the last part of their keys, the name of their table in the catalog and in the SQL.
         code_version: raised whenever `make` would give another result for the same input.
         section: what the experiment file names them after; their group in the UI is `<section>_<name>`.
+        name_columns: what its assets are told apart by, where that is more than the name of the section.
         technologies: shown as icons in the UI.
         description: in Markdown; the first line is the summary.
         nodes: the assets of this kind that an experiment has.
@@ -99,6 +100,7 @@ class Kind(Generic[S]):
     description: str
     nodes: "Callable[[Blueprint], Iterable[Node[S]]]"
     make: "Callable[[Work[S]], Result]"
+    name_columns: tuple[str, ...] = ()
     pieces: Literal["shard", "seed"] | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     column_sources: Mapping[str, Iterable[tuple[str, str]]] = field(default_factory=dict)
