@@ -3,6 +3,7 @@
 import io
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -310,6 +311,16 @@ def test_the_verdict_on_a_worse_student_gives_the_reason_that_the_numbers_give()
     cut = reasons_for(half(), {"code": 3.9, "prose": 3.95, "noise": 4.9})
     assert cut == ("All that it loses, it loses in domains that the selection cut (noise); elsewhere it is no worse.")
     assert reasons_for(half()).startswith("None of the usual reasons shows in the numbers")
+
+
+def test_a_teacher_of_another_tokenizer_is_not_held_against_a_loss_per_token() -> None:
+    behind = student("miniplm", [5.0, 4.4, 4.3, 4.2], by_domain=WORSE, selection=half(teacher=4.1))
+    assert "(4.100 nats a token) is not below the 4.000 that no_kd reaches" in verdict([BASE, behind], baseline="no_kd")
+    text = verdict([BASE, replace(behind, is_retokenised=True)], baseline="no_kd")
+    assert "None of the usual reasons shows in the numbers" in text
+    # It may well be held against the reference, which has its tokenizer.
+    weak = replace(behind, selection=half(teacher=4.6), is_retokenised=True)
+    assert "(4.600 nats a token) is not below the reference's (4.500)" in verdict([BASE, weak], baseline="no_kd")
 
 
 def test_a_draw_and_a_lonely_student() -> None:

@@ -64,6 +64,7 @@ RANK = MARTS - {"difference_scores"} | CATALOG
 CORRECTED = {"scale_corrected_scores", "score_scales"}
 PRIOR = {"token_counts", "token_priors", "prior_statistics", "prior_scores"}
 GENERATED = {"generated_corpus"} | STUDENT
+RETOKENISED = {"refined_sequences"} | STUDENT
 SURVIVING = {"surviving_sequences", "surviving_teacher_scores", "surviving_reference_scores"}
 # What follows a proxy, of a selection that nobody learns from, where others have both models score everything.
 PREDICTED = {"proxy_agreement", "proxy_differences", "proxy_scores"} | RANK - {"corpus_profile"}
@@ -362,6 +363,16 @@ ROWS = [
     Row("teachers.large.scoring.dtype", "float32", "bfloat16", TEACHER_SCORES, "generated"),  # it writes all the same
     Row("selections.half.keep_fraction selections.again.keep_fraction", None, 0.4, SELECTION, "generated"),
     Row("sequences.sequence_length", 1_024, 32, AFTER_TOKENIZER | GENERATED, "generated"),
+    Row("students.foreign.tokenizer", REQUIRED, "local", RETOKENISED, "families"),
+    Row("students.foreign.tokenizer", REQUIRED, "bpe", RETOKENISED, "families"),  # in which the selection is
+    Row("students.foreign.corpus", "candidates", "refined_corpus/again", RETOKENISED, "families"),
+    Row("students.plain.tokenizer", REQUIRED, "hub", STUDENT, "families"),  # of the candidates
+    Row("selections.half.keep_fraction selections.again.keep_fraction", None, 0.4, SELECTION | RETOKENISED, "families"),
+    Row("sequences.sequence_length", 1_024, 32, AFTER_TOKENIZER | RETOKENISED, "families"),
+    Row("sequences.trim_to_sentence_end", True, False, AFTER_TOKENIZER | RETOKENISED, "families"),
+    Row("tokenizers.hub.revision", REQUIRED, HASH[::-1], {"tokenizer", "sequences"} | RETOKENISED, "families"),
+    Row("corpus.fields.text_field", "text", "content", DOCUMENTS | RETOKENISED, "families"),
+    Row("corpus.expected_tokens", None, 7, NOTHING, "families"),
     Row("evaluation.excluded_domains", (), ["noise"], {"student_evaluation"} | REPORTS),
     Row("automation.seconds_between_looks", 15, 5, NOTHING),
     Row("automation.quiet_seconds", 60, 5, NOTHING),
@@ -489,8 +500,15 @@ def generated_by(**settings: str) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+def families(content: dict[str, Any]) -> None:
+    """A student of another tokenizer, of what the first selection keeps."""
+    student = {"architecture": "other", "tokenizer": "hub", "training": {"token_budget": 10}}
+    content["students"]["foreign"] = {**student, "corpus": "refined_corpus/half", "baseline": "plain"}
+
+
 PAIR = {"teacher": "large", "reference": "small"}
 VARIANTS |= {
+    "families": families,
     "distilled": distilled,
     "kept": kept,
     "sparse_kd": sparse_kd,
@@ -641,6 +659,18 @@ def test_another_seed_of_a_student_is_one_more_result_and_leaves_the_first():
         "ledger",
         "break_even",
         "warehouse_catalog",
+    }
+
+
+def test_students_of_one_tokenizer_share_what_is_tokenised_anew_and_others_do_not():
+    content = content_of("families")
+    content["students"]["second"] = dict(content["students"]["foreign"])
+    content["students"]["third"] = {**content["students"]["foreign"], "tokenizer": "local"}
+    found = {key for key in fingerprints(content) if kind_of(key) == "refined_sequences"}
+    assert found == {
+        f"half/{tokenizer}/refined_sequences{piece}"
+        for tokenizer in ("hub", "local")
+        for piece in ("", " a.jsonl", " b.jsonl")
     }
 
 
