@@ -16,6 +16,7 @@ from miniplm_assets.kinds.registry import open_pipeline
 from miniplm_assets.lineage.outcome import outcome
 from miniplm_assets.lineage.plan import plan, require_possible
 from miniplm_assets.lineage.verify import verify_derived, verify_store
+from miniplm_assets.lm.architectures import count_parameters
 from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shard
 from tests.test_passages import byte_level, family, lower_case, saved
 
@@ -148,6 +149,21 @@ def test_students_of_other_families_learn_and_load(families):
         assert model.config.model_type == model_type
         own = Tokenizer.from_file(str(folder / tokenizer / "tokenizer.json"))
         assert model.config.vocab_size == own.get_vocab_size()
+
+
+@pytest.mark.parametrize(
+    ("shape", "vocab_size", "published_millions"),
+    [
+        ({**LLAMA, "hidden_size": 768, "intermediate_size": 3_072, "num_hidden_layers": 12}, 128_256, 212),
+        ({**MAMBA, "hidden_size": 768, "state_size": 16, "num_hidden_layers": 24}, 50_277, 130),
+    ],
+)
+def test_shapes_of_the_paper_have_its_sizes(shape, vocab_size, published_millions):
+    """Llama 3.1 and Mamba of arXiv 2410.17215, built on the meta device."""
+    if shape["model_type"] == "llama":
+        shape = {**shape, "num_attention_heads": 12, "num_key_value_heads": 12, "tie_word_embeddings": True}
+    count = count_parameters(shape, vocab_size=vocab_size).total
+    assert round(count / 1e6) in (published_millions, published_millions - 1)  # Mamba's 129.1M is called 130M
 
 
 def test_they_are_compared_by_the_byte(families):
