@@ -17,6 +17,7 @@ from miniplm_assets.lineage.outcome import outcome
 from miniplm_assets.lineage.plan import plan, require_possible
 from miniplm_assets.lineage.verify import verify_derived, verify_store
 from miniplm_assets.lm.architectures import count_parameters
+from miniplm_assets.training.token_file import write_token_file
 from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shard
 from tests.test_passages import byte_level, family, lower_case, saved
 
@@ -149,6 +150,47 @@ def test_students_of_other_families_learn_and_load(families):
         assert model.config.model_type == model_type
         own = Tokenizer.from_file(str(folder / tokenizer / "tokenizer.json"))
         assert model.config.vocab_size == own.get_vocab_size()
+
+
+def test_no_loss_falls_on_a_token_that_stands_where_a_text_was_cut(tmp_path):
+    from miniplm_assets.lm.scores import TokenRule
+    from miniplm_assets.training.batch import make_batch
+    from miniplm_assets.training.objectives import Objective
+
+    def rows_of(name, rows):
+        token_ids, cuts = (pl.Series(one, dtype=pl.List(pl.Int32)) for one in zip(*rows, strict=True))
+        file = tmp_path / f"{name}.parquet"
+        pl.DataFrame({"sequence_id": range(len(rows)), "token_ids": token_ids, "cut_ends": cuts}).write_parquet(file)
+        for _ in range(2):  # written, and found
+            tokens = write_token_file(
+                tmp_path / name,
+                sequence_files=[file],
+                split=None,
+                vocab_size=10,
+                data_fingerprint=name,
+                report=pytest.fail,
+            )
+        return [tokens.row(place) for place in range(tokens.num_sequences)]
+
+    # 0 ends a document, or stands where one was cut; a sequence of one token teaches nothing.
+    cut = [([5, 6, 0, 7, 8, 0, 9, 4, 0], [2, 8]), ([3], []), ([4, 0, 5, 0], [3]), ([6, 7], []), ([8, 9, 0], [2])]
+    rule = TokenRule(end_of_document_id=0, score_after_end_of_document=False)
+    batch = make_batch(rows_of("cut", cut), rule=rule, mean_over="tokens", objective=Objective())
+    assert batch["targets"].tolist() == [6, 8, 0, 4, 0, 7, 9]
+    whole = [(token_ids, []) for token_ids, _ in cut]
+    batch = make_batch(rows_of("whole", whole), rule=rule, mean_over="tokens", objective=Objective())
+    assert batch["targets"].tolist() == [6, 0, 8, 0, 4, 0, 0, 0, 7, 9, 0]
+
+
+def test_a_student_predicts_no_cut(families):
+    """All that is marked is the token that ends documents; where it would have begun a sequence, it is left out."""
+    pipeline = families[1]
+    made = table(pipeline, "half/pieces/refined_sequences", "sequences.parquet")
+    facts = pipeline.store.require(pipeline.latest_fingerprints().recipe("half/pieces/refined_sequences")).facts
+    num_cuts = made["cut_ends"].list.len().sum()
+    assert 0.8 * facts["num_cut_passages"] < num_cuts <= facts["num_cut_passages"]
+    places = made.explode("cut_ends").drop_nulls("cut_ends")
+    assert set(places["token_ids"].list.get(places["cut_ends"])) == {2}  # </s>
 
 
 @pytest.mark.parametrize(

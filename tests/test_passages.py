@@ -272,6 +272,9 @@ def test_what_is_tokenised_anew_is_to_the_byte_what_was_selected(
         assert row["token_ids"][0] != end_id
         parts = [list(part) for is_end, part in groupby(row["token_ids"], key=end_id.__eq__) if not is_end]
         assert row["token_ids"].count(end_id) - len(parts) in (0, -1)
+        ends = [place for place, token_id in enumerate(row["token_ids"]) if token_id == end_id]
+        goes_on = [span["char_end"] < len(documents[span["document_id"] - 1_000]["text"]) for span in row["spans"]]
+        assert row["cut_ends"] == [place for place, is_cut in zip(ends, goes_on, strict=False) if is_cut]
         for span, text, token_ids in zip(row["spans"], row["texts"], parts, strict=True):
             ours = found.setdefault(row["domain"], [])
             last = ours[-1] if ours else None
@@ -344,6 +347,7 @@ def test_a_case_worked_by_hand(tmp_path: Path) -> None:
     end_id = tokenizer.end_of_document_id
     ended = [[*tokenizer.encode([text]).token_ids.tolist(), end_id] for text in row["texts"]]
     assert row["token_ids"] == [token_id for token_ids in ended for token_id in token_ids]
+    assert row["cut_ends"] == [len(ended[0]) - 1]
     assert (row["split"], row["domain"], row["shard"]) == ("candidate", "web", SHARD)
     assert (facts["num_passages"], facts["num_cut_passages"], facts["num_rejected"]) == (3, 1, 0)
     assert facts["num_bytes"] == 33 + 9 + 13 and facts["num_changed_passages"] == facts["num_rejected_bytes"] == 0

@@ -10,14 +10,14 @@ where one begins as the other ends, so that no word is cut where nothing was lef
 
 A passage is tokenised as it is, also where it begins or ends inside of a word, and the end-of-document token follows
 each: one that ends with its document, and one that is cut. Nothing is predicted behind that token, so that no loss
-reaches across a cut.
+reaches across a cut; and where a passage was cut, `cut_ends` says that the token itself is not predicted either.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -29,6 +29,7 @@ from miniplm_assets.core.splits import CANDIDATE
 from miniplm_assets.corpus.encoding import PackingTokenizer
 from miniplm_assets.corpus.progress import Report
 from miniplm_assets.corpus.sequences import Given, chunks_of, write_packed
+from miniplm_assets.corpus.tables import REFINED_SEQUENCES
 from miniplm_assets.corpus.tokenizer import load_tokenizer
 from miniplm_assets.experiment.schema import Sequences
 from miniplm_assets.storage.tables import SEQUENCES as SEQUENCES_FILE
@@ -78,18 +79,17 @@ def write_refined_sequences(
     require_kept_text(tokenizer, named)
     counts: Counter[str] = Counter(dict.fromkeys(("num_cut_passages", "num_changed_passages", "num_selected_bytes"), 0))
 
-    def counted(passages: Iterator[Given], ends: dict[int, int]) -> Iterator[Given]:
+    def counted(passages: Iterator[Given]) -> Iterator[Given]:
         for passage in passages:
             counts["num_selected_bytes"] += passage.num_bytes
-            counts["num_cut_passages"] += passage.char_start + len(passage.text) < ends[passage.document_id]
+            counts["num_cut_passages"] += passage.is_cut
             yield passage
 
     def look_at(given: list[Given], encoded: EncodedTexts) -> None:
         counts["num_changed_passages"] += _num_changed(given, encoded, tokenizer)
 
-    lines, ends = _lines_and_ends(documents)
     facts = write_packed(
-        chunks_of(counted(passages_of(refined, lines, shard), ends)),
+        chunks_of(counted(passages_of(refined, _extents(documents), shard))),
         words="passages",
         shard=shard,
         tokenizer=tokenizer,
@@ -97,6 +97,7 @@ def write_refined_sequences(
         shard_fingerprint=shard_fingerprint,
         folder=folder,
         report=report,
+        schema=REFINED_SEQUENCES,
         look_at=look_at,
     )
     del facts["tokens_per_split"]  # all of them are candidates
@@ -121,14 +122,21 @@ class _Open:
     texts: list[str] = field(default_factory=list)
 
 
-def passages_of(refined: Sequence[Path], lines: dict[int, int], shard: str) -> Iterator[Given]:
+class Extent(NamedTuple):
+    """A document: its line in the corpus file, and its length in characters."""
+
+    line: int
+    num_characters: int
+
+
+def passages_of(refined: Sequence[Path], extents: Mapping[int, Extent], shard: str) -> Iterator[Given]:
     """Go through the passages of selected sequences, those of a domain in their order; one without text is none.
 
     The sequences of a domain follow each other as their texts do, so that only the last passage of each is held.
 
     Args:
         refined: as in `write_refined_sequences`.
-        lines: of each document in its corpus file, by its id.
+        extents: of each document, by its id.
         shard: what messages call the sequences.
 
     Raises:
@@ -141,6 +149,7 @@ def passages_of(refined: Sequence[Path], lines: dict[int, int], shard: str) -> I
         nonlocal number
         text = "".join(one.texts)
         if text:
+            extent = extents[one.document_id]
             yield Given(
                 number=number,
                 text=text,
@@ -149,7 +158,8 @@ def passages_of(refined: Sequence[Path], lines: dict[int, int], shard: str) -> I
                 split=CANDIDATE,
                 document_id=one.document_id,
                 char_start=one.char_start,
-                line=lines[one.document_id],
+                line=extent.line,
+                is_cut=one.char_end < extent.num_characters,
             )
             number += 1
 
@@ -198,19 +208,15 @@ def _rows(refined: Sequence[Path]) -> Iterator[dict[str, Any]]:
                 yield from batch.to_pylist()
 
 
-def _lines_and_ends(documents: Path) -> tuple[dict[int, int], dict[int, int]]:
-    """Return of each candidate its line in the corpus file, and its length in characters, by its id."""
+def _extents(documents: Path) -> dict[int, Extent]:
+    """Return the extent of each candidate, by its id."""
     rows = (
         pl.scan_parquet(documents, glob=False)
         .filter(pl.col("split") == CANDIDATE)
-        .select("document_id", "line", char_end=pl.col("text").str.len_chars())
+        .select("document_id", "line", pl.col("text").str.len_chars())
         .collect()
     )
-    document_ids = rows["document_id"].to_list()
-    return (
-        dict(zip(document_ids, rows["line"].to_list(), strict=True)),
-        dict(zip(document_ids, rows["char_end"].to_list(), strict=True)),
-    )
+    return {document_id: Extent(line, num_characters) for document_id, line, num_characters in rows.iter_rows()}
 
 
 def _num_changed(given: Sequence[Given], encoded: EncodedTexts, tokenizer: PackingTokenizer) -> int:

@@ -22,6 +22,7 @@ from miniplm_assets.corpus.progress import Progress, Report
 from miniplm_assets.corpus.tables import REJECTED, SEQUENCES, SPAN, RowGroupWriter, RowNumbers
 from miniplm_assets.corpus.tokenizer import load_tokenizer
 from miniplm_assets.experiment.schema import Sequences
+from miniplm_assets.storage.tables import CUT_ENDS
 from miniplm_assets.storage.tables import REJECTED as REJECTED_FILE
 from miniplm_assets.storage.tables import SEQUENCES as SEQUENCES_FILE
 
@@ -51,6 +52,7 @@ class Given(NamedTuple):
         document_id: of the document.
         char_start: where the text begins in the document, in characters.
         line: of the document in its corpus file.
+        is_cut: whether the document goes on behind the text.
     """
 
     number: int
@@ -61,6 +63,7 @@ class Given(NamedTuple):
     document_id: int
     char_start: int
     line: int
+    is_cut: bool = False
 
 
 def write_sequences(
@@ -114,6 +117,7 @@ def write_packed(
     shard_fingerprint: str,
     folder: Path,
     report: Report,
+    schema: pa.Schema = SEQUENCES,
     look_at: Callable[[list[Given], EncodedTexts], None] = lambda _given, _encoded: None,
 ) -> dict[str, Any]:
     """Tokenise and pack texts of a shard.
@@ -127,6 +131,7 @@ def write_packed(
         shard_fingerprint: fingerprint of this result, where the ids begin.
         folder: gets sequences.parquet, ordered by sequence_id, and rejected.parquet.
         report: called with a sentence every few seconds.
+        schema: of sequences.parquet; with a column `cut_ends` where texts may be cut.
         look_at: is shown the texts that are packed, with their tokens.
 
     Returns:
@@ -149,7 +154,7 @@ def write_packed(
     progress = Progress(report)
     per_reason: Counter[str] = Counter()
     with (
-        RowGroupWriter(folder / SEQUENCES_FILE, SEQUENCES) as writer,
+        RowGroupWriter(folder / SEQUENCES_FILE, schema) as writer,
         RowGroupWriter(folder / REJECTED_FILE, REJECTED) as rejected_writer,
     ):
 
@@ -157,6 +162,8 @@ def write_packed(
             nonlocal num_sequences
             if len(packed.num_tokens):
                 columns = _columns(packed, streams, texts, ids.take(len(packed.num_tokens)), shard)
+                if CUT_ENDS in schema.names:
+                    columns[CUT_ENDS] = _cut_ends(packed, texts, tokenizer.end_of_document_id)
                 are_few = len(streams) <= _MAX_STREAMS_APART
                 writer.write(columns, num_rows_of_parts=packed.num_sequences.tolist() if are_few else None)
                 num_sequences += len(packed.num_tokens)
@@ -303,6 +310,18 @@ def _columns(
         "spans": pa.ListArray.from_arrays(span_starts, pa.StructArray.from_arrays(spans, fields=list(SPAN))),
         "texts": pa.ListArray.from_arrays(span_starts, pieces),
     }
+
+
+def _cut_ends(packed: PackedSequences, texts: Mapping[int, Given], end_of_document_id: int) -> pa.ListArray:
+    """Return where in each sequence an end-of-document token stands that ends no document."""
+    token_starts, span_starts = _offsets(packed.num_tokens), _offsets(packed.num_spans)
+    places = np.flatnonzero(packed.token_ids == end_of_document_id)
+    owners = np.searchsorted(token_starts, places, side="right") - 1
+    # A sequence begins with a span, and each span in it ends with such a token, but for the last one maybe.
+    spans = span_starts[owners] + np.arange(len(places)) - np.searchsorted(places, token_starts[owners])
+    is_cut = np.array([texts[number].is_cut for number in packed.document_ids.tolist()], dtype=np.bool_)[spans]
+    num_cut = np.bincount(owners[is_cut], minlength=len(packed.num_tokens))
+    return pa.ListArray.from_arrays(_offsets(num_cut), (places - token_starts[owners])[is_cut].astype(np.int32))
 
 
 def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int32]:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from miniplm_assets.core.identity import MAX_ROWS_PER_SHARD, first_id, row_ids
+from miniplm_assets.storage.tables import CUT_ENDS
 
 DOCUMENTS: Final = pa.schema(
     [
@@ -49,6 +50,8 @@ SEQUENCES: Final = pa.schema(
         ("texts", pa.list_(pa.string())),
     ]
 )
+# Places in the sequence.
+REFINED_SEQUENCES: Final = SEQUENCES.append(pa.field(CUT_ENDS, pa.list_(pa.int32())))
 # Columns that repeat few values; a dictionary of texts or ids would only cost time.
 _DICTIONARY_COLUMNS: Final = ("shard", "domain", "split", "reason", "file", "language")
 # A reader holds a row group at once: small enough for many readers, large enough for fast scans.

@@ -211,5 +211,6 @@ each ended by the end-of-document token, and packed as documents are. What the t
         **SEQUENCES.columns,
         "split": "candidate",
         "spans": "the characters of documents that it holds, all of them selected",
+        tables.CUT_ENDS: "places of end-of-document tokens that end no document, and are not learnt",
     },
 )

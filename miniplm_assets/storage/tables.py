@@ -7,3 +7,5 @@ REJECTED: Final = "rejected.parquet"
 HASHES: Final = "hashes.parquet"
 SEQUENCES: Final = "sequences.parquet"
 SCORES: Final = "scores.parquet"
+# A column of sequences: places of end-of-document tokens that stand where a text was cut.
+CUT_ENDS: Final = "cut_ends"

@@ -71,4 +71,6 @@ def make_batch(
 def _may_be_predicted(row: Row, rule: TokenRule) -> NDArray[np.bool_]:
     may_be = rule.scored(row.token_ids)
     may_be[: row.num_without_loss - 1] = False
+    if row.cut_ends is not None:
+        may_be[row.cut_ends - 1] = False
     return may_be

@@ -4,12 +4,13 @@
     <folder>/offsets.bin     int64, num_sequences + 1 of them: where each begins
     <folder>/sequence_ids.bin  int64, of each sequence
     <folder>/prompt_lengths.bin  int32, of each sequence; only where prompts are left without a loss
+    <folder>/cut_ends.bin    int64, places of end-of-document tokens that end no document; only of texts that were cut
     <folder>/contents.json   written last, with the checksum of each; without it the folder is made again
 
 Memory stays at one batch of rows, whatever the corpus holds.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from miniplm_assets.core.errors import TrainingError
+from miniplm_assets.storage.tables import CUT_ENDS
 from miniplm_assets.training.kept_files import keep_files
 
 # Some megabytes of token ids at the usual 1,024 a row.
@@ -32,6 +34,7 @@ MIN_TOKENS = 2
 _TOKEN_IDS, _OFFSETS, _SEQUENCE_IDS = _ARRAYS = ("token_ids.bin", "offsets.bin", "sequence_ids.bin")
 _PROMPT_LENGTHS = "prompt_lengths.bin"
 _NUM_PROMPT_TOKENS = "num_prompt_tokens"
+_CUT_ENDS = "cut_ends.bin"
 
 
 class Row(NamedTuple):
@@ -41,11 +44,13 @@ class Row(NamedTuple):
         sequence_id: of it.
         token_ids: int64 of shape (num_tokens,).
         num_without_loss: how many of the first tokens have no loss: one, which nothing predicts, or a whole prompt.
+        cut_ends: int64, places of tokens that have none either: where a text was cut, not ended; None where none was.
     """
 
     sequence_id: int
     token_ids: NDArray[np.int64]
     num_without_loss: int = 1
+    cut_ends: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,12 +62,14 @@ class TokenFile:
         offsets: int64 of shape (num_sequences + 1,), memory-mapped.
         sequence_ids: int64 of shape (num_sequences,), memory-mapped.
         prompt_lengths: int32 of the same shape, memory-mapped: the first tokens that have no loss; None where all do.
+        cut_ends: int64, rising: places in `token_ids` that have none, since a text was cut there; None of whole texts.
     """
 
     token_ids: NDArray[np.uint32]
     offsets: NDArray[np.int64]
     sequence_ids: NDArray[np.int64]
     prompt_lengths: NDArray[np.int32] | None = None
+    cut_ends: NDArray[np.int64] | None = None
 
     @property
     def num_sequences(self) -> int:
@@ -75,9 +82,13 @@ class TokenFile:
 
     def row(self, place: int) -> Row:
         """Return one sequence."""
-        token_ids = self.token_ids[self.offsets[place] : self.offsets[place + 1]].astype(np.int64)
+        start, stop = int(self.offsets[place]), int(self.offsets[place + 1])
+        token_ids = self.token_ids[start:stop].astype(np.int64)
         num_without_loss = 1 if self.prompt_lengths is None else max(1, int(self.prompt_lengths[place]))
-        return Row(int(self.sequence_ids[place]), token_ids, num_without_loss)
+        cut_ends = None
+        if self.cut_ends is not None:
+            cut_ends = self.cut_ends[slice(*np.searchsorted(self.cut_ends, [start, stop]))] - start
+        return Row(int(self.sequence_ids[place]), token_ids, num_without_loss, cut_ends)
 
 
 def read_rows(
@@ -110,7 +121,8 @@ def write_token_file(
 
     Args:
         folder: where it lies; what it holds of other data is replaced.
-        sequence_files: Parquet files with `sequence_id` and `token_ids`, and `split` where a split is asked for.
+        sequence_files: Parquet files with `sequence_id` and `token_ids`, and `split` where a split is asked for. Where
+            they have a column `cut_ends`, the tokens at these places have no loss.
         split: the rows to take, or None for all.
         vocab_size: ids must lie below it.
         data_fingerprint: identity of the files' content.
@@ -122,10 +134,13 @@ def write_token_file(
     Raises:
         TrainingError: if a token id is outside the vocabulary, or there is no sequence to learn from.
     """
-    names = _ARRAYS if prompts_have_loss else (*_ARRAYS, _PROMPT_LENGTHS)
+    are_cut = bool(sequence_files) and CUT_ENDS in pq.read_schema(sequence_files[0]).names
+    more = {_NUM_PROMPT_TOKENS: _PROMPT_LENGTHS} if not prompts_have_loss else {}
+    more |= {CUT_ENDS: _CUT_ENDS} if are_cut else {}
+    names = (*_ARRAYS, *more.values())
 
     def write() -> None:
-        if _write(folder, sequence_files, split, vocab_size, sequence_ids, prompts_have_loss=prompts_have_loss) == 0:
+        if _write(folder, sequence_files, split, vocab_size, sequence_ids, more) == 0:
             where = "the corpus" if split is None else f"split '{split}'"
             raise TrainingError(
                 f"{where} holds no sequence to learn from ({len(sequence_files)} files, the first: "
@@ -139,6 +154,8 @@ def write_token_file(
         np.memmap(folder / _OFFSETS, dtype=np.int64, mode="r"),
         np.memmap(folder / _SEQUENCE_IDS, dtype=np.int64, mode="r"),
         None if prompts_have_loss else np.memmap(folder / _PROMPT_LENGTHS, dtype=np.int32, mode="r"),
+        # Few, and maybe none, which cannot be mapped.
+        np.fromfile(folder / _CUT_ENDS, dtype=np.int64) if are_cut else None,
     )
 
 
@@ -148,26 +165,21 @@ def _write(
     split: str | None,
     vocab_size: int,
     only: NDArray[np.int64] | None,
-    *,
-    prompts_have_loss: bool,
+    more: Mapping[str, str],
 ) -> int:
-    """Write the arrays and return the number of sequences."""
+    """Write the arrays, those of more columns too, and return the number of sequences."""
     num_sequences = num_tokens = 0
-    columns, names = ["sequence_id", "token_ids"], [*_ARRAYS]
-    if not prompts_have_loss:
-        columns.append(_NUM_PROMPT_TOKENS)
-        names.append(_PROMPT_LENGTHS)
+    columns = ["sequence_id", "token_ids", *more]
     with ExitStack() as files:
-        ids_file, offsets_file, names_file, *prompts_file = (
-            files.enter_context((folder / name).open("wb")) for name in names
-        )
+        ids_file, offsets_file, names_file = (files.enter_context((folder / name).open("wb")) for name in _ARRAYS)
+        more_files = {column: files.enter_context((folder / name).open("wb")) for column, name in more.items()}
         offsets_file.write(np.zeros(1, dtype=np.int64).tobytes())
         for path, batch in read_rows(sequence_files, columns=columns, split=split):
             if only is not None:
                 batch = batch.filter(_is_among(batch["sequence_id"], only))
             num_listed = pc.list_value_length(batch["token_ids"])
             is_long_enough = pc.greater_equal(num_listed, MIN_TOKENS)
-            if not prompts_have_loss:
+            if _NUM_PROMPT_TOKENS in more_files:
                 is_long_enough = pc.and_(is_long_enough, pc.greater(num_listed, batch[_NUM_PROMPT_TOKENS]))
             lists = batch["token_ids"].filter(is_long_enough)
             if len(lists) == 0:
@@ -179,13 +191,19 @@ def _write(
                     f"{vocab_size:,}; these sequences were made with another tokenizer"
                 )
             ids_file.write(token_ids.astype(np.uint32).tobytes())
-            ends = num_tokens + np.cumsum(pc.list_value_length(lists).to_numpy(zero_copy_only=False), dtype=np.int64)
+            lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
+            ends = num_tokens + np.cumsum(lengths, dtype=np.int64)
             offsets_file.write(ends.tobytes())
             sequence_ids = batch["sequence_id"].filter(is_long_enough)
             names_file.write(sequence_ids.to_numpy(zero_copy_only=False).astype(np.int64).tobytes())
-            for file in prompts_file:
-                lengths = batch[_NUM_PROMPT_TOKENS].filter(is_long_enough).to_numpy(zero_copy_only=False)
-                file.write(lengths.astype(np.int32).tobytes())
+            if _NUM_PROMPT_TOKENS in more_files:
+                prompts = batch[_NUM_PROMPT_TOKENS].filter(is_long_enough).to_numpy(zero_copy_only=False)
+                more_files[_NUM_PROMPT_TOKENS].write(prompts.astype(np.int32).tobytes())
+            if CUT_ENDS in more_files:
+                cuts = batch[CUT_ENDS].filter(is_long_enough)
+                starts = np.repeat(ends - lengths, pc.list_value_length(cuts).to_numpy(zero_copy_only=False))
+                places = starts + cuts.flatten().to_numpy(zero_copy_only=False)
+                more_files[CUT_ENDS].write(places.astype(np.int64).tobytes())
             num_sequences, num_tokens = num_sequences + len(lists), int(ends[-1])
     return num_sequences
 
