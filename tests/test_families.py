@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from itertools import pairwise
 
 import dagster as dg
 import duckdb
@@ -19,7 +20,7 @@ from miniplm_assets.lineage.verify import verify_derived, verify_store
 from miniplm_assets.lm.architectures import count_parameters
 from miniplm_assets.training.token_file import write_token_file
 from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shard
-from tests.test_passages import byte_level, family, lower_case, saved
+from tests.test_passages import byte_level, family, lower_case, saved, spelt_pieces
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning")
 LLAMA = {
@@ -122,19 +123,26 @@ def test_neighbours_are_joined(families):
 
 def test_students_are_measured_on_the_validation_text_in_their_own_tokens(families):
     pipeline = families[1]
-    documents = table(pipeline, "documents", "documents.parquet").filter(
-        pl.col("split") == "validation", pl.col("domain") != "noise"
-    )
-    num_bytes = documents["num_bytes"].sum()
+    documents = table(pipeline, "documents", "documents.parquet")
+    held_out_documents = documents.filter(pl.col("split") == "validation", pl.col("domain") != "noise")
     for student, tokenizer in (("qwen", "bpe"), ("llama", "pieces"), ("mamba", "letters")):
+        recipe = pipeline.latest_fingerprints().recipe(f"{tokenizer}/tokenizer")
+        library = Tokenizer.from_file(str(pipeline.store.require(recipe).folder / "tokenizer.json"))
+        end = {"<|endoftext|>", "</s>"}
+        sequences = table(pipeline, f"{tokenizer}/sequences", "sequences.parquet")
+        held_out = sequences.filter(pl.col("split") == "validation", pl.col("domain") != "noise")
+        num_bytes = num_tokens = 0
+        for token_ids in held_out["token_ids"].to_list():
+            pieces = [library.id_to_token(token_id) for token_id in token_ids]
+            scored = [piece for before, piece in pairwise(pieces) if before not in end]
+            num_tokens += len(scored)
+            # A character of a byte-level piece is a byte.
+            of_text = [piece for piece in scored if piece not in end]
+            num_bytes += sum(map(len, of_text)) if tokenizer != "pieces" else len(spelt_pieces(of_text))
         [total] = table(pipeline, f"{student}/student_evaluation").filter("is_total").to_dicts()
-        counted = total["nll_nats"] / math.log(2) / total["bits_per_byte"]
-        # All but the first token of each sequence and those after the end of a document.
-        assert 0.85 * num_bytes < counted < num_bytes
-        held_out = table(pipeline, f"{tokenizer}/sequences", "sequences.parquet").filter(
-            pl.col("split") == "validation"
-        )
-        assert total["num_sequences"] == len(held_out.filter(pl.col("domain") != "noise"))
+        assert (total["num_sequences"], total["num_scored_tokens"]) == (len(held_out), num_tokens)
+        assert total["bits_per_byte"] == pytest.approx(total["nll_nats"] / math.log(2) / num_bytes, rel=1e-12)
+        assert 0.85 * held_out_documents["num_bytes"].sum() < num_bytes < held_out_documents["num_bytes"].sum()
 
 
 def test_students_of_other_families_learn_and_load(families):

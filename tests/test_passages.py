@@ -180,8 +180,11 @@ def refine(refined: list[Path], folder: Path, tokenizer_folder: Path, **settings
 
 
 def spelt(tokenizer: Tokenizer, token_ids: list[int]) -> bytes:
+    return spelt_pieces([tokenizer.id_to_token(token_id) for token_id in token_ids])
+
+
+def spelt_pieces(pieces: list[str]) -> bytes:
     """The bytes of pieces as SentencePiece spells them."""
-    pieces = [tokenizer.id_to_token(token_id) for token_id in token_ids]
     return b"".join(
         bytes([BYTES.index(piece)]) if piece in BYTES else piece.replace("▁", " ").encode() for piece in pieces
     )
