@@ -260,6 +260,19 @@ def test_a_new_selection_makes_its_text_anew_and_no_tokenizer(families, tmp_path
     assert steps["pieces/sequences"].is_complete and steps["llama_alone/student_checkpoint"].is_complete
 
 
+def test_verify_finds_a_document_whose_text_is_another(families, tmp_path):
+    warehouse = shutil.copytree(families[0] / "warehouse", tmp_path / "warehouse")
+    said = []
+    pipeline = open_pipeline(families[0] / "experiment.yaml", warehouse=str(warehouse))
+    assert list(verify_derived(pipeline, said.append)) == []
+    assert sum("half/pieces/refined_sequences: the selected text of" in line for line in said) == 1
+    path = next((warehouse / "half" / "pieces" / "refined_sequences").glob("*/sequences.parquet"))
+    rows = pl.read_parquet(path)
+    rows.with_columns(pl.col("texts").list.eval(pl.element().str.replace("e", "E"))).write_parquet(path)
+    [problem] = verify_derived(pipeline, print)
+    assert problem.startswith("half/pieces/refined_sequences") and "with another text than was selected" in problem
+
+
 def test_a_tokenizer_that_keeps_no_text_is_refused_before_anything_runs(tmp_path):
     saved(lower_case(), tmp_path / "pieces")
     saved(byte_level(add_prefix_space=False), tmp_path / "letters")

@@ -188,6 +188,42 @@ def _problems(node: Node[Repacking], sizes: Sizes) -> Iterator[str]:
         yield str(error)
 
 
+def _verify(work: Work[Repacking]) -> Iterator[str]:
+    """Say of which documents the sequences hold another text than was selected, where nothing was rejected."""
+    of_shard = _by_shard(work.input_tables(REFINED_CORPUS))
+    num_documents = num_problems = 0
+    for shard, recipe in work.piece_recipes.items():
+        stored = work.pipeline.store.require(recipe)
+        selected = _texts([*of_shard.get(shard, [])])
+        made = _texts([stored.file(tables.SEQUENCES)])
+        both = selected.join(made, on="document_id", how="full", coalesce=True, suffix="_made")
+        others = both.filter(~pl.col("text").eq_missing(pl.col("text_made")))
+        rejected = pl.read_parquet(stored.file(tables.REJECTED), glob=False)["line"].n_unique()
+        num_documents += len(both)
+        if len(others) > rejected:
+            num_problems += 1
+            yield (
+                f"{work.node.key} ({stored.folder}): {len(others):,} documents of {shard} with another text than was "
+                f"selected, {rejected:,} of which may be rejected; for example document {others['document_id'][0]}"
+            )
+    if not num_problems:
+        work.report(f"{work.node.key}: the selected text of {num_documents:,} documents")
+
+
+def _texts(files: list[Path]) -> pl.DataFrame:
+    """Return the text that sequences hold of each document, in its order."""
+    parts = [pl.read_parquet(file, columns=["spans", "texts"], glob=False) for file in files]
+    empty = pl.DataFrame(schema={"document_id": pl.Int64, "text": pl.String})
+    joined = (
+        part.explode("spans", "texts")
+        .unnest("spans")
+        .group_by("document_id")
+        .agg(text=pl.col("texts").sort_by("char_start", maintain_order=True).str.join(""))
+        for part in parts
+    )
+    return pl.concat([empty, *joined])
+
+
 REFINED_SEQUENCES = Kind(
     name="refined_sequences",
     code_version="1",
@@ -207,6 +243,7 @@ each ended by the end-of-document token, and packed as documents are. What the t
     checks=(EVERY_BYTE_IS_PACKED, NO_PASSAGE_IS_REJECTED, TOKENS_SPELL_THE_TEXT),
     cost=_cost,
     problems=_problems,
+    verify=_verify,
     columns={
         **SEQUENCES.columns,
         "split": "candidate",
