@@ -380,6 +380,16 @@ def test_sequences_that_overlap_are_refused(tmp_path: Path) -> None:
         made_of(tmp_path, [("web", [(0, 0, 19)]), ("web", [(0, 18, 33)])])
 
 
+def test_a_document_that_is_no_candidate_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "others"
+    folder.mkdir()
+    write_documents(tmp_path / "documents.parquet", TEXTS[:1], ["web"])
+    refined = selected(folder, [("web", [(1, 0, 13)])], TEXTS)
+    own = saved(byte_level(add_prefix_space=False), tmp_path / "tokenizer")
+    with pytest.raises(CorpusError, match=r"document 1001 is selected, and is none of the 1 candidates"):
+        refine(refined, tmp_path / "made", own)
+
+
 def test_passages_do_not_depend_on_how_many_are_encoded_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

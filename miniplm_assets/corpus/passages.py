@@ -14,14 +14,15 @@ reaches across a cut; and where a passage was cut, `cut_ends` says that the toke
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from miniplm_assets.core.errors import CorpusError, ModelError
 from miniplm_assets.core.packing import EncodedTexts
@@ -89,7 +90,7 @@ def write_refined_sequences(
         counts["num_changed_passages"] += _num_changed(given, encoded, tokenizer)
 
     facts = write_packed(
-        chunks_of(counted(passages_of(refined, _extents(documents), shard))),
+        chunks_of(counted(passages_of(refined, Extents.of(documents), shard))),
         words="passages",
         shard=shard,
         tokenizer=tokenizer,
@@ -122,21 +123,56 @@ class _Open:
     texts: list[str] = field(default_factory=list)
 
 
-class Extent(NamedTuple):
-    """A document: its line in the corpus file, and its length in characters."""
+@dataclass(frozen=True, kw_only=True)
+class Extents:
+    """The candidates of a corpus file, some millions maybe: int64 of shape (documents,), by rising id.
 
-    line: int
-    num_characters: int
+    Attributes:
+        document_ids: of each.
+        lines: in the corpus file.
+        num_characters: of its text.
+    """
+
+    document_ids: NDArray[np.int64]
+    lines: NDArray[np.int64]
+    num_characters: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, documents: Path) -> "Extents":
+        """Read them off a documents.parquet."""
+        rows = (
+            pl.scan_parquet(documents, glob=False)
+            .filter(pl.col("split") == CANDIDATE)
+            .select("document_id", "line", pl.col("text").str.len_chars().cast(pl.Int64))
+            .collect()
+            .sort("document_id")
+        )
+        document_ids, lines, num_characters = (column.to_numpy() for column in rows.iter_columns())
+        return cls(document_ids=document_ids, lines=lines, num_characters=num_characters)
+
+    def line_and_length(self, document_id: int) -> tuple[int, int]:
+        """Return the line of a document in the corpus file, and its length in characters.
+
+        Raises:
+            CorpusError: if it is none of the candidates.
+        """
+        place = int(np.searchsorted(self.document_ids, document_id))
+        if place == len(self.document_ids) or self.document_ids[place] != document_id:
+            raise CorpusError(
+                f"document {document_id} is selected, and is none of the {len(self.document_ids):,} candidates of its "
+                "corpus file; materialise the refined corpus again"
+            )
+        return int(self.lines[place]), int(self.num_characters[place])
 
 
-def passages_of(refined: Sequence[Path], extents: Mapping[int, Extent], shard: str) -> Iterator[Given]:
+def passages_of(refined: Sequence[Path], extents: Extents, shard: str) -> Iterator[Given]:
     """Go through the passages of selected sequences, those of a domain in their order; one without text is none.
 
     The sequences of a domain follow each other as their texts do, so that only the last passage of each is held.
 
     Args:
         refined: as in `write_refined_sequences`.
-        extents: of each document, by its id.
+        extents: of the documents.
         shard: what messages call the sequences.
 
     Raises:
@@ -149,7 +185,7 @@ def passages_of(refined: Sequence[Path], extents: Mapping[int, Extent], shard: s
         nonlocal number
         text = "".join(one.texts)
         if text:
-            extent = extents[one.document_id]
+            line, num_characters = extents.line_and_length(one.document_id)
             yield Given(
                 number=number,
                 text=text,
@@ -158,8 +194,8 @@ def passages_of(refined: Sequence[Path], extents: Mapping[int, Extent], shard: s
                 split=CANDIDATE,
                 document_id=one.document_id,
                 char_start=one.char_start,
-                line=extent.line,
-                is_cut=one.char_end < extent.num_characters,
+                line=line,
+                is_cut=one.char_end < num_characters,
             )
             number += 1
 
@@ -206,17 +242,6 @@ def _rows(refined: Sequence[Path]) -> Iterator[dict[str, Any]]:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(_ROWS_PER_BATCH, columns=["sequence_id", "domain", "spans", "texts"]):
                 yield from batch.to_pylist()
-
-
-def _extents(documents: Path) -> dict[int, Extent]:
-    """Return the extent of each candidate, by its id."""
-    rows = (
-        pl.scan_parquet(documents, glob=False)
-        .filter(pl.col("split") == CANDIDATE)
-        .select("document_id", "line", pl.col("text").str.len_chars())
-        .collect()
-    )
-    return {document_id: Extent(line, num_characters) for document_id, line, num_characters in rows.iter_rows()}
 
 
 def _num_changed(given: Sequence[Given], encoded: EncodedTexts, tokenizer: PackingTokenizer) -> int:
