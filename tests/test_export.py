@@ -414,6 +414,16 @@ def test_a_student_of_all_candidates_is_no_miniplm():
     assert publication.learnt_from == "all candidates of the corpus"
 
 
+def test_a_student_of_another_tokenizer_is_told_by_its_selection_too(tmp_path):
+    content = yaml.safe_load(DEMO.read_text()) | {"warehouse": str(tmp_path / "warehouse")}
+    content["tokenizers"]["other"] = {"source": "trained", "vocab_size": 512}
+    content["students"]["foreign"] = {**content["students"]["miniplm"], "tokenizer": "other"}
+    graph = open_pipeline(write_experiment(tmp_path / "experiment.yaml", content)).graph
+    publication = publication_of(graph, "foreign/student_checkpoint", None)
+    assert publication.learnt_from == "what the selection half keeps, in tokens of its own"
+    assert publication.is_by_difference and publication.selections.keys() == {"half"}
+
+
 @given(st.text())
 def test_any_name_is_shown_as_it_is(text):
     shown = COMMONMARK.renderInline(plain(text))

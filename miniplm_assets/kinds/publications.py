@@ -9,6 +9,7 @@ from miniplm_assets.experiment.sources import HuggingFaceSource
 from miniplm_assets.kinds.agreement import CUTOFF
 from miniplm_assets.kinds.generated_corpus import GENERATED_CORPUS
 from miniplm_assets.kinds.origin_words import MODEL_KINDS, corpus_words, in_words, selection_words, source_words
+from miniplm_assets.kinds.refined_sequences import REFINED_SEQUENCES
 from miniplm_assets.kinds.selection import REFINED_CORPUS
 from miniplm_assets.kinds.student_checkpoint import STUDENT_CHECKPOINT, Schooling
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS
@@ -16,6 +17,11 @@ from miniplm_assets.lineage.kind import Node
 from miniplm_assets.lineage.origins import behind, without_local_places
 
 OWN_TAG: Final = "miniplm_assets"
+WORDS_OF_CORPUS: Final = {
+    REFINED_CORPUS: "what the selection {} keeps",
+    REFINED_SEQUENCES.name: "what the selection {} keeps, in tokens of its own",
+    GENERATED_CORPUS.name: "the texts of {}",
+}
 # Whose models a selection by difference needs.
 BOTH: Final = frozenset({"teacher", "reference"})
 
@@ -112,7 +118,7 @@ def publication_of(graph: Mapping[str, Node[Any]], key: str, license_id: str | N
 
 def _learnt_from(node: Node[Any]) -> str:
     """Return what a student learnt from, in words."""
-    for role, words in ((REFINED_CORPUS, "what the selection {} keeps"), (GENERATED_CORPUS.name, "the texts of {}")):
+    for role, words in WORDS_OF_CORPUS.items():
         if role in node.inputs:
             return words.format(node.inputs[role].partition("/")[0])
     return "all candidates of the corpus"
@@ -128,7 +134,8 @@ def _schooling_words(settings: Schooling) -> dict[str, str]:
 
 
 def _is_by_difference(graph: Mapping[str, Node[Any]], node: Node[Any]) -> bool:
-    refined = node.key if node.kind.name == REFINED_CORPUS else node.inputs.get(REFINED_CORPUS)
+    selected = (node.inputs.get(role) for role in (REFINED_CORPUS, REFINED_SEQUENCES.name))
+    refined = node.key if node.kind.name == REFINED_CORPUS else next(filter(None, selected), None)
     return refined is not None and _model_sections(behind(graph, refined)) >= BOTH
 
 
