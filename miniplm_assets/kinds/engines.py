@@ -1,8 +1,9 @@
 """Where sequences are scored: by one model in this process, or by many on a Ray cluster."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, cast
 
 from miniplm_assets.corpus.tokenizer import load_tokenizer
 from miniplm_assets.experiment import Scoring
@@ -10,13 +11,15 @@ from miniplm_assets.kinds.models import OwnModel, require_fit
 from miniplm_assets.kinds.tokenizer import TOKENIZER
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.lm.causality import require_causal
+from miniplm_assets.lm.generator import Generator
 from miniplm_assets.lm.ray_workers import ModelSettings, RayWorkers
 from miniplm_assets.lm.scorer import Scorer, ScorerSettings
+from miniplm_assets.storage.store import Draft, Result
 
 MODEL = "model"
 
 
-def devices_for(work: Work[Any], scoring: Scoring) -> AbstractContextManager[None]:
+def _devices_for(work: Work[Any], scoring: Scoring) -> AbstractContextManager[None]:
     """Have the accelerators of this machine, if it is them that score: not a CPU, and not a cluster."""
     is_elsewhere = scoring.engine == "ray" or scoring.device == "cpu"
     return nullcontext() if is_elsewhere else work.run.device()
@@ -43,7 +46,7 @@ def open_engine(work: Work[Any], scoring: Scoring, max_sequence_tokens: int) -> 
         max_sequence_tokens=max_sequence_tokens,
         vocab_size=tokenizer.vocab_size,
     )
-    with _opened(work, settings) as scorer:
+    with opened(work, settings, settings.open_scorer) as scorer:
         require_causal(
             scorer,
             named=work.node.inputs[MODEL],
@@ -55,10 +58,102 @@ def open_engine(work: Work[Any], scoring: Scoring, max_sequence_tokens: int) -> 
         yield scorer
 
 
-def _opened(work: Work[Any], settings: ScorerSettings) -> AbstractContextManager[Scorer]:
+Model = TypeVar("Model", Scorer, Generator)
+
+
+def opened(
+    work: Work[Any],
+    settings: ModelSettings,
+    open_here: Callable[[Callable[[str], None], Callable[[], None]], AbstractContextManager[Model]],
+) -> AbstractContextManager[Model]:
+    """Load a model where the settings say: in this process, or on the cluster.
+
+    Args:
+        work: the asset.
+        settings: of the model.
+        open_here: loads it in this process, given what takes a line of progress, and what is asked after each batch.
+    """
     if settings.scoring.engine == "ray":
-        return on_ray(work, settings)
-    return settings.open_scorer(work.report, work.run.stop.look)
+        return cast("AbstractContextManager[Model]", _on_ray(work, settings))
+    return open_here(work.report, work.run.stop.look)
+
+
+def made_on_devices(
+    work: Work[Any],
+    scoring: Scoring,
+    make: Callable[[], Result],
+    finish: Callable[[Draft], None] | None = None,
+) -> Result:
+    """Make an asset in pieces with the devices; nobody loads a model to find that everything is stored.
+
+    Args:
+        work: the asset.
+        scoring: where its model runs.
+        make: makes what is missing.
+        finish: as in `Work.make_pieces`.
+    """
+    if not work.is_stored:
+        with _devices_for(work, scoring):
+            if not work.is_stored:  # of two runs the second has waited here, and then finds what the first has made
+                return make()
+    return work.make_pieces(already_stored, finish)
+
+
+def already_stored(shard: str, _draft: Draft) -> None:
+    """Is what writes the pieces of an asset that is stored."""
+    raise AssertionError(f"{shard} was stored a moment ago")
+
+
+class ShardParts(Protocol):
+    """The parts that a model makes of one corpus file.
+
+    Attributes:
+        device_seconds: what the parts so far took of a device.
+    """
+
+    device_seconds: float
+
+    def works(self) -> Iterator[Callable[[], Any]]:
+        """Go through what gives each part."""
+
+    def add(self, part: Any, /) -> None:
+        """Write the next part."""
+
+    def close(self) -> dict[str, Any]:
+        """Complete the file, and return facts of it."""
+
+
+@dataclass(frozen=True)
+class ShardInTheMaking:
+    """The parts of one corpus file, and what completes its draft.
+
+    Attributes:
+        parts: of the file.
+        draft: holds it.
+        num_devices: of one model.
+        afterwards: done when all parts are in the file.
+    """
+
+    parts: ShardParts
+    draft: Draft
+    num_devices: int
+    afterwards: Callable[[], object] | None = None
+
+    def works(self) -> Iterator[Callable[[], Any]]:
+        """Go through what gives each part."""
+        return self.parts.works()
+
+    def add(self, part: Any) -> None:
+        """Write the next part."""
+        self.parts.add(part)
+
+    def finish(self) -> None:
+        """Complete the draft."""
+        seconds = self.parts.device_seconds
+        self.draft.facts = self.parts.close() | {"device_seconds": seconds * self.num_devices}
+        self.draft.seconds = seconds
+        if self.afterwards is not None:
+            self.afterwards()
 
 
 def begin_of_sequence_id(work: Work[Any], role: str, scoring: Scoring) -> int | None:
@@ -92,7 +187,7 @@ def begin_of_sequence_id(work: Work[Any], role: str, scoring: Scoring) -> int | 
 
 
 @contextmanager
-def on_ray(work: Work[Any], settings: ModelSettings) -> Iterator[RayWorkers]:
+def _on_ray(work: Work[Any], settings: ModelSettings) -> Iterator[RayWorkers]:
     """Load a model on the cluster, on as many nodes as are asked for; they are closed when the context ends."""
     work.run.connect_ray()
     with closing(RayWorkers(settings, num_workers=settings.scoring.num_workers, report=work.report)) as workers:

@@ -4,8 +4,7 @@ As published (arXiv 2410.17215, section 3.1), the teacher continues the first 76
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Final
 
 import polars as pl
@@ -18,7 +17,7 @@ from miniplm_assets.corpus.tokenizer import load_tokenizer
 from miniplm_assets.experiment import Decoding, Experiment, Generation
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.costs import num_parameters_of
-from miniplm_assets.kinds.engines import MODEL, begin_of_sequence_id, devices_for, on_ray
+from miniplm_assets.kinds.engines import MODEL, ShardInTheMaking, begin_of_sequence_id, made_on_devices, opened
 from miniplm_assets.kinds.models import model_key
 from miniplm_assets.kinds.pre_filter import Amount, amounts_of, num_kept_tokens
 from miniplm_assets.kinds.selection import REFINED_CORPUS
@@ -29,7 +28,7 @@ from miniplm_assets.lineage.sizes import Sizes
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.lm.device_time import DeviceTime
 from miniplm_assets.lm.generate_shard import ShardGeneration
-from miniplm_assets.lm.generator import Generator, GeneratorSettings, block_of
+from miniplm_assets.lm.generator import GeneratorSettings, block_of
 from miniplm_assets.lm.part_threads import PartThreads
 from miniplm_assets.lm.scorer import check_model_length
 from miniplm_assets.storage.store import Draft, Result
@@ -95,32 +94,9 @@ def _decoding(experiment: Experiment, generation: Generation) -> Decoding:
     return generation.decoding.model_copy(update={"sampling": sampling})
 
 
-@dataclass(frozen=True)
-class _ShardInTheMaking:
-    """The parts of one corpus file, and what completes its draft."""
-
-    continued: ShardGeneration
-    draft: Draft
-
-    def works(self) -> Iterator[Callable[[], Any]]:
-        return self.continued.works()
-
-    def add(self, part: Any) -> None:
-        self.continued.add(part)
-
-    def finish(self) -> None:
-        seconds = self.continued.device_seconds
-        self.draft.facts = self.continued.close() | {"device_seconds": seconds}
-        self.draft.seconds = seconds
-
-
 def _make(work: Work[Continuing]) -> Result:
     """Continue the sequences of each corpus file."""
-    if work.is_stored:  # nobody loads a model to find that everything is stored
-        return work.make_pieces(_already_stored)
-    with devices_for(work, work.settings.decoding.scoring):
-        # Of two runs the second has waited here, and then finds what the first has made.
-        return work.make_pieces(_already_stored) if work.is_stored else _generate(work)
+    return made_on_devices(work, work.settings.decoding.scoring, partial(_generate, work))
 
 
 def _generate(work: Work[Continuing]) -> Result:
@@ -136,10 +112,10 @@ def _generate(work: Work[Continuing]) -> Result:
         vocab_size=tokenizer.vocab_size,
         max_sequence_tokens=settings.max_sequence_tokens,
     )
-    with _opened(work, settings_of_model) as generator:
+    with opened(work, settings_of_model, settings_of_model.open_generator) as generator:
         device_time = DeviceTime(generator.num_devices)
 
-        def begin(shard: str, draft: Draft) -> _ShardInTheMaking:
+        def begin(shard: str, draft: Draft) -> ShardInTheMaking:
             continued = ShardGeneration(
                 sequences_of(shard),
                 shard=shard,
@@ -154,7 +130,7 @@ def _generate(work: Work[Continuing]) -> Result:
                 target=draft.path / TABLE,
                 report=work.report,
             )
-            return _ShardInTheMaking(continued, draft)
+            return ShardInTheMaking(continued, draft, decoding.tensor_parallel_size)
 
         with PartThreads(generator.num_devices) as threads:
             return work.make_in_parts(begin, threads)
@@ -169,16 +145,6 @@ def _sequences_of(work: Work[Continuing]) -> Callable[[str], pl.LazyFrame]:
     return lambda shard: pl.scan_parquet(packed[shard].file(SEQUENCES.table or ""), glob=False).filter(
         pl.col("split") == CANDIDATE
     )
-
-
-def _opened(work: Work[Continuing], settings: GeneratorSettings) -> AbstractContextManager[Generator]:
-    if settings.decoding.engine == "ray":
-        return on_ray(work, settings)
-    return settings.open_generator(work.report, work.run.stop.look)
-
-
-def _already_stored(shard: str, _draft: Draft) -> None:
-    raise AssertionError(f"{shard} was stored a moment ago")
 
 
 def _cost(node: Node[Continuing], sizes: Sizes, shards: Collection[str] | None) -> Cost:

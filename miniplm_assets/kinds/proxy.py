@@ -33,11 +33,11 @@ from miniplm_assets.lm.score_shard import Choose
 from miniplm_assets.lm.scores import TokenRule
 from miniplm_assets.storage.store import Draft, Result
 from miniplm_assets.storage.tables import SCORES as SCORES_TABLE
+from miniplm_assets.training.train import TRAINING_LOG
 
 NAME: Final = "proxy_model"
 # Beside the weights: what the held-out sequences have, and what is predicted of them.
 HELD_OUT: Final = "held_out.parquet"
-TRAINING_LOG: Final = "training_log.parquet"
 # The role of the model that the proxy begins as. Not that of a model which is run.
 REFERENCE: Final = "reference_model"
 # A rank correlation of fewer says nothing, as of a pilot.

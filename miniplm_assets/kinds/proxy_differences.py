@@ -16,7 +16,7 @@ from miniplm_assets.core.recipe import key_of
 from miniplm_assets.core.splits import CANDIDATE
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.costs import scoring_cost
-from miniplm_assets.kinds.engines import MODEL
+from miniplm_assets.kinds.engines import MODEL, already_stored
 from miniplm_assets.kinds.proxy import REFERENCE, proxies, sampled_scores
 from miniplm_assets.kinds.proxy_agreement import PROXY_AGREEMENT, proxy_key
 from miniplm_assets.kinds.scores import BYTES_PER_SCORE, max_sequence_tokens, scored_by
@@ -87,7 +87,7 @@ def _nodes(blueprint: Blueprint) -> Iterator[Node[Predicting]]:
 def _make(work: Work[Predicting]) -> Result:
     """Predict the candidates of each corpus file that have no scores."""
     if work.is_stored:
-        return work.make_pieces(_already_stored)
+        return work.make_pieces(already_stored)
     from miniplm_assets.training.regression import Predictor, load_regression
 
     sequences, scored = work.input_pieces(SEQUENCES.name), work.input_pieces("teacher_scores")
@@ -111,10 +111,6 @@ def _make(work: Work[Predicting]) -> Result:
             work.report(f"{work.node.key}: {draft.facts['num_predicted']:,} candidates of {shard} predicted")
 
         return work.make_pieces(write)
-
-
-def _already_stored(shard: str, _draft: Draft) -> None:
-    raise AssertionError(f"{shard} was stored a moment ago")
 
 
 def predict_file(sequences: Path, scores: Path, target: Path, *, predictor: "Predictor", shard: str) -> dict[str, Any]:

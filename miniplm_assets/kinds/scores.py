@@ -8,7 +8,6 @@ is a value that its own file holds.
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
 import polars as pl
@@ -20,7 +19,7 @@ from miniplm_assets.experiment import Experiment, Scored, Scoring, Selection
 from miniplm_assets.experiment.selections import DIFFERENCE
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.costs import scoring_cost
-from miniplm_assets.kinds.engines import MODEL, devices_for, open_engine
+from miniplm_assets.kinds.engines import MODEL, ShardInTheMaking, made_on_devices, open_engine
 from miniplm_assets.kinds.models import Who, model_key, scored_models
 from miniplm_assets.kinds.sequences import SEQUENCES, packed_by
 from miniplm_assets.kinds.tokenizer import TOKENIZER
@@ -167,36 +166,9 @@ def rows_of(chosen: pl.Series) -> Choose:
     return choose
 
 
-@dataclass(frozen=True)
-class _ShardInTheMaking:
-    """The parts of one corpus file's scores, and what completes its draft."""
-
-    scores: ShardScores
-    draft: Draft
-    num_devices: int
-    earlier: Path | None
-
-    def works(self) -> Iterator[Callable[[], Any]]:
-        return self.scores.works()
-
-    def add(self, part: Any) -> None:
-        self.scores.add(part)
-
-    def finish(self) -> None:
-        seconds = self.scores.device_seconds
-        self.draft.facts = self.scores.close() | {"device_seconds": seconds * self.num_devices}
-        self.draft.seconds = seconds
-        if self.earlier is not None:
-            merge_scores(self.earlier, self.draft.path / SCORES_TABLE)
-
-
 def _make(one: Pass[R], work: Work[R]) -> Result:
     """Score sequences of each corpus file under one model."""
-    if work.is_stored:  # nobody connects to a cluster, or loads a model, to find that everything is stored
-        return work.make_pieces(_already_stored, add_means)
-    with devices_for(work, work.settings.scoring):
-        # Of two runs the second has waited here, and then finds what the first has made.
-        return work.make_pieces(_already_stored, add_means) if work.is_stored else _score(one, work)
+    return made_on_devices(work, work.settings.scoring, partial(_score, one, work), add_means)
 
 
 def _score(one: Pass[R], work: Work[R]) -> Result:
@@ -207,7 +179,7 @@ def _score(one: Pass[R], work: Work[R]) -> Result:
     with open_engine(work, scoring, work.settings.max_sequence_tokens) as scorer:
         device_time = DeviceTime(scorer.num_devices)
 
-        def begin(shard: str, draft: Draft) -> _ShardInTheMaking:
+        def begin(shard: str, draft: Draft) -> ShardInTheMaking:
             scores = ShardScores(
                 sequences[shard].file(SEQUENCES.table or ""),
                 shard=shard,
@@ -221,15 +193,13 @@ def _score(one: Pass[R], work: Work[R]) -> Result:
                 keeps_token_logprobs=scoring.keep_token_logprobs,
                 keep_tokens=scoring.keep_tokens,
             )
-            replaced = earlier[shard].file(SCORES_TABLE) if one.is_merged else None
-            return _ShardInTheMaking(scores, draft, scoring.tensor_parallel_size, replaced)
+            merge = None
+            if one.is_merged:
+                merge = partial(merge_scores, earlier[shard].file(SCORES_TABLE), draft.path / SCORES_TABLE)
+            return ShardInTheMaking(scores, draft, scoring.tensor_parallel_size, merge)
 
         with PartThreads(scorer.num_devices) as threads:
             return work.make_in_parts(begin, threads, add_means)
-
-
-def _already_stored(shard: str, _draft: Draft) -> None:
-    raise AssertionError(f"{shard} was stored a moment ago")
 
 
 def add_means(draft: Draft) -> None:

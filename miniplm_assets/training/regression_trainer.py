@@ -37,8 +37,8 @@ from miniplm_assets.training.plan import TrainingPlan, plan_training
 from miniplm_assets.training.progress import SECONDS_BETWEEN_REPORTS, readable_duration
 from miniplm_assets.training.regression import Form, Predictor, Regression, autocast, save_regression, values_of
 from miniplm_assets.training.token_file import TokenFile
+from miniplm_assets.training.train import TRAINING_LOG
 
-TRAINING_LOG: Final = "training_log.parquet"
 HELD_OUT: Final = "held_out.parquet"
 LOG_SCHEMA: Final = {
     "step": pl.Int64,
