@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from miniplm_assets.publishing.licence import licence_section
 from miniplm_assets.publishing.markdown import MAX_SHOWN_DOMAINS, plain, table
-from miniplm_assets.publishing.provenance import Provenance, made_section, method_section
+from miniplm_assets.publishing.provenance import Published, made_section, method_section
 
 DATA: Final = "data"
 # What the hub has names for: fewer rows than the number, and the name.
@@ -27,34 +27,16 @@ LARGEST: Final = "n>1T"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PublishedCorpus:
+class PublishedCorpus(Published):
     """A refined corpus as its card shows it.
 
     Attributes:
-        name: of the selection.
-        summary: of what it is, a sentence.
-        tags: of its repository.
-        corpus_id: of the data set on the hub that it was taken from, if it was one.
-        license_id: of the hub; None where none is stated.
-        repository: where it will lie, if that is known.
-        made: how it was made, a row a thing.
         columns: what each column holds, by name.
         domain_shift: domain, share_of_candidate_tokens, share_of_kept_tokens of each domain.
-        is_by_difference: whether the difference of teacher and reference went into it.
-        provenance: where it comes from.
     """
 
-    name: str
-    summary: str
-    tags: tuple[str, ...]
-    corpus_id: str | None
-    license_id: str | None
-    repository: str | None
-    made: Mapping[str, str]
     columns: Mapping[str, str]
     domain_shift: Sequence[Mapping[str, Any]]
-    is_by_difference: bool
-    provenance: Provenance
 
     @property
     def num_rows(self) -> int:

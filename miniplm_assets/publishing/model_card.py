@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from miniplm_assets.publishing.licence import licence_section
 from miniplm_assets.publishing.markdown import MAX_SHOWN_DOMAINS, plain, table
-from miniplm_assets.publishing.provenance import Provenance, made_section, method_section
+from miniplm_assets.publishing.provenance import Published, made_section, method_section
 
 # Of the totals of an evaluation: the name in its facts, the metric's here, and in words.
 METRICS: Final = (
@@ -18,34 +18,16 @@ _SPLIT: Final = "validation"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PublishedModel:
+class PublishedModel(Published):
     """A student as its card shows it.
 
     Attributes:
-        name: in the experiment.
         seed: that made it.
-        summary: of what it is and learnt from, a sentence.
-        tags: of its repository.
-        corpus_id: of the data set on the hub that its corpus is, if it is one.
-        license_id: of the hub; None where none is stated.
-        repository: where it will lie, if that is known.
-        made: how it was made, a row a thing.
         evaluations: the facts of the evaluation of each seed that has been measured, its own among them.
-        is_by_difference: whether a selection by difference went into it.
-        provenance: where it comes from.
     """
 
-    name: str
     seed: int
-    summary: str
-    tags: tuple[str, ...]
-    corpus_id: str | None
-    license_id: str | None
-    repository: str | None
-    made: Mapping[str, str]
     evaluations: Mapping[int, Mapping[str, Any]]
-    is_by_difference: bool
-    provenance: Provenance
 
 
 def model_card(model: PublishedModel) -> str:

@@ -110,3 +110,30 @@ def method_section() -> str:
 def made_section(made: Mapping[str, str]) -> str:
     """Return how it was made, a row a thing."""
     return f"## How it was made\n\n{table(['', ''], [(what, plain(words)) for what, words in made.items()])}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """What the card of anything that is published shows.
+
+    Attributes:
+        name: of the student or the selection.
+        summary: of what it is, a sentence.
+        tags: of its repository.
+        corpus_id: of the data set on the hub that its corpus is, if it is one.
+        license_id: of the hub; None where none is stated.
+        repository: where it will lie, if that is known.
+        made: how it was made, a row a thing.
+        is_by_difference: whether the difference of teacher and reference went into it.
+        provenance: where it comes from.
+    """
+
+    name: str
+    summary: str
+    tags: tuple[str, ...]
+    corpus_id: str | None
+    license_id: str | None
+    repository: str | None
+    made: Mapping[str, str]
+    is_by_difference: bool
+    provenance: Provenance
