@@ -10,7 +10,7 @@ from miniplm_assets.core.errors import ModelError
 from miniplm_assets.experiment import CrossEntropy
 from miniplm_assets.lm.architectures import build_model
 from miniplm_assets.training.token_file import Row
-from tests.test_objectives import batch_of, opened
+from tests.test_objectives import batch_of, opened, setting_of
 
 VOCAB_SIZE = 61  # END of test_objectives is among the ids, and is not in the rows here
 SHAPE = {
@@ -96,8 +96,8 @@ def test_what_balances_nothing_is_said(tmp_path: Path) -> None:
     from miniplm_assets.training.objectives.output_layer import OutputLayer
 
     lines: list[str] = []
-    OutputLayer(built(DEEPSEEK), dtype="float32", report=lines.append)
+    OutputLayer(setting_of(built(DEEPSEEK), tmp_path, report=lines.append))
     assert [line for line in lines if "nothing keeps some of them from being left unused" in line]
     lines.clear()
-    OutputLayer(built({"model_type": "qwen2", **SHAPE}), dtype="float32", report=lines.append)
+    OutputLayer(setting_of(built({"model_type": "qwen2", **SHAPE}), tmp_path, report=lines.append))
     assert lines == []

@@ -123,7 +123,7 @@ def assert_same(found: list[Any], expected: list[Any], tolerance: float = 1e-6) 
 def test_the_expected_gradient_is_that_of_the_reverse_kl(tmp_path, monkeypatch, student_type, chunk_tokens):
     import torch
 
-    monkeypatch.setattr("miniplm_assets.training.objectives.output_layer.MAX_CHUNK_TOKENS", chunk_tokens)
+    monkeypatch.setattr("miniplm_assets.training.objectives.output_layer.MAX_CPU_CHUNK_TOKENS", chunk_tokens)
     student, teacher = model_of(student_type, seed=0), model_of("qwen2", seed=1)
     settings = {"num_sampled_tokens": 3, "teacher_mix": 0.0, "length_normalised": False, "pretraining_weight": 0.0}
     objective = opened(student, teacher, tmp_path, **settings)

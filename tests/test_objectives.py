@@ -15,6 +15,7 @@ from miniplm_assets.core.errors import TrainingError
 from miniplm_assets.experiment.objectives import CrossEntropy, TokenSelection, VanillaKd
 from miniplm_assets.lm.scores import TokenRule
 from miniplm_assets.training.objectives import Input, Objective, ObjectiveKind, Setting, objective_of
+from miniplm_assets.training.objectives.output_layer import ChunkLosses
 from miniplm_assets.training.token_file import Row, TokenFile
 from tests.scoring_oracle import gemma2_logits
 
@@ -62,13 +63,17 @@ def rows() -> list[Row]:
     return [Row(100 + place, token_ids) for place, token_ids in enumerate(drawn)]
 
 
-def opened(settings: Any, model: Any, tmp_path: Path, tokens: TokenFile | None = None, **inputs: Input) -> Objective:
-    return opened_as(objective_of(settings), settings, model, tmp_path, tokens, **inputs)
+def opened(settings: Any, model: Any, tmp_path: Path, *tokens: TokenFile | None, **more: Any) -> Objective:
+    return opened_as(objective_of(settings), settings, model, tmp_path, *tokens, **more)
 
 
 def opened_as(
-    kind: ObjectiveKind[Any],
-    settings: Any,
+    kind: ObjectiveKind[Any], settings: Any, model: Any, tmp_path: Path, *tokens: TokenFile | None, **more: Any
+) -> Objective:
+    return kind.open(settings, setting_of(model, tmp_path, *tokens, **more))
+
+
+def setting_of(
     model: Any,
     tmp_path: Path,
     tokens: TokenFile | None = None,
@@ -76,10 +81,10 @@ def opened_as(
     vocab_size: int = VOCAB_SIZE,
     report: Callable[[str], None] = lambda _: None,
     **inputs: Input,
-) -> Objective:
+) -> Setting:
     import torch
 
-    setting = Setting(
+    return Setting(
         model=model,
         inputs=inputs,
         tokens=EMPTY if tokens is None else tokens,
@@ -92,7 +97,6 @@ def opened_as(
         work=tmp_path,
         report=report,
     )
-    return kind.open(settings, setting)
 
 
 def batch_of(rows: list[Row], objective: Objective, mean_over: Any = "tokens") -> dict[str, Any]:
@@ -160,12 +164,24 @@ def check(
 @pytest.fixture(params=[7, 512])
 def chunk_tokens(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Predicted tokens at once: fewer than there are, or all."""
-    monkeypatch.setattr("miniplm_assets.training.objectives.output_layer.MAX_CHUNK_TOKENS", request.param)
+    monkeypatch.setattr("miniplm_assets.training.objectives.output_layer.MAX_CPU_CHUNK_TOKENS", request.param)
     return request.param
 
 
 def cross_entropy(token: int, logits: Any) -> Any:
     return logits.logsumexp(0) - logits[token]
+
+
+@pytest.fixture
+def as_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses are compiled, of seven tokens at once."""
+
+    def compiles(self: ChunkLosses, _device: Any, report: Callable[[str], None]) -> None:
+        self._is_cpu, self._is_compiled, self._report, self._compiled = False, True, report, {}
+
+    monkeypatch.setattr(ChunkLosses, "__init__", compiles)
+    monkeypatch.setattr("miniplm_assets.training.objectives.output_layer.MAX_CPU_CHUNK_TOKENS", 7)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
 
 
 @pytest.mark.parametrize("mean_over", ["tokens", "sequences"])
@@ -249,6 +265,46 @@ def test_vanilla_kd_is_that_of_float64(
         return (1 - weight) * cross_entropy(token, logits) + weight * temperature**2 * apart
 
     check(objective, student, rows, expected, mean_over=mean_over)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, when it first compiles
+@pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "jsd"])
+def test_a_compiled_loss_is_that_of_float64(rows, tmp_path, as_on_a_gpu, divergence):
+    import torch
+
+    student, teacher = model_of("wide"), model_of("padded", seed=1)
+    settings = VanillaKd(type="vanilla_kd", teacher="large", temperature=0.7, divergence=divergence)
+    lines: list[str] = []
+    folder = saved(teacher, tmp_path / "teacher")
+    objective = opened(settings, student, tmp_path, report=lines.append, teacher=Input(folder=folder))
+    log_p = teacher_log_probabilities(teacher, rows, 0.7)
+
+    def expected(number: int, token: int, logits: Any, _: int) -> Any:
+        log_q = torch.log_softmax(logits[:VOCAB_SIZE] / 0.7, 0)
+        return 0.5 * cross_entropy(token, logits) + 0.5 * 0.49 * divergence_of(divergence, log_p[number], log_q)
+
+    check(objective, student, rows, expected)
+    assert lines == []
+
+
+def test_where_nothing_can_be_compiled_that_is_said_once_and_the_loss_is_right(
+    rows, tmp_path, as_on_a_gpu, monkeypatch
+):
+    import torch
+    from torch._dynamo.exc import BackendCompilerFailed
+
+    def without_compiler(_function: Any) -> Any:
+        def fail(*_: Any) -> Any:
+            raise BackendCompilerFailed(lambda: None, RuntimeError("no compiler found"), None)
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", without_compiler)
+    lines: list[str] = []
+    model = model_of("student")
+    objective = opened(CrossEntropy(), model, tmp_path, report=lines.append)
+    check(objective, model, rows, lambda _, token, logits, __: cross_entropy(token, logits))
+    assert len(lines) == 1 and "torch cannot compile the loss here" in lines[0] and "no compiler found" in lines[0]
 
 
 def test_a_teacher_reads_the_token_in_front_that_it_learnt_to(rows, tmp_path):

@@ -463,7 +463,7 @@ def example(number):
         "miniplm_assets.storage.store:Draft,Result",
         "miniplm_assets.training.objectives.cross_entropy:cross_entropy_of",
         "miniplm_assets.training.objectives.objective:Batch,Loss,Objective,ObjectiveKind,Setting",
-        "miniplm_assets.training.objectives.output_layer:OutputLayer",
+        "miniplm_assets.training.objectives.output_layer:LossOfTokens,OutputLayer,Part,TokenNats",
     ):
         path, _, wanted = module.partition(":")
         imported = importlib.import_module(path)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from miniplm_assets.core.flops import TRAINING_FLOPS
 from miniplm_assets.experiment.objectives import CrossEntropy
 from miniplm_assets.training.objectives.objective import Batch, Loss, Objective, ObjectiveKind, Setting
-from miniplm_assets.training.objectives.output_layer import OutputLayer, in_cache
+from miniplm_assets.training.objectives.output_layer import OutputLayer, Part, TokenNats
 
 if TYPE_CHECKING:
     import torch
@@ -39,20 +39,25 @@ def cross_entropy_of(logits: "torch.Tensor", targets: "torch.Tensor", weights: "
     return total.log_() - target_logits
 
 
+def nats_of_text(logits: "torch.Tensor", targets: "torch.Tensor", weights: "torch.Tensor") -> TokenNats:
+    """Return the cross-entropy as `output_layer.LossOfTokens`."""
+    nll = cross_entropy_of(logits, targets, weights)
+    return TokenNats(nll, nll)
+
+
 class CrossEntropyLoss(Objective):
     """The cross-entropy of the text."""
 
     def __init__(self, setting: Setting) -> None:
         super().__init__()
-        self._output = OutputLayer(setting.model, dtype=setting.dtype, report=setting.report)
+        self._output = OutputLayer(setting)
 
     def loss(self, model: Any, batch: Batch) -> Loss:
         """Return the loss of a batch; see `Objective.loss`."""
         targets, weights = batch["targets"], batch["weights"]
-        total, nats = self._output.loss(
-            model, batch, lambda logits, rows: in_cache(cross_entropy_of, logits, targets[rows], weights[rows])
-        )
-        return Loss(total, nats.sum(), nats.sum())
+        text = Part(len(targets), nats_of_text, lambda rows: (targets[rows], weights[rows]))
+        total, nats = self._output.loss(model, batch, [text])
+        return Loss(total, nats.loss.sum(), nats.nll.sum())
 
 
 def _inputs(_settings: CrossEntropy) -> Mapping[str, tuple[str, str]]:

@@ -55,10 +55,10 @@ from numpy.typing import NDArray
 from miniplm_assets.core.flops import FORWARD_FLOPS, TRAINING_FLOPS
 from miniplm_assets.experiment.objectives import MiniLlm
 from miniplm_assets.lm.modes import evaluation_mode
-from miniplm_assets.training.objectives.cross_entropy import cross_entropy_of
+from miniplm_assets.training.objectives.cross_entropy import cross_entropy_of, nats_of_text
 from miniplm_assets.training.objectives.divergences import reverse_kl
 from miniplm_assets.training.objectives.objective import Batch, Loss, Objective, ObjectiveKind, Setting
-from miniplm_assets.training.objectives.output_layer import OutputLayer
+from miniplm_assets.training.objectives.output_layer import LossOfTokens, OutputLayer, Part, TokenNats
 from miniplm_assets.training.objectives.sampling import (
     Continuations,
     Reader,
@@ -85,7 +85,8 @@ class MiniLlmLoss(Objective):
         super().__init__()
         self._settings, self._student = settings, setting.model
         self._vocab_size, self._end = setting.vocab_size, setting.end_of_document_id
-        self._output = OutputLayer(setting.model, dtype=setting.dtype, report=setting.report, num_buffers=NUM_BUFFERS)
+        self._output = OutputLayer(setting, num_buffers=NUM_BUFFERS)
+        self._loss_of_sampled = _loss_of_sampled(setting.vocab_size)
         self._teacher = Teacher(settings, setting)
         self.num_parameters = {TEACHER: self._teacher.num_parameters}
 
@@ -164,36 +165,27 @@ class MiniLlmLoss(Objective):
         sampled = tokens[is_sampled]
         importance, later = (values[:, 1:][is_sampled] for values in self._constants(continuations))
 
-        def loss_of_chunk(logits: "torch.Tensor", rows: slice) -> "torch.Tensor":
-            text = slice(rows.start, max(rows.start, min(rows.start + len(logits), num_predicted)))
-            of_text, of_sampled = logits[: text.stop - text.start], logits[text.stop - text.start :]
-            share = self._settings.pretraining_weight * weights[text]
-            nll = cross_entropy_of(of_text, targets[text], share)
-            first = text.stop - num_predicted
-            if len(of_sampled) == 0:
-                return nll
-            here = slice(first, first + len(of_sampled))
-            known = of_sampled[:, : self._vocab_size]  # none else is drawn
-            long = known.clone()
-            cross_entropy_of(long, sampled[here], later[here])
-            log_p = log_softmax_(self._teacher.logits(states[here]))
-            divergence = reverse_kl(log_p, log_softmax_(known))
-            known.add_(long).mul_((per_token * importance)[here].unsqueeze(1))
-            of_sampled[:, self._vocab_size :] = 0
-            return torch.cat([nll, divergence.mul_(importance[here])])
-
+        share = self._settings.pretraining_weight * weights
+        text = Part(num_predicted, nats_of_text, lambda rows: (targets[rows], share[rows]))
+        continued = Part(
+            len(sampled),
+            self._loss_of_sampled,
+            lambda rows: (
+                self._teacher.logits(states[rows]),
+                sampled[rows],
+                later[rows],
+                importance[rows],
+                per_token[rows],
+            ),
+        )
         total, nats = self._output.loss(
             model,
-            {
-                "input_ids": input_ids,
-                "positions": positions,
-                "weights": torch.cat([self._settings.pretraining_weight * weights, per_token]),
-            },
-            loss_of_chunk,
+            {"input_ids": input_ids, "positions": positions, "weights": torch.cat([share, per_token])},
+            [text, continued],
         )
-        nll_nats = nats[:num_predicted].sum()
+        nll_nats = nats.nll[:num_predicted].sum()
         num_of_text = torch.bincount(owners, minlength=num_texts) / max_lengths
-        of_sampled_nats = (num_of_text[sampled_owners] * nats[num_predicted:]).sum()
+        of_sampled_nats = (num_of_text[sampled_owners] * nats.loss[num_predicted:]).sum()
         return Loss(total, self._settings.pretraining_weight * nll_nats + of_sampled_nats, nll_nats)
 
     def _constants(self, continuations: Continuations) -> "tuple[torch.Tensor, torch.Tensor]":
@@ -209,6 +201,28 @@ class MiniLlmLoss(Objective):
 
     def _text_length(self, row: "Row") -> int:
         return max(MIN_TEXT_TOKENS, len(row.token_ids) - self._settings.num_sampled_tokens)
+
+
+def _loss_of_sampled(vocab_size: int) -> LossOfTokens:
+    """Return importance * the reverse KL of each sampled token, with the slope of its later rewards beside its own."""
+
+    def loss_of(
+        logits: "torch.Tensor",
+        teacher_logits: "torch.Tensor",
+        sampled: "torch.Tensor",
+        later: "torch.Tensor",
+        importance: "torch.Tensor",
+        weights: "torch.Tensor",
+    ) -> TokenNats:
+        known = logits[:, :vocab_size]  # none else is drawn
+        long = known.clone()
+        nll = cross_entropy_of(long, sampled, later)
+        divergence = reverse_kl(log_softmax_(teacher_logits.float()), log_softmax_(known))
+        known.add_(long).mul_((weights * importance).unsqueeze(1))
+        logits[:, vocab_size:] = 0
+        return TokenNats(divergence.mul_(importance), nll)
+
+    return loss_of
 
 
 def _flops_per_token(_settings: MiniLlm, num_parameters: int, others: Mapping[str, int]) -> int:

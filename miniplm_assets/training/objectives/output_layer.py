@@ -5,101 +5,233 @@ two products at once make of it the gradients of the hidden states and of the we
 vocabulary matrix is kept for the backward pass. That multiplies what is there by one number.
 
 Adding the tokens of a step up in chunks gives the same gradients as the whole to 1e-8 of their size in float32. For a
-product the weight is fetched once for all tokens of a chunk; what is done to each entry of the logits is done to a few
-tokens after the other (`in_cache`), whose entries stay in a CPU's cache from one pass to the next.
+product the weight is fetched once for all tokens of a chunk. On a CPU, what is done to each entry of the logits is done
+to a few tokens after the other, whose entries stay in its cache from one pass to the next. A GPU has room for some
+thousand tokens, and torch compiles what is done to an entry into as few passes as there are sums over the vocabulary.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from miniplm_assets.lm.modes import evaluation_mode
 from miniplm_assets.lm.output_head import computed_whole, find_plain_head
 from miniplm_assets.training.objectives.expert_balance import ASKED, balance_weight
-from miniplm_assets.training.objectives.objective import Batch
+from miniplm_assets.training.objectives.objective import Batch, Setting
 
 if TYPE_CHECKING:
     import torch
 
 # Of logits in float32 at once: 441 tokens of a vocabulary of 151,936.
 CHUNK_BYTES: Final = 1 << 28
-MAX_CHUNK_TOKENS: Final = 512
+MAX_CPU_CHUNK_TOKENS: Final = 512
+# 3,533 of those tokens, where a GPU has 32 times the memory (docs/benchmarks.md).
+CUDA_CHUNK_BYTES: Final = 1 << 31
+SMALLEST_SHARE_OF_MEMORY: Final = 32
 # Of logits in float32: with what a loss holds beside them, within the cache that a CPU's cores share.
 CACHED_BYTES: Final = 1 << 22
 
-# Takes logits in float32 of shape (tokens, vocab_size) and the place of these tokens among all predicted ones. Leaves
-# d(sum of weight * nats) / d logits in their place, and returns nats, of shape (tokens,).
-LossOfChunk = Callable[["torch.Tensor", slice], "torch.Tensor"]
+
+class TokenNats(NamedTuple):
+    """What each token costs, float32 of shape (tokens,).
+
+    Attributes:
+        loss: what is minimised.
+        nll: its cross-entropy.
+    """
+
+    loss: "torch.Tensor"
+    nll: "torch.Tensor"
+
+
+# Takes logits in float32 of shape (tokens, vocab_size), and whatever else is known of each of these tokens, in tensors
+# of its own that it may overwrite. Leaves d(sum of weight * nats) / d logits in the place of the logits.
+LossOfTokens = Callable[..., TokenNats]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Predicted tokens, one after the other, that have the same loss.
+
+    Attributes:
+        num_tokens: how many.
+        loss_of: the loss; the same object from step to step, so that it is compiled once.
+        known_of: what it takes beside the logits, of some of these tokens.
+    """
+
+    num_tokens: int
+    loss_of: LossOfTokens
+    known_of: "Callable[[slice], tuple[torch.Tensor, ...]]"
 
 
 class OutputLayer:
     """The output layer of a student.
 
     Args:
-        model: the student.
-        dtype: of the products: float32, bfloat16 or float16.
-        report: told where its logits must be computed whole.
+        setting: of its objective; told where logits must be computed whole, and where nothing can be compiled.
         num_buffers: how many matrices of the size of its logits a loss holds beside them.
     """
 
-    def __init__(self, model: Any, *, dtype: str, report: Callable[[str], None], num_buffers: int = 0) -> None:
+    def __init__(self, setting: Setting, *, num_buffers: int = 0) -> None:
         import torch
 
+        model, report = setting.model, setting.report
         with evaluation_mode(model):
             plain = find_plain_head(model)
         self._head: Any = None if plain is None else model.get_output_embeddings()
         self._balance = balance_weight(model, report)
         self._asked = {"use_cache": False, **(ASKED if self._balance else {})}
-        self._dtype = getattr(torch, dtype)
-        self._chunk_bytes = CHUNK_BYTES // (1 + num_buffers)
+        self._dtype = getattr(torch, setting.dtype)
+        self._chunk_bytes = _chunk_bytes(setting.device) // (1 + num_buffers)
+        self._losses = ChunkLosses(setting.device, report)
         if plain is None:
             report(computed_whole(model))
 
-    def loss(self, model: Any, batch: Batch, loss_of_chunk: LossOfChunk) -> "tuple[torch.Tensor, torch.Tensor]":
+    def loss(self, model: Any, batch: Batch, parts: Sequence[Part]) -> "tuple[torch.Tensor, TokenNats]":
         """Return the sum of weight * nats over a batch, from which gradients flow, and nats without weight.
 
         Where the model is a mixture of experts, their balance is in the sum: that of the batch, its padding included.
 
         Args:
             model: the student; that which was given, or what its trainer has wrapped around it.
-            batch: `input_ids` and `positions`.
-            loss_of_chunk: of some of the positions.
+            batch: `input_ids`, `positions` and `weights`.
+            parts: of the positions, all of them.
 
         Returns:
-            A scalar, and float32 of shape (num_predicted,).
+            A scalar, and what each position costs.
         """
         with _passing_through(self._head) if self._head is not None else nullcontext():
             output = model(input_ids=batch["input_ids"], **self._asked)
         chosen = output.logits.flatten(0, 1).index_select(0, batch["positions"])
         if self._head is None:
-            total, nats = _whole(chosen, loss_of_chunk, batch["weights"], self._num_tokens(chosen.shape[1]))
+            chunks = self._chunks(parts, chosen.shape[1], chosen.device.type)
+            total, nats = _whole(chosen, chunks, self._losses, batch["weights"])
         else:
             weight, bias = self._head.weight, self._head.bias
-            num_tokens = self._num_tokens(len(weight))
-            total, nats = _chunked(chosen, weight, bias, loss_of_chunk, batch["weights"], self._dtype, num_tokens)
+            chunks = self._chunks(parts, len(weight), chosen.device.type)
+            total, nats = _chunked(chosen, weight, bias, chunks, self._losses, batch["weights"], self._dtype)
         if self._balance:  # of the mean loss, so that it weighs as much as the tokens do
             total = total + self._balance * output.aux_loss * batch["weights"].sum()
         return total, nats
 
-    def _num_tokens(self, vocab_size: int) -> int:
-        return max(1, min(MAX_CHUNK_TOKENS, self._chunk_bytes // (4 * vocab_size)))
+    def _chunks(self, parts: Sequence[Part], vocab_size: int, device_type: str) -> "list[Chunk]":
+        num_tokens = max(1, self._chunk_bytes // (4 * vocab_size))
+        if device_type == "cpu":
+            num_tokens = min(num_tokens, MAX_CPU_CHUNK_TOKENS)
+        return list(_cut(parts, num_tokens))
 
 
-def in_cache(loss: Callable[..., "torch.Tensor"], *of_tokens: "torch.Tensor") -> "torch.Tensor":
-    """Return a loss of the tokens of a chunk, taken of as many at once as stay in a CPU's cache; else of all at once.
+class Chunk(NamedTuple):
+    """Tokens that go through the output layer at once: their part, and their place in it and among all."""
 
-    Args:
-        loss: takes the same tensors of some tokens, and returns nats of each.
-        of_tokens: the logits of the chunk, and whatever else is known of each of its tokens.
-    """
+    part: Part
+    in_part: slice
+    rows: slice
+
+
+def _cut(parts: Sequence[Part], num_tokens: int) -> Iterator[Chunk]:
+    """Go through the tokens of all parts, at most so many at once."""
+    first = 0
+    for part in parts:
+        for start in range(0, part.num_tokens, num_tokens):
+            end = min(start + num_tokens, part.num_tokens)
+            yield Chunk(part, slice(start, end), slice(first + start, first + end))
+        first += part.num_tokens
+
+
+def _chunk_bytes(device: "torch.device") -> int:
     import torch
 
-    logits = of_tokens[0]
-    if logits.device.type != "cpu":
-        return loss(*of_tokens)
-    at_once = max(1, CACHED_BYTES // (4 * logits.shape[1]))
-    return torch.cat([loss(*some) for some in zip(*(torch.split(one, at_once) for one in of_tokens), strict=True)])
+    if device.type != "cuda":
+        return CHUNK_BYTES
+    memory = torch.cuda.get_device_properties(device).total_memory
+    return min(CUDA_CHUNK_BYTES, memory // SMALLEST_SHARE_OF_MEMORY)
+
+
+class ChunkLosses:
+    """Computes the losses of chunks as the device does it best: on a CPU a few tokens at a time, on a GPU compiled.
+
+    Args:
+        device: that is trained on.
+        report: told where nothing can be compiled.
+    """
+
+    def __init__(self, device: "torch.device", report: Callable[[str], None]) -> None:
+        self._is_cpu = device.type == "cpu"
+        self._is_compiled = device.type == "cuda"
+        self._report = report
+        self._compiled: dict[LossOfTokens, Callable[..., Any]] = {}
+
+    def of(self, chunk: Chunk, logits: "torch.Tensor", bias: "torch.Tensor | None") -> "tuple[torch.Tensor, TokenNats]":
+        """Return the derivative by the logits, in their dtype, and what each token costs.
+
+        Args:
+            chunk: the tokens.
+            logits: without bias, of shape (tokens, vocab_size); they may be overwritten.
+            bias: float32 of shape (vocab_size,), if any.
+        """
+        known = chunk.part.known_of(chunk.in_part)
+        if self._is_compiled:
+            try:
+                slope, nats = self._compile(chunk.part.loss_of)(logits, bias, *known)
+            except _compiler_errors() as error:
+                self._is_compiled = False
+                reason = " ".join(str(error).split("\n\n")[0].split())  # its first paragraph; then come hints
+                self._report(f"torch cannot compile the loss here ({reason}), so it is computed step by step: slower")
+            else:
+                return slope, nats
+        if self._is_cpu:
+            return _in_cache(chunk.part.loss_of, logits, bias, known)
+        return _slope_of(chunk.part.loss_of, logits, bias, *known)
+
+    def _compile(self, loss_of: LossOfTokens) -> Callable[..., Any]:
+        import torch
+
+        if loss_of not in self._compiled:
+            # Tensors of its own: what is overwritten is no input, and need not be written back.
+            def compiled(
+                logits: torch.Tensor, bias: torch.Tensor | None, *known: torch.Tensor
+            ) -> tuple[torch.Tensor, TokenNats]:
+                return _slope_of(loss_of, logits, bias, *(one.clone() for one in known))
+
+            self._compiled[loss_of] = torch.compile(compiled)
+        return self._compiled[loss_of]
+
+
+def _compiler_errors() -> tuple[type[Exception], ...]:
+    from torch._dynamo.exc import TorchDynamoException
+
+    return (TorchDynamoException,)
+
+
+def _slope_of(
+    loss_of: LossOfTokens, logits: "torch.Tensor", bias: "torch.Tensor | None", *known: "torch.Tensor"
+) -> "tuple[torch.Tensor, TokenNats]":
+    slope = logits.float()
+    if bias is not None:
+        slope = slope + bias
+    nats = loss_of(slope, *known)
+    return slope.to(logits.dtype), nats
+
+
+def _in_cache(
+    loss_of: LossOfTokens,
+    logits: "torch.Tensor",
+    bias: "torch.Tensor | None",
+    known: "tuple[torch.Tensor, ...]",
+) -> "tuple[torch.Tensor, TokenNats]":
+    """Return the same, taken of as many tokens at once as stay in a CPU's cache."""
+    import torch
+
+    slope = logits.float()
+    if bias is not None:
+        slope += bias
+    at_once = max(1, CACHED_BYTES // (4 * slope.shape[1]))
+    few = zip(*(torch.split(one, at_once) for one in (slope, *known)), strict=True)
+    nats = TokenNats(*(torch.cat(each) for each in zip(*(loss_of(*some) for some in few), strict=True)))
+    return slope.to(logits.dtype), nats
 
 
 @contextmanager
@@ -120,53 +252,56 @@ def _chunked(
     hidden: "torch.Tensor",
     weight: "torch.Tensor",
     bias: "torch.Tensor | None",
-    loss_of_chunk: LossOfChunk,
+    chunks: Sequence[Chunk],
+    losses: ChunkLosses,
     token_weights: "torch.Tensor",
     dtype: "torch.dtype",
-    num_tokens: int,
-) -> "tuple[torch.Tensor, torch.Tensor]":
+) -> "tuple[torch.Tensor, TokenNats]":
     import torch
 
     with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
         narrow = weight.to(dtype)
-        nats = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        nats = _no_nats(hidden)
         of_hidden, of_weight = torch.empty_like(hidden), torch.zeros_like(weight)
         of_bias = None if bias is None else torch.zeros_like(bias)
-        for start in range(0, len(hidden), num_tokens):
-            rows = slice(start, start + num_tokens)
-            states = hidden[rows].to(dtype)
-            logits = torch.mm(states, narrow.T).float()
-            if bias is not None:
-                logits += bias
-            nats[rows] = loss_of_chunk(logits, rows)
-            slope = logits.to(dtype)
-            of_hidden[rows] = torch.mm(slope, narrow).to(hidden.dtype)
+        for chunk in chunks:
+            states = hidden[chunk.rows].to(dtype)
+            slope, of_tokens = losses.of(chunk, torch.mm(states, narrow.T), bias)
+            for into, one in zip(nats, of_tokens, strict=True):
+                into[chunk.rows] = one
+            of_hidden[chunk.rows] = torch.mm(slope, narrow).to(hidden.dtype)
             if dtype == weight.dtype:
                 of_weight.addmm_(slope.T, states)
             else:
                 of_weight += torch.mm(slope.T, states)
             if of_bias is not None:
-                of_bias += logits.sum(0)
-        total = (token_weights * nats).sum()
+                of_bias += slope.sum(0, dtype=of_bias.dtype)
+        total = (token_weights * nats.loss).sum()
     slopes = (of_hidden, of_weight, of_bias)
     return _known_slopes().apply(total, slopes, hidden, weight, bias), nats
 
 
 def _whole(
-    logits: "torch.Tensor", loss_of_chunk: LossOfChunk, token_weights: "torch.Tensor", num_tokens: int
-) -> "tuple[torch.Tensor, torch.Tensor]":
+    logits: "torch.Tensor", chunks: Sequence[Chunk], losses: ChunkLosses, token_weights: "torch.Tensor"
+) -> "tuple[torch.Tensor, TokenNats]":
     import torch
 
     with torch.no_grad():
-        nats = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
+        nats = _no_nats(logits)
         slope = torch.empty_like(logits)
-        for start in range(0, len(logits), num_tokens):
-            rows = slice(start, start + num_tokens)
-            chunk = logits[rows].float().clone()
-            nats[rows] = loss_of_chunk(chunk, rows)
-            slope[rows] = chunk.to(logits.dtype)
-        total = (token_weights * nats).sum()
+        for chunk in chunks:
+            slope[chunk.rows], of_tokens = losses.of(chunk, logits[chunk.rows].clone(), None)
+            for into, one in zip(nats, of_tokens, strict=True):
+                into[chunk.rows] = one
+        total = (token_weights * nats.loss).sum()
     return _known_slopes().apply(total, (slope,), logits), nats
+
+
+def _no_nats(of_tokens: "torch.Tensor") -> TokenNats:
+    import torch
+
+    loss, nll = torch.empty(2, len(of_tokens), dtype=torch.float32, device=of_tokens.device)
+    return TokenNats(loss, nll)
 
 
 @cache  # torch is not there when this module is read

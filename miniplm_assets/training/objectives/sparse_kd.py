@@ -31,7 +31,7 @@ from miniplm_assets.experiment.objectives import SparseKd
 from miniplm_assets.training.kept_token_file import write_kept_token_file
 from miniplm_assets.training.objectives.cross_entropy import cross_entropy_of
 from miniplm_assets.training.objectives.objective import Batch, Loss, Objective, ObjectiveKind, Setting
-from miniplm_assets.training.objectives.output_layer import OutputLayer, in_cache
+from miniplm_assets.training.objectives.output_layer import LossOfTokens, OutputLayer, Part, TokenNats
 
 if TYPE_CHECKING:
     import torch
@@ -50,8 +50,7 @@ class SparseKdLoss(Objective):
 
     def __init__(self, settings: SparseKd, setting: Setting) -> None:
         super().__init__()
-        self._weight = settings.weight
-        self._output = OutputLayer(setting.model, dtype=setting.dtype, report=setting.report)
+        self._output = OutputLayer(setting)
         self._kept = write_kept_token_file(
             setting.work / KEPT_TOKENS,
             files=setting.inputs[TEACHER_SCORES].files,
@@ -62,6 +61,7 @@ class SparseKdLoss(Objective):
             data_fingerprint=setting.data_fingerprint,
             report=setting.report,
         )
+        self._loss_of = _loss_of_tokens(settings.weight, self._kept.method)
 
     def more(self, rows: "Sequence[Row]", is_predicted: Sequence[NDArray[np.bool_]]) -> Batch:
         """Return what is kept for the predicted tokens of a batch; see `Objective.more`.
@@ -78,47 +78,47 @@ class SparseKdLoss(Objective):
 
     def loss(self, model: Any, batch: Batch) -> Loss:
         """Return the loss of a batch; see `Objective.loss`."""
+        of_tokens = (batch["targets"], batch["weights"], batch[KEPT_IDS], batch[KEPT_LOGPROBS])
+        text = Part(len(batch["targets"]), self._loss_of, lambda rows: tuple(one[rows] for one in of_tokens))
+        total, nats = self._output.loss(model, batch, [text])
+        return Loss(total, nats.loss.sum(), nats.nll.sum())
+
+
+def _loss_of_tokens(weight: float, method: str) -> LossOfTokens:
+    """Return (1 - weight) * cross-entropy + weight * D of each token; see `output_layer`."""
+
+    def loss_of(
+        logits: "torch.Tensor",
+        targets: "torch.Tensor",
+        weights: "torch.Tensor",
+        kept_ids: "torch.Tensor",
+        kept_logprobs: "torch.Tensor",
+    ) -> TokenNats:
         import torch
 
-        targets, weights = batch["targets"], batch["weights"]
-        nll_nats = targets.new_zeros((), dtype=weights.dtype)
+        places = torch.cat([kept_ids.long(), targets.unsqueeze(1)], dim=1)
+        picked = logits.gather(1, places)
+        nll = cross_entropy_of(logits, targets, weights)
+        log_q = picked[:, :-1] - picked[:, -1:] - nll.unsqueeze(1)
+        shares, log_p = _teacher(kept_logprobs.float(), method)
+        # An id of no probability, as where a model masks some, adds nothing.
+        divergence = torch.where(shares > 0, shares * (log_p - log_q), 0.0).sum(dim=1)
+        # The slope is q - (the text's token): move a share of the latter to the teacher's.
+        moved = torch.cat([-shares, torch.ones_like(picked[:, -1:])], dim=1)
+        logits.scatter_add_(1, places, moved.mul_((weight * weights).unsqueeze(1)))
+        return TokenNats((nll * (1 - weight)).add_(divergence, alpha=weight), nll)
 
-        def loss_of(
-            logits: "torch.Tensor",
-            targets: "torch.Tensor",
-            weights: "torch.Tensor",
-            kept_ids: "torch.Tensor",
-            kept_logprobs: "torch.Tensor",
-        ) -> "torch.Tensor":
-            places = torch.cat([kept_ids.long(), targets.unsqueeze(1)], dim=1)
-            picked = logits.gather(1, places)
-            nll = cross_entropy_of(logits, targets, weights)
-            nll_nats.add_(nll.sum())
-            log_q = picked[:, :-1] - picked[:, -1:] - nll.unsqueeze(1)
-            shares, log_p = self._teacher(kept_logprobs.float())
-            # An id of no probability, as where a model masks some, adds nothing.
-            divergence = torch.where(shares > 0, shares * (log_p - log_q), 0.0).sum(dim=1)
-            # The slope is q - (the text's token): move a share of the latter to the teacher's.
-            moved = torch.cat([-shares, torch.ones_like(picked[:, -1:])], dim=1)
-            logits.scatter_add_(1, places, moved.mul_((self._weight * weights).unsqueeze(1)))
-            return nll.mul_(1 - self._weight).add_(divergence, alpha=self._weight)
+    return loss_of
 
-        of_tokens = (targets, weights, batch[KEPT_IDS], batch[KEPT_LOGPROBS])
 
-        def loss_of_chunk(logits: "torch.Tensor", rows: slice) -> "torch.Tensor":
-            return in_cache(loss_of, logits, *(one[rows] for one in of_tokens))
+def _teacher(log_p: "torch.Tensor", method: str) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Return what each kept id weighs, and its log p."""
+    import torch
 
-        total, nats = self._output.loss(model, batch, loss_of_chunk)
-        return Loss(total, nats.sum(), nll_nats)
-
-    def _teacher(self, log_p: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
-        """Return what each kept id weighs, and its log p."""
-        import torch
-
-        if self._kept.method == "sampled":
-            return torch.full_like(log_p, 1 / log_p.shape[1]), log_p
-        log_p = log_p.log_softmax(dim=1)
-        return log_p.exp(), log_p
+    if method == "sampled":
+        return torch.full_like(log_p, 1 / log_p.shape[1]), log_p
+    log_p = log_p.log_softmax(dim=1)
+    return log_p.exp(), log_p
 
 
 def _inputs(settings: SparseKd) -> Mapping[str, tuple[str, str]]:

@@ -79,13 +79,13 @@ class Teacher:
             return torch.flatten(states, 0, 1).index_select(0, positions)
 
     def logits(self, states: "torch.Tensor") -> "torch.Tensor":
-        """Return the logits of the tokenizer's ids, float32, a tensor of its own."""
+        """Return the logits of the tokenizer's ids, in the teacher's dtype, a tensor of its own."""
         import torch
 
         with torch.no_grad(), torch.autocast(states.device.type, enabled=False):
             if self._head is None:
-                return states[:, : self._vocab_size].to(torch.float32, copy=True)
-            logits = torch.mm(states.to(self._head.weight.dtype), self._head.weight[: self._vocab_size].T).float()
+                return states[:, : self._vocab_size].clone()
+            logits = torch.mm(states.to(self._head.weight.dtype), self._head.weight[: self._vocab_size].T)
             if self._head.bias is not None:
                 logits += self._head.bias[: self._vocab_size]
             return logits

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, Final
 from miniplm_assets.core.flops import FORWARD_FLOPS, TRAINING_FLOPS
 from miniplm_assets.experiment.objectives import VanillaKd
 from miniplm_assets.training.objectives.cross_entropy import cross_entropy_of
-from miniplm_assets.training.objectives.divergences import DIVERGENCES
+from miniplm_assets.training.objectives.divergences import DIVERGENCES, Divergence
 from miniplm_assets.training.objectives.objective import Batch, Loss, Objective, ObjectiveKind, Setting
-from miniplm_assets.training.objectives.output_layer import OutputLayer, in_cache
+from miniplm_assets.training.objectives.output_layer import LossOfTokens, OutputLayer, Part, TokenNats
 from miniplm_assets.training.objectives.teacher import TEACHER, Teacher, log_softmax_, teacher_input
 
 if TYPE_CHECKING:
@@ -36,9 +36,8 @@ class VanillaKdLoss(Objective):
 
     def __init__(self, settings: VanillaKd, setting: Setting) -> None:
         super().__init__()
-        self._settings = settings
-        self._diverge = DIVERGENCES[settings.divergence]
-        self._output = OutputLayer(setting.model, dtype=setting.dtype, report=setting.report, num_buffers=NUM_BUFFERS)
+        self._output = OutputLayer(setting, num_buffers=NUM_BUFFERS)
+        self._loss_of = _loss_of_tokens(settings.weight, settings.temperature, DIVERGENCES[settings.divergence])
         self._teacher = Teacher(settings, setting)
         self.num_parameters = {TEACHER: self._teacher.num_parameters}
 
@@ -46,36 +45,32 @@ class VanillaKdLoss(Objective):
         """Return the loss of a batch; see `Objective.loss`."""
         targets, weights = batch["targets"], batch["weights"]
         states = self._teacher.states(batch["input_ids"], batch["positions"])
-        nll_nats = targets.new_zeros((), dtype=weights.dtype)
-        share = self._settings.weight
+        text = Part(
+            len(targets),
+            self._loss_of,
+            lambda rows: (self._teacher.logits(states[rows]), targets[rows], weights[rows]),
+        )
+        total, nats = self._output.loss(model, batch, [text])
+        return Loss(total, nats.loss.sum(), nats.nll.sum())
 
-        def loss_of(
-            logits: "torch.Tensor", teacher_logits: "torch.Tensor", targets: "torch.Tensor", weights: "torch.Tensor"
-        ) -> "torch.Tensor":
-            divergence, slope = self._divergence(logits, teacher_logits)
-            nll = cross_entropy_of(logits, targets, weights)
-            nll_nats.add_(nll.sum())
-            logits.mul_(1 - share)[:, : slope.shape[1]].add_(slope.mul_((share * weights).unsqueeze(1)))
-            return nll.mul_(1 - share).add_(divergence, alpha=share)
 
-        def loss_of_chunk(logits: "torch.Tensor", rows: slice) -> "torch.Tensor":
-            return in_cache(loss_of, logits, self._teacher.logits(states[rows]), targets[rows], weights[rows])
+def _loss_of_tokens(share: float, temperature: float, diverge: Divergence) -> LossOfTokens:
+    """Return (1 - share) * cross-entropy + share * temperature^2 * D of each token; see `output_layer`."""
 
-        total, nats = self._output.loss(model, batch, loss_of_chunk)
-        return Loss(total, nats.sum(), nll_nats)
-
-    def _divergence(
-        self, logits: "torch.Tensor", teacher_logits: "torch.Tensor"
-    ) -> "tuple[torch.Tensor, torch.Tensor]":
-        """Return temperature^2 * D of each token, and its slope by the logits; the teacher's are overwritten."""
-        temperature = self._settings.temperature
-        log_p = log_softmax_(teacher_logits, temperature)
+    def loss_of(
+        logits: "torch.Tensor", teacher_logits: "torch.Tensor", targets: "torch.Tensor", weights: "torch.Tensor"
+    ) -> TokenNats:
+        log_p = log_softmax_(teacher_logits.float(), temperature)
         slope = log_softmax_(logits[:, : log_p.shape[1]].clone(), temperature)  # the rest is padding
-        nats = self._diverge(log_p, slope)
+        divergence = diverge(log_p, slope)
         if temperature != 1:
-            nats *= temperature**2
+            divergence *= temperature**2
             slope *= temperature  # temperature^2, and 1 / temperature of the inner derivative
-        return nats, slope
+        nll = cross_entropy_of(logits, targets, weights)
+        logits.mul_(1 - share)[:, : slope.shape[1]].add_(slope.mul_((share * weights).unsqueeze(1)))
+        return TokenNats((nll * (1 - share)).add_(divergence, alpha=share), nll)
+
+    return loss_of
 
 
 def _flops_per_token(_settings: VanillaKd, num_parameters: int, others: Mapping[str, int]) -> int:
