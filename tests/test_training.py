@@ -6,6 +6,7 @@ and what an interrupted run must end with from the run that was not interrupted.
 
 import json
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -404,6 +405,27 @@ def test_a_cap_on_the_attention_is_trained_with(job: TrainingJob, tmp_path: Path
         nats += [-logprobs[place, ids[place + 1]] for place in range(len(ids) - 1) if ids[place] != END]
     train(job, tmp_path / "run")
     assert read_log(tmp_path / "run")["training_nll_nats_per_token"][0] == pytest.approx(np.mean(nats), abs=1e-5)
+
+
+def test_a_student_whose_kernels_are_missing_says_how_slow_it_will_be(
+    job: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mamba = {"model_type": "mamba", "hidden_size": 8, "num_hidden_layers": 1, "state_size": 2}
+    job = replace(job, architecture=mamba, training=job.training.model_copy(update={"token_budget": 200}))
+    for name in ("first", "second"):  # transformers itself says it once a process
+        lines: list[str] = []
+        facts = train(job, tmp_path / name, report=lines.append)
+        [line] = [line for line in lines if "own reference" in line]
+        assert "of MambaForCausalLM" in line and "not installed: causal_conv1d, mamba_ssm;" in line
+        assert re.search(
+            rf"A sequence of 16 tokens takes \d+\.\d s here, so the {facts['num_sequences']} of this run", line
+        )
+    monkeypatch.setattr("miniplm_assets.training.train.what_is_slow", lambda *_, **__: "")
+    train(job, tmp_path / "unmeasured")
+    assert weights(tmp_path / "unmeasured") == weights(tmp_path / "first")  # measuring left no trace
+    lines.clear()
+    train(replace(job, architecture=ARCHITECTURE), tmp_path / "gpt2", report=lines.append)
+    assert not [line for line in lines if "own reference" in line]
 
 
 def test_the_result_loads_as_any_model_and_its_held_out_loss_is_exact(

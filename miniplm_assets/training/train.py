@@ -18,6 +18,7 @@ from miniplm_assets.training.held_out import HELD_OUT_LOG, HeldOut
 from miniplm_assets.training.job import TrainingJob
 from miniplm_assets.training.objectives import Setting, objective_of
 from miniplm_assets.training.plan import plan_training
+from miniplm_assets.training.slow_parts import slow_parts_noted, what_is_slow
 from miniplm_assets.training.token_file import write_token_file
 
 TRAINING_LOG = "training_log.parquet"
@@ -73,7 +74,10 @@ def train_language_model(
         max_sequence_tokens=job.max_sequence_tokens,
         seed=job.seed,
     )
-    with explained_as(ModelError, f"{job.name}: a model of its architecture does not run", "correct its settings"):
+    with (
+        slow_parts_noted() as slow_parts,
+        explained_as(ModelError, f"{job.name}: a model of its architecture does not run", "correct its settings"),
+    ):
         settle_attention(model, report)
         require_causal_model(
             model,
@@ -138,6 +142,9 @@ def train_language_model(
         f"{plan.num_tokens:,} tokens ({plan.num_epochs:.2f} epochs) on {trainer.args.device}"
         + (f"; going on after step {checkpoint.step:,}" if checkpoint else "")
     )
+    if slow_parts:
+        num_sequences = len(plan.order) - course.first_step * plan.sequences_per_step
+        report(what_is_slow(model, slow_parts, num_sequences=num_sequences, num_tokens=job.max_sequence_tokens - 1))
     with course.stop.held():  # a step is done or not; the course looks after each
         trainer.train()
         model.config.use_cache = True  # Trainer switches it off, and a saved model that generates wants it
