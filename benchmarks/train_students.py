@@ -3,17 +3,20 @@
     python benchmarks/train_students.py                                  # 104M parameters, float32, CPU
     python benchmarks/train_students.py --ways here_kd loop_kd           # Vanilla KD, teacher of 200M
     python benchmarks/train_students.py --steps 3 --rounds 1
+    python benchmarks/train_students.py --device cuda --dtype bfloat16 --shape 200M --sequences 16 --steps 10
 
 Every way trains the same model, random weights of one seed, on the same random sequences of 1,025 tokens over a
-vocabulary of 151,936, one sequence a step with AdamW, in turn, round after round, each in a process of its own. The
-first step is warm-up; the seconds of a step are the median of the others. `here` is `train_language_model` itself.
-`trainer` is transformers' Trainer as it comes: its model computes whole logits and their cross-entropy. `loop` is the
-shortest loop in torch: whole logits, `cross_entropy`, backward, clip, step. With `_kd`, a teacher runs beside the
-student and the loss is 0.5 cross-entropy and 0.5 forward KL; the loop computes both whole.
+vocabulary of 151,936, one sequence a step (`--sequences`) with AdamW, in turn, round after round, each in a process of
+its own. The first step is warm-up; the seconds of a step are the median of the others. `here` is
+`train_language_model` itself. `trainer` is transformers' Trainer as it comes: its model computes whole logits and their
+cross-entropy. `loop` is the shortest loop in torch: whole logits, `cross_entropy`, backward, clip, step. With `_kd`, a
+teacher runs beside the student and the loss is 0.5 cross-entropy and 0.5 forward KL; the loop computes both whole.
+`here_sparse_kd` learns from 12 ids a token that a teacher's scores have kept: no model beside it.
 
-Memory is the peak of the process during the timed steps, above what it holds when the model (and its teacher) are
-loaded and beyond gradients and the two moments of AdamW, 12 bytes a parameter: what a step itself takes. The losses of
-the first step are printed: all ways must agree on them.
+Memory is the peak of the process (of a GPU: of what torch holds there) during the timed steps, above what it holds when
+the model (and its teacher) are loaded and beyond gradients and the two moments of AdamW, 12 bytes a parameter: what a
+step itself takes. The losses of the first step are printed: all ways of one loss must agree on them. Of the limit: 6
+FLOPs a parameter and token, by the rate of one large matrix product on the same device in the same dtype.
 """
 
 import argparse
@@ -35,6 +38,7 @@ from benchmarks.score_sequences import (
     SEQUENCE_LENGTH,
     VOCAB_SIZE,
     forget_peaks,
+    matmul_flops,
     own_peak_bytes,
 )
 from benchmarks.score_sequences import SHAPES as SCORED_SHAPES
@@ -43,8 +47,9 @@ SHAPES = {
     "104M": SCORED_SHAPES["104M"],
     "200M": {"hidden_size": 768, "intermediate_size": 2112, "num_hidden_layers": 12, "num_attention_heads": 12},
 }
-WAYS = ("here", "trainer", "loop", "here_kd", "loop_kd")
+WAYS = ("here", "trainer", "loop", "here_kd", "loop_kd", "here_sparse_kd")
 LEARNING_RATE = 1e-4
+NUM_KEPT_IDS = 12
 
 
 def architecture(shape: str) -> dict[str, Any]:
@@ -90,24 +95,53 @@ def make_inputs(folder: Path, num_sequences: int, teacher: str) -> None:
     (folder / "tokenizer").mkdir()
     (folder / "tokenizer" / "tokenizer.json").write_text("{}", encoding="utf-8")
     build(teacher, seed=1).save_pretrained(folder / "teacher")
+    write_kept_tokens(folder / "scores.parquet", num_sequences, random)
+
+
+def write_kept_tokens(path: Path, num_sequences: int, random: np.random.Generator) -> None:
+    """Write scores of a teacher that keep some ids of its distribution for every token."""
+    import polars as pl
+
+    kept_ids = random.integers(0, END_OF_DOCUMENT, size=(num_sequences, SEQUENCE_LENGTH * NUM_KEPT_IDS))
+    logprobs = np.full(kept_ids.shape, -12.0)
+    pl.DataFrame(
+        {
+            "sequence_id": pl.Series(range(num_sequences), dtype=pl.Int64),
+            "num_scored_tokens": pl.Series([SEQUENCE_LENGTH] * num_sequences, dtype=pl.Int32),
+            "sampled_token_ids": pl.Series(kept_ids.tolist(), dtype=pl.List(pl.UInt32)),
+            "sampled_logprobs_nats": pl.Series(logprobs.tolist(), dtype=pl.List(pl.Float32)),
+        }
+    ).write_parquet(path)
 
 
 class Clock:
     """Notes when each step ends, its loss, and the memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str) -> None:
+        self._device = device
         self.loaded_bytes = 0
         self.ends: list[float] = []
         self.losses: list[float] = []
 
     def begin(self) -> None:
         """Once everything is loaded."""
-        forget_peaks("cpu")
-        self.loaded_bytes = own_peak_bytes()  # which has just become what is held now
+        forget_peaks(self._device)
+        self.loaded_bytes = self._peak_bytes()  # which has just become what is held now
         self.ends.append(time.perf_counter())
 
+    def _peak_bytes(self) -> int:
+        if self._device == "cpu":
+            return own_peak_bytes()
+        import torch
+
+        return torch.cuda.max_memory_allocated()
+
     def step(self, loss: float) -> None:
-        """Note a step."""
+        """Note a step; its loss is a number by now, so that the device is done with its forward pass."""
+        if self._device != "cpu":
+            import torch
+
+            torch.accelerator.synchronize()
         self.ends.append(time.perf_counter())
         self.losses.append(loss)
 
@@ -117,19 +151,27 @@ class Clock:
         return {
             "seconds": statistics.median(seconds[1:]),
             "loss": self.losses[0],
-            "peak_bytes": own_peak_bytes() - self.loaded_bytes,
+            "peak_bytes": self._peak_bytes() - self.loaded_bytes,
         }
 
 
-def train_here(folder: Path, arguments: argparse.Namespace, *, is_kd: bool) -> dict[str, Any]:
+def train_here(folder: Path, arguments: argparse.Namespace, way: str) -> dict[str, Any]:
     """Train with this project, and look on."""
     from miniplm_assets.experiment import Training, VanillaKd
-    from miniplm_assets.experiment.objectives import CrossEntropy
+    from miniplm_assets.experiment.objectives import CrossEntropy, SparseKd
     from miniplm_assets.training import TrainingJob, train_language_model, trainer
     from miniplm_assets.training.journal import Journal
     from miniplm_assets.training.objectives import Input
 
-    clock = Clock()
+    objective, inputs = {
+        "here": (CrossEntropy(), {}),
+        "here_kd": (VanillaKd(type="vanilla_kd", teacher="large"), {"teacher": Input(folder=folder / "teacher")}),
+        "here_sparse_kd": (
+            SparseKd(type="sparse_kd", teacher="large"),
+            {"teacher_scores": Input(files=(folder / "scores.parquet",))},
+        ),
+    }[way]
+    clock = Clock(arguments.device)
     losses: list[float] = []
     record, on_train_begin, on_step_end = (
         Journal.record,
@@ -156,10 +198,10 @@ def train_here(folder: Path, arguments: argparse.Namespace, *, is_kd: bool) -> d
     trainer.CourseCallback.on_step_end = end  # type: ignore[method-assign]
     job = TrainingJob(
         name="benchmark",
-        architecture=architecture("104M"),
+        architecture=architecture(arguments.shape),
         training=Training(
-            token_budget=(arguments.steps + 2) * (SEQUENCE_LENGTH + 1),
-            sequences_per_step=1,
+            token_budget=(arguments.steps + 2) * arguments.sequences * (SEQUENCE_LENGTH + 1),
+            sequences_per_step=arguments.sequences,
             peak_learning_rate=LEARNING_RATE,
             num_evaluations=1,
             dtype=arguments.dtype,
@@ -173,8 +215,8 @@ def train_here(folder: Path, arguments: argparse.Namespace, *, is_kd: bool) -> d
         max_sequence_tokens=SEQUENCE_LENGTH + 1,
         seed=0,
         data_fingerprint="benchmark",
-        objective=VanillaKd(type="vanilla_kd", teacher="large") if is_kd else CrossEntropy(),
-        objective_inputs={"teacher": Input(folder=folder / "teacher")} if is_kd else {},
+        objective=objective,
+        objective_inputs=inputs,
     )
     with tempfile.TemporaryDirectory() as scratch:
         work, target = Path(scratch, "work"), Path(scratch, "target")
@@ -191,8 +233,8 @@ class EndOfBenchmarkError(Exception):
     """Enough steps were timed."""
 
 
-def batches(folder: Path, num_steps: int) -> list[Any]:
-    """Return a sequence for each step, in the order in which they are drawn here."""
+def batches(folder: Path, num_steps: int, sequences_per_step: int) -> list[Any]:
+    """Return the sequences of each step, in the order in which they are drawn here."""
     import polars as pl
     import torch
 
@@ -201,20 +243,23 @@ def batches(folder: Path, num_steps: int) -> list[Any]:
     rows = pl.read_parquet(folder / "sequences.parquet", glob=False).filter(pl.col("split") == "candidate")["token_ids"]
     plan = plan_training(
         np.full(len(rows), SEQUENCE_LENGTH + 1),
-        token_budget=num_steps * (SEQUENCE_LENGTH + 1),
-        sequences_per_step=1,
+        token_budget=num_steps * sequences_per_step * (SEQUENCE_LENGTH + 1),
+        sequences_per_step=sequences_per_step,
         num_evaluations=1,
         seed=0,
     )
-    return [torch.tensor(rows[int(row)].to_list(), dtype=torch.long) for row in plan.order]
+    drawn = [torch.tensor(rows[int(row)].to_list(), dtype=torch.long) for row in plan.order]
+    return [
+        torch.stack(drawn[start : start + sequences_per_step]) for start in range(0, len(drawn), sequences_per_step)
+    ]
 
 
 def train_with_trainer(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train with transformers' Trainer as it comes."""
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
-    rows = batches(folder, arguments.steps + 1)
-    clock, losses = Clock(), []
+    rows = batches(folder, arguments.steps + 1, arguments.sequences)
+    clock, losses = Clock(arguments.device), []
 
     class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
         def on_train_begin(self, *_: Any, **__: Any) -> None:
@@ -232,7 +277,7 @@ def train_with_trainer(folder: Path, arguments: argparse.Namespace) -> dict[str,
     with tempfile.TemporaryDirectory() as scratch:
         training = TrainingArguments(
             output_dir=scratch,
-            per_device_train_batch_size=1,
+            per_device_train_batch_size=arguments.sequences,
             max_steps=len(rows),
             learning_rate=LEARNING_RATE,
             adam_beta2=0.98,
@@ -248,8 +293,8 @@ def train_with_trainer(folder: Path, arguments: argparse.Namespace) -> dict[str,
             use_cpu=arguments.device == "cpu",
         )
         # Its models shift labels themselves, and read the last token for nothing.
-        data = [{"input_ids": row, "labels": row} for row in rows]
-        trainer = Watched(model=build("104M", seed=0), args=training, train_dataset=data, callbacks=[Watch()])
+        data = [{"input_ids": row, "labels": row} for step in rows for row in step]
+        trainer = Watched(model=build(arguments.shape, seed=0), args=training, train_dataset=data, callbacks=[Watch()])
         trainer.train()
     return clock.answer()
 
@@ -260,20 +305,21 @@ def train_in_a_loop(folder: Path, arguments: argparse.Namespace, *, is_kd: bool)
     from torch.nn.functional import cross_entropy, log_softmax
     from transformers import AutoModelForCausalLM
 
-    rows = batches(folder, arguments.steps + 1)
-    model = build("104M", seed=0).to(arguments.device).train()
+    rows = batches(folder, arguments.steps + 1, arguments.sequences)
+    model = build(arguments.shape, seed=0).to(arguments.device).train()
     teacher = AutoModelForCausalLM.from_pretrained(folder / "teacher").to(arguments.device).eval() if is_kd else None
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01)
-    clock = Clock()
+    clock = Clock(arguments.device)
     clock.begin()
     for row in rows:
-        tokens = row.to(arguments.device)[None]
+        tokens = row.to(arguments.device)
         with torch.autocast(arguments.device, torch.bfloat16, enabled=arguments.dtype == "bfloat16"):
-            logits = model(input_ids=tokens[:, :-1], use_cache=False).logits[0].float()
-        loss = cross_entropy(logits, tokens[0, 1:])
+            logits = model(input_ids=tokens[:, :-1], use_cache=False).logits.flatten(0, 1).float()
+        loss = cross_entropy(logits, tokens[:, 1:].flatten())
         if teacher is not None:
             with torch.no_grad():
-                log_p = log_softmax(teacher(input_ids=tokens[:, :-1], use_cache=False).logits[0].float(), dim=-1)
+                of_teacher = teacher(input_ids=tokens[:, :-1], use_cache=False).logits.flatten(0, 1)
+                log_p = log_softmax(of_teacher.float(), dim=-1)
             log_q = log_softmax(logits, dim=-1)
             loss = 0.5 * loss + 0.5 * (log_p.exp() * (log_p - log_q)).sum(-1).mean()
         loss.backward()
@@ -288,8 +334,9 @@ def run_way(way: str, folder: Path, arguments: argparse.Namespace) -> dict[str, 
     """Train in this process."""
     if way == "trainer":
         return train_with_trainer(folder, arguments)
-    train = train_here if way.startswith("here") else train_in_a_loop
-    return train(folder, arguments, is_kd=way.endswith("_kd"))
+    if way.startswith("here"):
+        return train_here(folder, arguments, way)
+    return train_in_a_loop(folder, arguments, is_kd=way.endswith("_kd"))
 
 
 def run_apart(way: str, folder: Path) -> dict[str, Any]:
@@ -300,24 +347,28 @@ def run_apart(way: str, folder: Path) -> dict[str, Any]:
     return answer
 
 
-def report(runs: dict[str, list[dict[str, Any]]], arguments: argparse.Namespace) -> None:
+def report(runs: dict[str, list[dict[str, Any]]], limits: list[float], arguments: argparse.Namespace) -> None:
     """Print the medians, side by side, those of one loss against the fastest and the leanest of the others."""
-    num_parameters = sum(parameter.numel() for parameter in build("104M", seed=0).parameters())
-    kept = 12 * num_parameters
+    num_parameters = sum(parameter.numel() for parameter in build(arguments.shape, seed=0).parameters())
+    kept, limit = 12 * num_parameters, statistics.median(limits)
+    num_tokens = arguments.sequences * SEQUENCE_LENGTH
     print(
-        f"\n104M shape ({num_parameters:,} parameters), {arguments.dtype}, {arguments.device}, {SEQUENCE_LENGTH:,} ",
-        end="",
+        f"\n{arguments.shape} shape ({num_parameters:,} parameters), {arguments.dtype}, {arguments.device}, "
+        f"{num_tokens:,} tokens a step, vocabulary {VOCAB_SIZE:,}; medians of {arguments.rounds} rounds of "
+        f"{arguments.steps} steps; matrix product: {limit / 1e12:,.2f} TFLOP/s"
     )
-    print(f"tokens a step, vocabulary {VOCAB_SIZE:,}; medians of {arguments.rounds} rounds of {arguments.steps} steps")
-    print(f"{'way':<10}{'tokens/s':>10}{'from':>8}{'to':>8}{'step GB':>10}{'first loss':>12}")
-    rates = {way: [SEQUENCE_LENGTH / run["seconds"] for run in done] for way, done in runs.items()}
+    print(f"{'way':<15}{'tokens/s':>10}{'from':>9}{'to':>9}{'of limit':>10}{'step GB':>10}{'first loss':>12}")
+    rates = {way: [num_tokens / run["seconds"] for run in done] for way, done in runs.items()}
     memories = {way: statistics.median(run["peak_bytes"] - kept for run in done) for way, done in runs.items()}
     for way, done in runs.items():
-        spread = f"{min(rates[way]):>8,.0f}{max(rates[way]):>8,.0f}"
-        print(f"{way:<10}{statistics.median(rates[way]):>10,.0f}{spread}", end="")
+        rate = statistics.median(rates[way])
+        # A teacher's forward passes are beside the 6 FLOPs a parameter.
+        share = "" if way in ("here_kd", "loop_kd") else f"{6 * num_parameters * rate / limit:.1%}"
+        print(f"{way:<15}{rate:>10,.0f}{min(rates[way]):>9,.0f}{max(rates[way]):>9,.0f}{share:>10}", end="")
         print(f"{memories[way] / 1e9:>10.2f}{done[0]['loss']:>12.6f}")
-    for here in ("here", "here_kd"):
-        others = [way for way in runs if way != here and way.endswith("_kd") == here.endswith("_kd")]
+    against = {"here": ("trainer", "loop"), "here_kd": ("loop_kd",), "here_sparse_kd": ("here",)}
+    for here, named in against.items():
+        others = [way for way in named if way in runs]
         if here in runs and others:
             fastest = max(others, key=lambda way: statistics.median(rates[way]))
             leanest = min(others, key=memories.__getitem__)
@@ -332,6 +383,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--shape", choices=SHAPES, default="104M")
+    parser.add_argument("--sequences", type=int, default=1, help="a step, of 1,025 tokens each")
     parser.add_argument("--teacher", choices=SHAPES, default="200M")
     parser.add_argument("--steps", type=int, default=5, help="that are timed, after one of warm-up")
     parser.add_argument("--rounds", type=int, default=5)
@@ -344,14 +397,16 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        make_inputs(folder, arguments.steps + 2, arguments.teacher)
+        make_inputs(folder, (arguments.steps + 2) * arguments.sequences, arguments.teacher)
+        limits: list[float] = []
         runs: dict[str, list[dict[str, Any]]] = {way: [] for way in arguments.ways}
         for number in range(arguments.rounds):
             for way in arguments.ways:
+                limits.append(matmul_flops(arguments.device, arguments.dtype))
                 runs[way].append(run_apart(way, folder))
-                done = runs[way][-1]
-                print(f"round {number + 1}: {way} {SEQUENCE_LENGTH / done['seconds']:,.0f} tokens/s", file=sys.stderr)
-        report(runs, arguments)
+                rate = arguments.sequences * SEQUENCE_LENGTH / runs[way][-1]["seconds"]
+                print(f"round {number + 1}: {way} {rate:,.0f} tokens/s", file=sys.stderr)
+        report(runs, limits, arguments)
 
 
 if __name__ == "__main__":
