@@ -92,6 +92,19 @@ def test_a_balance_that_transformers_does_not_take_is_refused(tmp_path: Path) ->
         opened(CrossEntropy(), model, tmp_path)
 
 
+def test_a_balance_that_transformers_fails_to_take_is_refused(tmp_path: Path) -> None:
+    model = built({"model_type": "mixtral", **SHAPE})
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise IndexError("tuple index out of range")  # as deepseek_v4 of transformers 5.19
+
+    model.forward = fail
+    from miniplm_assets.training.objectives.expert_balance import balance_weight
+
+    with pytest.raises(ModelError, match=r"mixtral: router_aux_loss_coef is .*IndexError: tuple .*; set router_aux_"):
+        balance_weight(model, pytest.fail)
+
+
 def test_what_balances_nothing_is_said(tmp_path: Path) -> None:
     from miniplm_assets.training.objectives.output_layer import OutputLayer
 

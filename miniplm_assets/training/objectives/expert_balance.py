@@ -7,6 +7,7 @@ is taken elsewhere, as here, has to ask. Without it the experts may come to be u
 from collections.abc import Callable
 from typing import Any, Final
 
+from miniplm_assets.core.doors import explained_as
 from miniplm_assets.core.errors import ModelError
 from miniplm_assets.lm.modes import evaluation_mode
 
@@ -25,7 +26,7 @@ def balance_weight(model: Any, report: Callable[[str], None]) -> float:
         report: told where experts are balanced by nothing.
 
     Raises:
-        ModelError: if its configuration gives a weight to a balance loss that transformers does not take.
+        ModelError: if its configuration gives a weight to a balance loss that transformers does not take, or fails to.
     """
     import torch
 
@@ -34,7 +35,9 @@ def balance_weight(model: Any, report: Callable[[str], None]) -> float:
     balance = None
     if weight:
         probe = torch.zeros((1, 2), dtype=torch.int64, device=model.get_input_embeddings().weight.device)
-        with evaluation_mode(model), torch.no_grad():
+        fails = f"{model.config.model_type}: {name} is {weight:g}, but transformers fails to take its balance loss"
+        without = f"set {name}: 0 in the architecture to train it without, or take another model_type"
+        with evaluation_mode(model), torch.no_grad(), explained_as(ModelError, fails, without):
             try:
                 output = model(input_ids=probe, use_cache=False, **ASKED)
             except TypeError:  # its forward pass knows of no router
@@ -43,7 +46,7 @@ def balance_weight(model: Any, report: Callable[[str], None]) -> float:
         if balance is None:
             raise ModelError(
                 f"{model.config.model_type}: {name} is {weight:g}, but transformers takes no balance loss for this "
-                f"model_type; set {name}: 0 in the architecture to train it without, or take another model_type"
+                f"model_type; {without}"
             )
     if has_load_bias and not isinstance(balance, torch.Tensor):
         report(
