@@ -89,6 +89,7 @@ def make_inputs(folder: Path, num_sequences: int, teacher: str) -> None:
             "sequence_id": range(len(rows)),
             "domain": "random",
             "split": ["candidate"] * num_sequences + ["validation"],
+            "num_tokens": SEQUENCE_LENGTH + 1,
             "token_ids": pl.Series(rows.tolist(), dtype=pl.List(pl.Int32)),
         }
     ).write_parquet(folder / "sequences.parquet")

@@ -168,7 +168,8 @@ def test_no_loss_falls_on_a_token_that_stands_where_a_text_was_cut(tmp_path):
     def rows_of(name, rows):
         token_ids, cuts = (pl.Series(one, dtype=pl.List(pl.Int32)) for one in zip(*rows, strict=True))
         file = tmp_path / f"{name}.parquet"
-        pl.DataFrame({"sequence_id": range(len(rows)), "token_ids": token_ids, "cut_ends": cuts}).write_parquet(file)
+        table = {"sequence_id": range(len(rows)), "num_tokens": token_ids.list.len(), "token_ids": token_ids}
+        pl.DataFrame({**table, "cut_ends": cuts}).write_parquet(file)
         for _ in range(2):  # written, and found
             tokens = write_token_file(
                 tmp_path / name,

@@ -439,7 +439,8 @@ def test_sequences_that_are_nothing_but_a_prompt_teach_nothing(tmp_path):
     token_ids = pl.Series([ids for ids, _ in rows], dtype=pl.List(pl.Int32))
     lengths = pl.Series([length for _, length in rows], dtype=pl.Int32)
     file = tmp_path / "rows.parquet"
-    pl.DataFrame({"sequence_id": range(4), "token_ids": token_ids, "num_prompt_tokens": lengths}).write_parquet(file)
+    table = {"sequence_id": range(4), "num_tokens": token_ids.list.len(), "token_ids": token_ids}
+    pl.DataFrame({**table, "num_prompt_tokens": lengths}).write_parquet(file)
 
     def written(**settings: Any) -> list[tuple[int, list[int], int]]:
         tokens = write_token_file(

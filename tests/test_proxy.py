@@ -231,6 +231,7 @@ def write_file(folder: Path, sequences: list[np.ndarray]) -> Path:
     table = {
         "sequence_id": pa.array(range(len(sequences)), pa.int64()),
         "split": pa.array(splits),
+        "num_tokens": pa.array([len(one) for one in sequences], pa.int32()),
         "token_ids": pa.array([one.tolist() for one in sequences], pa.list_(pa.int32())),
     }
     pq.write_table(pa.table(table), folder / "sequences.parquet", row_group_size=7)

@@ -28,11 +28,11 @@ from miniplm_assets.experiment.objectives import CrossEntropy, SparseKd, TokenSe
 from miniplm_assets.lm import torch_scorer
 from miniplm_assets.lm.scores import TokenRule
 from miniplm_assets.training import TrainingJob, train_language_model
-from miniplm_assets.training.held_out import SAMPLE_SEED
+from miniplm_assets.training.held_out import SAMPLE_SEED, choose_held_out
 from miniplm_assets.training.journal import Journal
 from miniplm_assets.training.objectives import Input, Objective
 from miniplm_assets.training.plan import NUM_LOG_ROWS, evenly_spaced, plan_training
-from miniplm_assets.training.token_file import Row, choose_held_out, write_token_file
+from miniplm_assets.training.token_file import Row, write_token_file
 from tests.scoring_oracle import gemma2_logits
 
 VOCAB_SIZE = 40
@@ -56,6 +56,7 @@ TRAINING = Training(
 
 def write_sequences(path: Path, rows: list[tuple[str | None, list[int]]]) -> Path:
     table = {"sequence_id": range(len(rows)), "token_ids": pl.Series([ids for _, ids in rows], dtype=pl.List(pl.Int32))}
+    table["num_tokens"] = [len(ids) for _, ids in rows]
     table["domain"] = [("odd", "even")[ids[0] % 2] for _, ids in rows]
     if any(split for split, _ in rows):
         table["split"] = [split for split, _ in rows]
@@ -200,8 +201,7 @@ def write_tokens(folder: Path, files: list[Path], **changes):
     return write_token_file(folder, **arguments)
 
 
-def test_the_token_file_holds_the_rows_of_the_split_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("miniplm_assets.training.token_file.ROWS_PER_BATCH", 2)
+def test_the_token_file_holds_the_rows_of_the_split_in_order(tmp_path: Path) -> None:
     rows = [("candidate", [1, 2, 3]), ("reference", [4, 4]), ("candidate", [5]), ("candidate", [6, 7])]
     files = [write_sequences(tmp_path / "a.parquet", rows), write_sequences(tmp_path / "b.parquet", rows[::-1])]
     tokens = write_tokens(tmp_path / "tokens", files)
@@ -221,7 +221,7 @@ def test_a_half_written_or_foreign_token_file_is_made_again(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone", "note"])
-@pytest.mark.parametrize("name", ["token_ids.bin", "offsets.bin", "sequence_ids.bin"])
+@pytest.mark.parametrize("name", ["offsets.bin", "row_groups.bin", "sequence_ids.bin"])
 def test_a_damaged_token_file_is_made_again_and_said_so_once(tmp_path: Path, name: str, damage: str) -> None:
     files = [write_sequences(tmp_path / "a.parquet", [("candidate", [1, 2, 3]), ("candidate", [4, 5])])]
     folder = tmp_path / "tokens"
@@ -243,6 +243,57 @@ def test_a_damaged_token_file_is_made_again_and_said_so_once(tmp_path: Path, nam
     assert path.read_bytes() == content
     assert len(lines) == (damage != "note") and all(name in line and "is made anew" in line for line in lines)
     write_tokens(folder, files)
+
+
+def test_token_ids_are_read_by_row_group_when_they_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pl.DataFrame(
+        {
+            "sequence_id": range(40),
+            "split": ["candidate", "reference"] * 20,
+            "domain": "text",
+            "num_tokens": [3] * 40,
+            "token_ids": pl.Series([[1, 2, number % 10] for number in range(40)], dtype=pl.List(pl.Int32)),
+        }
+    )
+    paths = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    for path in paths:
+        pq.write_table(table.to_arrow(), path, row_group_size=8)
+    read: list[tuple[str, int]] = []
+    whole = pq.ParquetFile.read_row_group
+
+    def note(self: pq.ParquetFile, group: int, columns: list[str]) -> Any:
+        if "token_ids" in columns:
+            read.append((self.schema_arrow.names[0], group))
+        return whole(self, group, columns=columns)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", note)
+    tokens = write_tokens(tmp_path / "tokens", paths)
+    assert tokens.num_sequences == 40 and tokens.num_tokens().tolist() == [3] * 40
+    assert read == []  # nothing, to know how long each is
+    for place in (0, 3, 1, 39, 20):
+        assert tokens.row(place).token_ids.tolist() == [1, 2, (2 * place) % 40 % 10]
+    assert len(read) == 3  # of ten row groups: those of 0, 1 and 3, of 39, of 20
+    (tmp_path / "tokens" / "token_ids.bin").write_bytes(b"what a killed run has left")
+    tokens = write_tokens(tmp_path / "tokens", paths)
+    assert [tokens.row(place).token_ids.tolist() for place in (39, 0)] == [[1, 2, 8], [1, 2, 0]]
+    read.clear()
+    held_out = choose_held_out(paths, split="reference", num_sequences=1, seed=0)
+    assert len(held_out) == 1 and len(read) == 1
+
+
+def test_a_table_that_is_not_what_it_says_is_an_error_where_it_is_read(tmp_path: Path) -> None:
+    token_ids = pl.Series([[1, 2], [1, 2, 11]], dtype=pl.List(pl.Int32))
+    table = pl.DataFrame({"sequence_id": [7, 8], "num_tokens": [2, 3], "split": "candidate", "token_ids": token_ids})
+    table.write_parquet(tmp_path / "a.parquet", statistics=False)
+    tokens = write_tokens(tmp_path / "tokens", [tmp_path / "a.parquet"])
+    with pytest.raises(TrainingError, match=r"a\.parquet: token ids from 1 to 11, but the tokenizer has 10"):
+        tokens.row(0)
+    table.with_columns(num_tokens=pl.lit(2)).write_parquet(tmp_path / "b.parquet")
+    tokens = write_tokens(tmp_path / "others", [tmp_path / "b.parquet"], vocab_size=12)
+    with pytest.raises(TrainingError, match=r"b\.parquet: row group 0 has 5 token ids where .* num_tokens says 4"):
+        tokens.row(1)
 
 
 def test_nothing_to_learn_from_is_an_error(tmp_path: Path) -> None:

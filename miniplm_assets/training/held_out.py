@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
+from miniplm_assets.core.errors import TrainingError
 from miniplm_assets.core.splits import VALIDATION
 from miniplm_assets.lm.torch_scorer import score_with_model
-from miniplm_assets.training.token_file import choose_held_out
+from miniplm_assets.training.row_groups import row_groups
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -96,3 +100,38 @@ class HeldOut:
     def write_parquet(self, path: Path) -> None:
         """Write the log, in order."""
         pl.DataFrame(self.rows, schema=SCHEMA).write_parquet(path)
+
+
+def choose_held_out(files: Sequence[Path], *, split: str, num_sequences: int, seed: int) -> pl.DataFrame:
+    """Return sequences of a split, chosen by the seed, in the order of the files.
+
+    Returns:
+        domain and token_ids (a list of int32), one row for each sequence.
+
+    Raises:
+        TrainingError: if the split is empty.
+    """
+    counts = [
+        (path, group, pc.sum(pc.equal(table["split"], split)).as_py() or 0)
+        for path in files
+        for group, table in row_groups(path, columns=["split"])
+    ]
+    num_rows = sum(count for _, _, count in counts)
+    if num_rows == 0:
+        raise TrainingError(
+            f"split '{split}' holds no sequence, so that no held-out loss can be measured; use a larger corpus, or "
+            f"raise corpus.splits.{split}"
+        )
+    random = np.random.default_rng(seed)
+    chosen = np.sort(random.choice(num_rows, size=min(num_sequences, num_rows), replace=False))
+    held_out: list[pl.DataFrame] = []
+    first_row = 0
+    for path, group, count in counts:
+        here = chosen[(chosen >= first_row) & (chosen < first_row + count)] - first_row
+        first_row += count
+        if len(here):
+            with pq.ParquetFile(path) as file:
+                table = file.read_row_group(group, columns=["split", "domain", "token_ids"])
+            rows = table.filter(pc.equal(table["split"], split)).select(["domain", "token_ids"]).take(pa.array(here))
+            held_out.append(pl.DataFrame(rows).cast({"token_ids": pl.List(pl.Int32)}))
+    return pl.concat(held_out)
