@@ -12,8 +12,8 @@ from miniplm_assets.core.errors import MiniplmError
 from miniplm_assets.kinds.exports import REFINED, STUDENT, find_export, write_corpus, write_student
 from miniplm_assets.kinds.publications import publication_of
 from miniplm_assets.kinds.registry import EXPERIMENT_VARIABLE, open_chosen
-from miniplm_assets.lineage.origins import LatestResults
-from miniplm_assets.lineage.outcome import outcome
+from miniplm_assets.lineage.origins import StateResults
+from miniplm_assets.lineage.outcome import last_made, outcome
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.plan import (
     ACCELERATOR_FLOPS_PER_SECOND,
@@ -179,7 +179,10 @@ def _export(options: argparse.Namespace) -> int:
     node, seed = find_export(pipeline.graph, options.what)
     publication = publication_of(pipeline.graph, node.key, options.license)
     require_free(options.folder, apart_from=pipeline.store.root)
-    shelf = LatestResults(pipeline)
+    fingerprints, caution = last_made(pipeline, node.key, seed, called="what was made")
+    if caution:
+        print(caution)
+    shelf = StateResults(pipeline, fingerprints)
     with new_folder(options.folder) as draft:
         if seed is None:
             write_corpus(publication, shelf, draft, repository=repository)

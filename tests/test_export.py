@@ -23,6 +23,7 @@ from miniplm_assets.core.errors import ExperimentError, PublishingError
 from miniplm_assets.kinds import exports
 from miniplm_assets.kinds.publications import publication_of
 from miniplm_assets.kinds.registry import DEMO, PROJECT, WAREHOUSE_VARIABLE, open_pipeline
+from miniplm_assets.lineage.snapshot import latest_snapshot, look, make_latest, mark_complete, write_listing
 from miniplm_assets.publishing.dataset_card import PublishedCorpus, dataset_card, published_files, size_category
 from miniplm_assets.publishing.markdown import plain, table
 from miniplm_assets.publishing.model_card import PublishedModel, model_card
@@ -316,6 +317,25 @@ def test_what_is_not_stored_is_named_with_what_to_run(stored, copy, tmp_path, ca
     shutil.rmtree(copy.parent / "warehouse")
     assert "raw_corpus has not been materialised" in refused(capsys, "refined/half", tmp_path / "out", copy)
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+def test_while_a_newer_state_is_in_the_making_the_complete_one_is_exported(stored, copy, tmp_path, capsys):
+    pipeline = open_pipeline(copy)
+    node = pipeline.graph["raw_corpus"]
+    before = latest_snapshot(node, pipeline.store)
+    assert main(["export", "student/miniplm/2", str(tmp_path / "before"), str(copy)]) == 0
+    added = write_shard(stored[0].parent / "corpus" / "z.jsonl", ("heapq",))
+    newer = look(node, pipeline.store, print)
+    added.unlink()
+    pipeline.store.make(newer.recipe, lambda draft: write_listing(newer, draft))
+    make_latest(newer, node, pipeline.store)
+    assert "miniplm/student_checkpoint has no" in refused(capsys, "student/miniplm/2", tmp_path / "out", copy)
+    mark_complete(before, node, pipeline.store)
+    for what, folder in (("student/miniplm/2", "student"), ("refined/half", "corpus_folder")):
+        assert main(["export", what, str(tmp_path / folder), str(copy)]) == 0
+        said = capsys.readouterr().out
+        assert f"this is what was made on its state before, raw_corpus {before.recipe.fingerprint}" in said
+    assert everything_in(tmp_path / "student") == everything_in(tmp_path / "before")
 
 
 def test_the_figures_are_of_as_many_seeds_as_are_measured(copy, tmp_path):

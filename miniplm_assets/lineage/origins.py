@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any, Protocol
 
+from miniplm_assets.lineage.fingerprints import Fingerprints
 from miniplm_assets.lineage.kind import Node
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.work import Work
@@ -34,19 +35,17 @@ class Shelf(Protocol):
         """Return the results of those seeds of an asset that are stored."""
 
 
-class LatestResults:
-    """All results of an experiment, whether they are stored or not.
+class StateResults:
+    """All results of an experiment on one state of the corpus, whether they are stored or not.
 
     Args:
         pipeline: the experiment.
-
-    Raises:
-        MissingResultError: if nobody has looked at the corpus yet.
+        fingerprints: on that state.
     """
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, fingerprints: Fingerprints) -> None:
         self._store = pipeline.store
-        self._fingerprints = pipeline.latest_fingerprints()
+        self._fingerprints = fingerprints
 
     def fingerprint(self, key: str) -> str:  # noqa: D102 - as Shelf says
         return self._fingerprints.recipe(key).fingerprint

@@ -10,6 +10,7 @@ from miniplm_assets.lineage.snapshot import complete_snapshot
 
 COMPARISON: Final = "comparison"
 BREAK_EVEN: Final = "break_even"
+NEW_PARAGRAPH: Final = "\n\n"
 STUDENTS: Final = "students.parquet"
 CATALOG: Final = "warehouse.duckdb"
 
@@ -22,29 +23,48 @@ def outcome(pipeline: Pipeline) -> str:
     Raises:
         MissingResultError: if it has not been materialised.
     """
-    fingerprints, caution = pipeline.latest_fingerprints(), ""
     if COMPARISON not in pipeline.graph:
         return f"The experiment compares no students. Results: {pipeline.store.root}"
-    result = pipeline.store.find(fingerprints.recipe(COMPARISON))
-    if result is None and (before := complete_snapshot(pipeline.graph[RAW_CORPUS], pipeline.store)) is not None:
-        earlier = pipeline.fingerprints(before)
-        result = pipeline.store.find(earlier.recipe(COMPARISON))
-        if result is not None:
-            fingerprints = earlier
-            caution = (
-                "The corpus has changed since: this is the outcome on its state before, raw_corpus "
-                f"{before.recipe.fingerprint}. On the latest it is still to be made.\n\n"
-            )
-    result = result or pipeline.store.require(fingerprints.recipe(COMPARISON))
+    fingerprints, caution = last_made(pipeline, COMPARISON, called="the outcome")
+    result = pipeline.store.require(fingerprints.recipe(COMPARISON))
     with pl.Config(
         tbl_rows=-1, tbl_cols=-1, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, tbl_width_chars=160
     ):
         table = str(pl.read_parquet(result.file(STUDENTS), glob=False))
     return (
-        f"{caution}{result.facts['verdict']}\n\n{table}\n\n{_cost(pipeline, fingerprints)}"
+        f"{caution}{caution and NEW_PARAGRAPH}{result.facts['verdict']}\n\n{table}\n\n{_cost(pipeline, fingerprints)}"
         f"Plots:      {result.folder}\n"
         f"Warehouse:  {pipeline.store.root / CATALOG} (any DuckDB client)\n"
         "Graph:      make ui, then http://localhost:3000"
+    )
+
+
+def last_made(pipeline: Pipeline, key: str, seed: int | None = None, *, called: str) -> tuple[Fingerprints, str]:
+    """Return the fingerprints on the state of the corpus to show an asset of, and what to say of that state.
+
+    That is the latest, and nothing is to be said; or, where it is not made on that as yet and was on the last one on
+    which everything was made, that one.
+
+    Args:
+        pipeline: the experiment.
+        key: of the asset.
+        seed: the result of one seed; None: the whole.
+        called: what it is called in that.
+    """
+
+    def is_stored(fingerprints: Fingerprints) -> bool:
+        recipe = fingerprints.recipe(key) if seed is None else fingerprints.pieces(key)[str(seed)]
+        return pipeline.store.find(recipe) is not None
+
+    latest = pipeline.latest_fingerprints()
+    if is_stored(latest) or (before := complete_snapshot(pipeline.graph[RAW_CORPUS], pipeline.store)) is None:
+        return latest, ""
+    earlier = pipeline.fingerprints(before)
+    if not is_stored(earlier):
+        return latest, ""
+    return earlier, (
+        f"The corpus has changed since: this is {called} on its state before, raw_corpus {before.recipe.fingerprint}. "
+        "On the latest it is still to be made."
     )
 
 
