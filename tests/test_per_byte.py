@@ -397,7 +397,12 @@ def brute_force(made: Any) -> dict[int, float]:
 
 @pytest.fixture(scope="module")
 def by_hand(made):
-    return brute_force(made)
+    import torch
+
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # of so small a model, threads wait for each other alone
+    yield brute_force(made)
+    torch.set_num_threads(num_threads)
 
 
 def test_a_difference_per_byte_is_that_of_a_brute_force_over_the_bytes(made, by_hand):
