@@ -42,6 +42,7 @@ SCHEMAS = {
     "scores": pa.schema(
         [("sequence_id", pa.int64()), ("logprob_nats", pa.float64()), ("num_scored_tokens", pa.int32())]
     ),
+    "scored_bytes": pa.schema([("sequence_id", pa.int64()), ("num_scored_bytes", pa.int64())]),
     "proxy_differences": pa.schema(
         [
             ("sequence_id", pa.int64()),

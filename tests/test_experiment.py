@@ -105,7 +105,11 @@ def test_top_level_keys_with_x_are_left_alone(tmp_path):
         ("selections.half.keep_fraction", None, r"give exactly one of keep_fraction and token_budget"),
         ("warehouse", "s3://bucket/results", r"s3://bucket/results is a URL, and only a local folder"),
         ("teachers.large.scoring", {"tensor_parallel_size": 2}, r"tensor_parallel_size 2 needs backend vllm"),
-        ("selections.half.rank_by", "loss", r"selections\.half\.rank_by: .*'nats_per_token' or 'nats_per_sequence'"),
+        (
+            "selections.half.rank_by",
+            "loss",
+            r"half\.rank_by: .*'nats_per_token', 'nats_per_sequence' or 'nats_per_byte'",
+        ),
         (
             "selections.half.teacher",
             "larg",

@@ -62,6 +62,9 @@ EXPORTED = {"exported_student", "exported_corpus"}
 # What follows the rank of a selection that nobody learns from.
 RANK = MARTS - {"difference_scores"} | CATALOG
 CORRECTED = {"scale_corrected_scores", "score_scales"}
+PER_BYTE = {"difference_scores", "per_byte_scores"} | RANK
+# Of a selection whose reference has another tokenizer than its teacher.
+READ_ANEW = {"retokenised_reference_scores"} | PER_BYTE
 PRIOR = {"token_counts", "token_priors", "prior_statistics", "prior_scores"}
 GENERATED = {"generated_corpus"} | STUDENT
 RETOKENISED = {"refined_sequences"} | STUDENT
@@ -254,6 +257,27 @@ ROWS = [
     ),
     Row("selections.hard.order", "highest", "lowest", {"pilot", "reversed_scores"} | RANK, "hard"),
     Row("selections.hard.temperature", None, 2.0, {"pilot", "random_scores", "perturbed_scores"} | RANK, "hard"),
+    Row("selections.hard.rank_by", "nats_per_token", "nats_per_byte", {"pilot", "scored_bytes"} | PER_BYTE, "hard"),
+    Row("references.foreign.tokenizer", REQUIRED, "local", {"retokenised_sequences"} | READ_ANEW, "unlike"),
+    Row("references.foreign.scoring.dtype", "float32", "bfloat16", READ_ANEW, "unlike"),
+    Row("references.foreign.scoring.keep_token_logprobs", False, True, NOTHING, "unlike"),  # of its own sequences
+    Row(
+        "tokenizers.hub.revision",
+        REQUIRED,
+        HASH[::-1],
+        {"tokenizer", "sequences", "retokenised_sequences"} | READ_ANEW,
+        "unlike",
+    ),
+    Row("selections.unlike.keep_fraction", None, 0.4, RANK, "unlike"),
+    Row(
+        "teachers.large.scoring.score_after_end_of_document references.small.scoring.score_after_end_of_document "
+        "references.foreign.scoring.score_after_end_of_document",
+        False,
+        True,
+        (TEACHER_SCORES | REFERENCE_SCORES | READ_ANEW | {"retokenised_sequences", "scored_bytes"})
+        - {"pilot", "pilot_teacher_scores", "pilot_reference_scores"},
+        "unlike",
+    ),
     Row("selections.soft.temperature", None, 2.0, {"pilot", "perturbed_scores"} | RANK, "soft"),
     Row("selections.soft.seed", None, 5, {"pilot", "random_scores", "perturbed_scores"} | RANK, "soft"),
     Row("selections.drawn.seed", None, 5, {"random_scores"} | RANK, "drawn"),
@@ -452,6 +476,13 @@ def filtered(content: dict[str, Any]) -> None:
     one_more("after", **PAIR, pre_filter="drawn")(content)
 
 
+def unlike(content: dict[str, Any]) -> None:
+    """One more, of two tokenizers; without a pilot, which needs one."""
+    del content["pilot"]
+    content["references"]["foreign"] = {"tokenizer": "hub", "model": content["teachers"]["fetched"]["model"]}
+    one_more("unlike", teacher="large", reference="foreign", rank_by="nats_per_byte")(content)
+
+
 def distilled(content: dict[str, Any]) -> None:
     """Every objective but cross-entropy, and a student that costs what another costs."""
     student = {"architecture": "tiny", "tokenizer": "bpe", "training": {"token_budget": 10}}
@@ -509,6 +540,7 @@ def families(content: dict[str, Any]) -> None:
 PAIR = {"teacher": "large", "reference": "small"}
 VARIANTS |= {
     "families": families,
+    "unlike": unlike,
     "distilled": distilled,
     "kept": kept,
     "sparse_kd": sparse_kd,

@@ -58,12 +58,17 @@ class Ranked(Tables):
         scores = [dict(enumerate([*(row[model] for row in rows), -50.0])) for model in (0, 1)]
         self.write_all([*self.candidates, other], *scores)
         self.write_counts()
+        # Of some, no byte is asked for.
+        self.num_scored_bytes = {place: 3 * (place % 4) for place in range(len(rows))}
+        counts = [{"sequence_id": place, "num_scored_bytes": count} for place, count in self.num_scored_bytes.items()]
+        self.write("scored_bytes", counts, num_files=num_shards)
 
     def in_folder(self, name: str) -> "Ranked":
         """Return the same tables, with a place of its own for those of another selection."""
         other = Ranked(self.folder / name)
         other.folder.mkdir()
         other.paths, other.candidates = dict(self.paths), self.candidates
+        other.num_scored_bytes = self.num_scored_bytes
         return other
 
     def write_counts(self) -> None:
@@ -85,6 +90,8 @@ class Ranked(Tables):
 
     def run_for(self, chosen: Selection, name: str) -> dict[str, Any]:
         parameters = {field: getattr(chosen, field) for field in SETTINGS} | {"seed": SEED}
+        if chosen.rank_by == "nats_per_byte":  # a step of its own, after what ranks sequences
+            parameters["rank_by"] = "nats_per_sequence"
         if name == "selection_cutoff":
             parameters["rank_by"] = unit_of(chosen)
         return self.run(SQL, name, traits=traits_of(chosen), **parameters)
@@ -104,6 +111,9 @@ class Ranked(Tables):
             **inputs,
             "candidates": candidates,
             "token_ids": [np.array(one["token_ids"]) for one in self.candidates],
+            "scored_bytes": pl.DataFrame(
+                list(self.num_scored_bytes.items()), schema=["sequence_id", "num_scored_bytes"], orient="row"
+            ),
         }
 
 
@@ -132,7 +142,7 @@ steps = {
     "order": st.sampled_from(["highest", "lowest"]),
     "within": st.sampled_from([None, "domain"]),
 }
-of_models = {"rank_by": st.sampled_from(["nats_per_token", "nats_per_sequence"])}
+of_models = {"rank_by": st.sampled_from(["nats_per_token", "nats_per_sequence", "nats_per_byte"])}
 rankings = st.one_of(
     st.fixed_dictionaries(
         {
@@ -142,7 +152,7 @@ rankings = st.one_of(
             "scale_correction": st.sampled_from(["none", "standardised", "residual"]),
             "temperature": st.sampled_from([None, 0.5]),
         }
-    ),
+    ).filter(lambda one: one["rank_by"] != "nats_per_byte" or one["scale_correction"] == "none"),
     st.fixed_dictionaries(
         {
             **steps,
@@ -218,6 +228,7 @@ def tables(tmp_path: Path) -> Ranked:
         ({"score": "reference", "order": "lowest"}, [1, 2]),
         ({"score": "reference", "rank_by": "nats_per_sequence"}, [0, 1]),
         ({"order": "lowest"}, [2, 3]),
+        ({"rank_by": "nats_per_byte"}, [0, 1]),  # of 0, 3, 6 and 9 bytes: 0, 4 / 3, 0 and -8 / 9
         ({"within": "domain"}, [1, 2]),
         ({"score": "teacher", "order": "lowest", "within": "domain"}, [1, 3]),
     ],
@@ -418,7 +429,9 @@ def test_which_tables_a_selection_has() -> None:
     everything = selection(
         scale_correction="residual", order="lowest", temperature=1.0, within="domain", keep_fraction=0.5
     )
-    assert ranking_of(everything) == ("difference_scores", *STEPS)
+    assert ranking_of(everything) == ("difference_scores", *STEPS[1:])
+    per_byte = selection(rank_by="nats_per_byte", order="lowest", keep_fraction=0.5)
+    assert ranking_of(per_byte) == ("difference_scores", *STEPS[:1], "reversed_scores")
     assert ranking_of(selection(keep_fraction=0.5)) == ("difference_scores",)
     assert ranking_of(selection(score="prior", keep_fraction=0.5)) == ("prior_scores",)
 
@@ -453,6 +466,7 @@ def test_the_same_inputs_give_the_same_bytes_with_any_number_of_threads(
     chosen = [
         selection(score="prior", keep_fraction=0.5),
         selection(scale_correction="residual", order="lowest", temperature=0.3, within="domain", token_budget=9_000),
+        selection(score="teacher", rank_by="nats_per_byte", keep_fraction=0.5),
     ]
     real = sql_run.duckdb.connect
 

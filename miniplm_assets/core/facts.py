@@ -33,6 +33,8 @@ def model_tokens(facts: Mapping[str, Any]) -> int:
 
     Of scores, in all splits; 0 of what no model made.
     """
+    if "num_read_tokens" in facts:  # in other tokens than are counted
+        return int(facts["num_read_tokens"])
     if "by_split_and_domain" in facts:
         by_split = facts["by_split_and_domain"].values()
         return sum(int(sums["num_scored_tokens"]) for domains in by_split for sums in domains.values())

@@ -22,14 +22,20 @@ NATS_PER_UNIT: Final = 2.0**-40
 SMALLEST_FRACTION: Final = 2.0**-54
 
 
-def logprob_values(scores: pl.DataFrame, rank_by: str) -> pl.DataFrame:
-    """Return sequence_id and value: one model's log-probability, in nats a token or a sequence.
+def logprob_values(scores: pl.DataFrame, rank_by: str, scored_bytes: pl.DataFrame | None = None) -> pl.DataFrame:
+    """Return sequence_id and value: one model's log-probability, in nats a token, a sequence or a byte.
 
     Args:
         scores: sequence_id, logprob_nats, num_scored_tokens.
-        rank_by: `nats_per_token` or `nats_per_sequence`. A sequence in which nothing was scored has 0 a token.
+        rank_by: `nats_per_token`, `nats_per_sequence` or `nats_per_byte`. A sequence in which nothing was scored has 0
+            a token and 0 a byte.
+        scored_bytes: sequence_id, num_scored_bytes; for `nats_per_byte`.
     """
     value = pl.col("logprob_nats")
+    if rank_by == "nats_per_byte":
+        assert scored_bytes is not None
+        scores = scores.join(scored_bytes, on="sequence_id", validate="1:1")
+        value = (value / pl.when(pl.col("num_scored_bytes") > 0).then(pl.col("num_scored_bytes"))).fill_null(0.0)
     if rank_by == "nats_per_token":
         tokens = pl.when(pl.col("num_scored_tokens") > 0).then(pl.col("num_scored_tokens"))
         value = (value / tokens).fill_null(0.0)
@@ -44,6 +50,7 @@ def difference_values(
     rank_by: str,
     scale_correction: str,
     predicted: pl.DataFrame | None = None,
+    scored_bytes: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """Return sequence_id and value: log p_teacher - log p_reference, as it is or brought to one scale.
 
@@ -57,12 +64,13 @@ def difference_values(
             regression on the reference's, over all candidates, gives.
         predicted: of the candidates without scores, sequence_id, predicted_difference_nats_per_token and
             num_scored_tokens.
+        scored_bytes: as in `logprob_values`.
     """
     if scale_correction == "none":
         joined = teacher_scores.join(reference_scores, on="sequence_id", validate="1:1", suffix="_reference")
         nats = pl.col("logprob_nats") - pl.col("logprob_nats_reference")
         scores = joined.select("sequence_id", "num_scored_tokens", logprob_nats=nats)
-        values = logprob_values(scores.join(candidates, on="sequence_id", how="semi"), rank_by)
+        values = logprob_values(scores.join(candidates, on="sequence_id", how="semi"), rank_by, scored_bytes)
         return values if predicted is None else pl.concat([values, _predicted_values(predicted, rank_by)])
     both = candidates.select("sequence_id", "domain")
     for who, scores in (("teacher", teacher_scores), ("reference", reference_scores)):
@@ -178,6 +186,7 @@ def best_first(
     teacher_scores: pl.DataFrame | None = None,
     reference_scores: pl.DataFrame | None = None,
     predicted: pl.DataFrame | None = None,
+    scored_bytes: pl.DataFrame | None = None,
     token_ids: Sequence[NDArray[Any]] = (),
     rank_by: str = "nats_per_token",
     scale_correction: str = "none",
@@ -196,6 +205,7 @@ def best_first(
         teacher_scores: sequence_id, logprob_nats, num_scored_tokens; where the score asks the teacher.
         reference_scores: the same, where it asks the reference.
         predicted: as in `difference_values`, where a proxy stands for both.
+        scored_bytes: as in `logprob_values`.
         token_ids: of each candidate, where the score is `prior`.
         rank_by: as in `logprob_values`.
         scale_correction: as in `difference_values`.
@@ -223,11 +233,12 @@ def best_first(
             rank_by=rank_by,
             scale_correction=scale_correction,
             predicted=predicted,
+            scored_bytes=scored_bytes,
         )
     else:
         scores = teacher_scores if score == "teacher" else reference_scores
         assert scores is not None
-        values = logprob_values(scores, rank_by)
+        values = logprob_values(scores, rank_by, scored_bytes)
     if order == "lowest":
         values = values.with_columns(value=0.0 - pl.col("value"))
     if temperature is not None:

@@ -46,6 +46,7 @@ class PackingTokenizer:
         ]
         self._tokenizer = Tokenizer.from_str(json.dumps(spec | {"added_tokens": added}))
         self._tokenizer.encode_special_tokens = True
+        self._end_of_document, self._named = end_of_document, named
         end_of_document_id = self._tokenizer.token_to_id(end_of_document)
         if end_of_document_id is None:
             raise ModelError(f"tokenizer {named}: its eos_token {end_of_document!r} is not in its vocabulary")
@@ -79,6 +80,25 @@ class PackingTokenizer:
         special = {token["content"] for token in self._spec["added_tokens"] if token["special"]} - {end_of_document}
         vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
         return {piece: token_id for piece, token_id in vocabulary.items() if piece not in special}
+
+    @cached_property
+    def byte_ids(self) -> NDArray[np.int32] | None:
+        """The token of each single byte, int32 of shape (256,); None where a text may hold a byte that has none."""
+        if self._is_byte_level:
+            pieces = {byte: piece for piece, byte in _BYTE_OF.items()}
+        elif self._spec["model"].get("byte_fallback"):
+            pieces = {byte: f"<0x{byte:02X}>" for byte in range(256)}
+        else:
+            return None
+        found = [self._tokenizer.token_to_id(pieces[byte]) for byte in range(256)]
+        return None if None in found else np.array(found, dtype=np.int32)
+
+    def continuing(self) -> "PackingTokenizer":
+        """Return the same tokenizer for texts that go on from others: it puts no space in front of them."""
+        parts = {name: _with_nothing_in_front(self._spec.get(name)) for name in ("normalizer", "pre_tokenizer")}
+        if all(self._spec.get(name) == part for name, part in parts.items()):
+            return self
+        return PackingTokenizer(self._spec | parts, end_of_document=self._end_of_document, named=self._named)
 
     @cached_property
     def fast_merges(self) -> FastMerges | None:
@@ -186,6 +206,26 @@ def _piece_bytes(piece: str, is_byte_level: bool) -> bytes:
     if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
         return bytes.fromhex(piece[3:5])
     return piece.replace("▁", " ").encode()
+
+
+def _with_nothing_in_front(part: Any) -> Any:
+    """Return a tokenizer's component, and all that it holds, without what it puts in front of a text."""
+    if isinstance(part, list):
+        return [_with_nothing_in_front(one) for one in part if not _is_prepend(one)]
+    if not isinstance(part, dict):
+        return part
+    if _is_prepend(part):
+        return None
+    changed = {name: _with_nothing_in_front(value) for name, value in part.items()}
+    if changed.get("type") == "Metaspace":
+        changed["prepend_scheme"] = "never"
+    if "add_prefix_space" in changed:
+        changed["add_prefix_space"] = False
+    return changed
+
+
+def _is_prepend(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "Prepend"
 
 
 def _types(part: Any) -> set[str]:

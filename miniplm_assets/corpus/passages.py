@@ -37,6 +37,8 @@ from miniplm_assets.storage.tables import SEQUENCES as SEQUENCES_FILE
 
 # Upper and lower case, digits, signs, and white space of every kind that code is laid out with.
 PROBE: Final = "Two words, A1.\n\n\tx = {'a':  2}\n"
+# Of texts whose tokens spell another text: as many as may be rejected of a corpus by default.
+MAX_CHANGED_SHARE: Final = 0.01
 # Some megabytes of text and token places, at 1,024 tokens a row.
 _ROWS_PER_BATCH: Final = 1_024
 

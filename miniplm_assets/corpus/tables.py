@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from miniplm_assets.core.identity import MAX_ROWS_PER_SHARD, first_id, row_ids
-from miniplm_assets.storage.tables import CUT_ENDS
+from miniplm_assets.storage.tables import CONTEXT_PLACES, CUT_ENDS
 
 DOCUMENTS: Final = pa.schema(
     [
@@ -52,6 +52,21 @@ SEQUENCES: Final = pa.schema(
 )
 # Places in the sequence.
 REFINED_SEQUENCES: Final = SEQUENCES.append(pa.field(CUT_ENDS, pa.list_(pa.int32())))
+RETOKENISED_SEQUENCES: Final = pa.schema(
+    [
+        ("sequence_id", pa.int64()),
+        ("shard", pa.string()),
+        ("domain", pa.string()),
+        ("split", pa.string()),
+        ("num_tokens", pa.int32()),
+        ("num_bytes", pa.int64()),
+        ("token_ids", pa.list_(pa.int32())),
+        (CONTEXT_PLACES, pa.list_(pa.int32())),
+        ("num_scored_tokens", pa.int32()),
+        ("num_scored_bytes", pa.int64()),
+    ]
+)
+SCORED_BYTES: Final = pa.schema([("sequence_id", pa.int64()), ("num_scored_bytes", pa.int64())])
 # Columns that repeat few values; a dictionary of texts or ids would only cost time.
 _DICTIONARY_COLUMNS: Final = ("shard", "domain", "split", "reason", "file", "language")
 # A reader holds a row group at once: small enough for many readers, large enough for fast scans.

@@ -17,7 +17,7 @@ from miniplm_assets.experiment.models import Owners, Scored, Seed, StudentTraini
 from miniplm_assets.experiment.objectives import CrossEntropy, Objective
 from miniplm_assets.experiment.publishing import Publishing
 from miniplm_assets.experiment.scoring import Pilot
-from miniplm_assets.experiment.selections import Selection
+from miniplm_assets.experiment.selections import Selection, Who
 from miniplm_assets.experiment.settings import Name, Settings, Share
 from miniplm_assets.experiment.sources import DocumentFields, Source
 from miniplm_assets.experiment.student_check import CANDIDATES, generation_of, selection_of
@@ -145,6 +145,12 @@ class Experiment(Settings):
         known = {"teacher": self.teachers, "reference": self.references}
         models = [known[who].get(name) for who, name in chosen.models.items()]
         return chosen.tokenizer if not models else next((model.tokenizer for model in models if model), None)
+
+    def is_retokenised(self, selection: str, who: Who) -> bool:
+        """Say whether a model of a selection reads its text in other tokens than those that the sequences are of."""
+        known = self.teachers if who == "teacher" else self.references
+        model = known.get(self.selections[selection].models.get(who, ""))
+        return model is not None and model.tokenizer != self.selection_tokenizer(selection)
 
     def generation_tokenizer(self, generation: str) -> str | None:
         """Return the tokenizer that a generated corpus is in: its teacher's; None where nothing known says so."""

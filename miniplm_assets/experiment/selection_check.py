@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from miniplm_assets.experiment.selections import DIFFERENCE, MODELS_OF_SCORE
+from miniplm_assets.experiment.selections import DIFFERENCE, MODELS_OF_SCORE, PER_BYTE
 from miniplm_assets.experiment.settings import unknown
 
 if TYPE_CHECKING:  # the schema checks itself by this
@@ -15,7 +15,8 @@ if TYPE_CHECKING:  # the schema checks itself by this
 # In which a second pass is as the first: all but what it is for.
 _SAME_IN_BOTH: Final = ("teacher", "reference", "keep_fraction", "token_budget", "rank_by")
 _PLAIN: Final = (
-    "the highest differences of all candidates: no order, scale_correction, temperature, within, pre_filter, proxy"
+    "the highest differences of all candidates: no rank_by nats_per_byte, order, scale_correction, temperature, "
+    "within, pre_filter, proxy"
 )
 
 
@@ -90,6 +91,11 @@ class SelectionCheck:
                 f"{self._where}.scale_correction {selection.scale_correction}: it brings two models to one scale, and "
                 f"score {score} is no difference of two; leave it out, or write score: {DIFFERENCE}"
             )
+        if selection.rank_by == PER_BYTE and selection.scale_correction != "none":
+            yield (
+                f"{self._where}.scale_correction {selection.scale_correction}: it is of values per token or per "
+                f"sequence, and rank_by is {PER_BYTE}; leave one of the two out"
+            )
         if score == "random" and selection.temperature is not None:
             yield f"{self._where}.temperature {selection.temperature:g}: score random is drawn already; leave it out"
         if selection.seed is not None and not selection.is_drawn:
@@ -144,6 +150,11 @@ class SelectionCheck:
                 f"{where}: it predicts differences, and scale_correction {selection.scale_correction} needs what each "
                 "model says of every candidate; leave one of the two out"
             )
+        if selection.rank_by == PER_BYTE:
+            yield (
+                f"{where}: it predicts differences per token, and rank_by is {PER_BYTE}; write rank_by: "
+                "nats_per_token, or leave the proxy out"
+            )
         if selection.pre_filter is not None:
             yield (
                 f"{where}: pre_filter '{selection.pre_filter}' and a proxy both say what the teacher is spared; leave "
@@ -158,11 +169,7 @@ class SelectionCheck:
         if teacher is None or reference is None:
             return
         if teacher.tokenizer != reference.tokenizer:
-            yield (
-                f"{self._where}: teacher {selection.teacher} uses tokenizer {teacher.tokenizer}, reference "
-                f"{selection.reference} uses {reference.tokenizer}; a difference of log-probabilities exists only over "
-                "the same tokens, so both need the same tokenizer"
-            )
+            yield from self._problems_of_two_tokenizers(teacher.tokenizer, reference.tokenizer)
         if teacher.scoring.score_after_end_of_document != reference.scoring.score_after_end_of_document:
             yield (
                 f"{self._where}: score_after_end_of_document differs between teacher and reference; their sums would "
@@ -177,6 +184,32 @@ class SelectionCheck:
                     f"{self._where}.agreement: teacher and reference are scored by {teacher.scoring.backend} in "
                     f"{teacher.scoring.dtype} already; name another backend or dtype"
                 )
+
+    def _problems_of_two_tokenizers(self, of_teacher: str, of_reference: str) -> Iterator[str]:
+        """Say what needs the same tokens from both models."""
+        selection = self._selection
+        remedy = "or name two models of the same tokenizer"
+        models = (
+            f"teacher {selection.teacher} uses tokenizer {of_teacher}, reference {selection.reference} uses "
+            f"{of_reference}"
+        )
+        if selection.rank_by == "nats_per_token":
+            yield (
+                f"{self._where}.rank_by nats_per_token: {models}; a difference per token exists only over the same "
+                f"tokens. Write rank_by: {PER_BYTE}, for the same text in the tokens of each, {remedy}"
+            )
+        for setting, why in (
+            ("proxy", "it predicts from the tokens of both"),
+            ("agreement", "it holds scores of the same tokens against each other"),
+            ("rescoring", "it puts scores of the same tokens in the place of others"),
+        ):
+            if getattr(selection, setting) is not None:
+                yield f"{self._where}.{setting}: {why}, and {models}; leave it out, {remedy}"
+        if self._file.pilot is not None:
+            yield (
+                f"{self._where}: the pilot compares both models on the same tokens, and {models}; leave the pilot out, "
+                f"{remedy}"
+            )
 
     def _rescoring_problems(self, where: str, rescoring: "Rescoring") -> Iterator[str]:
         first = self._file.selections.get(rescoring.around)

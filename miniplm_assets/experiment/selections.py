@@ -11,9 +11,11 @@ from miniplm_assets.experiment.settings import Settings
 
 Who = Literal["teacher", "reference"]
 Score = Literal["difference", "teacher", "reference", "prior", "random"]
+RankBy = Literal["nats_per_token", "nats_per_sequence", "nats_per_byte"]
 ScaleCorrection = Literal["none", "standardised", "residual"]
 
 DIFFERENCE: Final = "difference"
+PER_BYTE: Final = "nats_per_byte"
 # Whose log-probabilities a score is made of; of the others, of no model's.
 MODELS_OF_SCORE: Final[dict[str, tuple[Who, ...]]] = {
     DIFFERENCE: ("teacher", "reference"),
@@ -37,8 +39,10 @@ class Selection(Settings):
     tokenizer: str | None = Field(None, description="of score prior or random, which name no model: whose sequences")
     keep_fraction: float | None = Field(None, gt=0, le=1, description="alpha: share of the candidates")
     token_budget: int | None = Field(None, ge=1, description="keep the best until they hold this many tokens")
-    rank_by: Literal["nats_per_token", "nats_per_sequence"] = Field(
-        "nats_per_token", description="nats_per_token as published, nats_per_sequence as in the paper's formula"
+    rank_by: RankBy = Field(
+        "nats_per_token",
+        description="nats_per_token as published, nats_per_sequence as in the paper's formula, nats_per_byte for a "
+        "teacher and a reference of different tokenizers",
     )
     scale_correction: ScaleCorrection = Field(
         "none",
@@ -93,6 +97,7 @@ class Selection(Settings):
         """Whether it is Difference Sampling as published: the highest differences of the whole corpus, as they are."""
         return (
             self.score == DIFFERENCE
+            and self.rank_by != PER_BYTE
             and self.order == "highest"
             and self.scale_correction == "none"
             and self.temperature is None

@@ -17,13 +17,14 @@ from miniplm_assets.evaluation.comparison import (
 )
 from miniplm_assets.evaluation.plots import plot_domain_shares, plot_loss_curves
 from miniplm_assets.evaluation.verdict import unheld, verdict
-from miniplm_assets.experiment import Experiment, StudentTraining
+from miniplm_assets.experiment import Experiment, Selection, StudentTraining
 from miniplm_assets.experiment.objectives import Objective
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.agreement import CUTOFF
 from miniplm_assets.kinds.models import Who
 from miniplm_assets.kinds.pre_filter import scores_of
 from miniplm_assets.kinds.refined_sequences import REFINED_SEQUENCES, refined_for
+from miniplm_assets.kinds.retokenised_scores import scores_of_everything
 from miniplm_assets.kinds.scores import WHO, scores_key
 from miniplm_assets.kinds.selection import DOMAIN_SHIFT
 from miniplm_assets.kinds.student_records import keys_of_student, read_student
@@ -143,12 +144,19 @@ def _compared(experiment: Experiment) -> Compared:
         selections={
             name: ComparedSelection(
                 **selection.models,
-                scores={who: scores_of(experiment, name, who) for who in selection.models if selection.spares(who)},
+                scores=_own_scores(experiment, name, selection),
             )
             for name, selection in experiment.selections.items()
             if name in selections
         },
     )
+
+
+def _own_scores(experiment: Experiment, name: str, selection: Selection) -> dict[Who, str]:
+    """Return where the scores of a model are that has none of every candidate in its own tokens."""
+    spared = {who: scores_of(experiment, name, who) for who in selection.models if selection.spares(who)}
+    retokenised = [who for who in selection.models if experiment.is_retokenised(name, who)]
+    return spared | {who: scores_of_everything(experiment, name, who) for who in retokenised}
 
 
 def _make(work: Work[Compared]) -> Result:

@@ -5,10 +5,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from miniplm_assets.experiment import FolderModel, FolderTokenizer, HubModel, HubTokenizer, TrainedTokenizer
+from miniplm_assets.experiment.selections import PER_BYTE
 from miniplm_assets.experiment.sources import DemoSource, HuggingFaceSource, Source, TextSource
 from miniplm_assets.kinds.agreement import CUTOFF
 from miniplm_assets.kinds.models import MODELS, CopiedModel, OwnModel
 from miniplm_assets.kinds.parameters import WORDS_OF_UNIT, SelectionParameters
+from miniplm_assets.kinds.rankings import PER_BYTE_SCORES
 from miniplm_assets.kinds.tokenizer import TOKENIZER
 from miniplm_assets.lineage.kind import Node
 from miniplm_assets.lineage.origins import without_local_places
@@ -94,10 +96,13 @@ def _model_words(node: Node[Any]) -> str:
 
 def _selection_settings(nodes: Iterable[Node[Any]], names: tuple[str, ...]) -> dict[str, Any]:
     """Return what the tables of a selection read; the unit of its cutoff follows from that."""
-    return {
+    own = [node for node in nodes if node.names == names and isinstance(node.settings, SelectionParameters)]
+    settings = {
         setting: value
-        for node in nodes
-        if node.names == names and isinstance(node.settings, SelectionParameters)
+        for node in own
         for setting, value in node.settings.identity().items()
         if node.kind.name != CUTOFF or setting != "rank_by"
     }
+    # Bytes are a step of their own, after a table that is told to rank by sequences.
+    is_per_byte = any(node.kind.name == PER_BYTE_SCORES for node in own)
+    return settings | ({"rank_by": PER_BYTE} if is_per_byte else {})

@@ -4,13 +4,14 @@ from collections.abc import Collection
 from typing import Final, Literal
 
 from miniplm_assets.experiment import Experiment, Selection
-from miniplm_assets.experiment.selections import ScaleCorrection, Score
+from miniplm_assets.experiment.selections import PER_BYTE, ScaleCorrection, Score
 from miniplm_assets.experiment.settings import Settings
 
 # What the cutoff is in; see `unit_of`, and docs/selections.md.
 Unit = Literal[
     "nats_per_token",
     "nats_per_sequence",
+    "nats_per_byte",
     "standard_deviations",
     "prior_share",
     "random_number",
@@ -20,6 +21,7 @@ Unit = Literal[
 WORDS_OF_UNIT: Final[dict[str, str]] = {
     "nats_per_token": "nats per token",
     "nats_per_sequence": "nats per sequence",
+    "nats_per_byte": "nats per byte",
     "standard_deviations": "standard deviations",
     "prior_share": "minus the share of the candidates that are as usual",
     "random_number": "a random number",
@@ -48,9 +50,14 @@ class SelectionParameters(Settings):
 def parameters_of(
     experiment: Experiment, selection: Selection, names: Collection[str] | None = None
 ) -> SelectionParameters:
-    """Return the parameters of a selection; where names are given, those alone."""
+    """Return the parameters of a selection; where names are given, those alone: of a table of dbt_like_sql.
+
+    What ranks by nats per byte is a table of its own, which divides what the tables before it have per sequence.
+    """
     wanted = SelectionParameters.model_fields.keys() if names is None else names
     values = {name: getattr(selection, name) for name in wanted}
+    if names is not None and values.get("rank_by") == PER_BYTE:
+        values["rank_by"] = "nats_per_sequence"
     if "seed" in values:
         values["seed"] = seed_of(experiment, selection)
     return SelectionParameters.model_validate(values)

@@ -14,9 +14,11 @@ from miniplm_assets.core.sampling import with_share
 from miniplm_assets.core.splits import CANDIDATE, VALIDATION
 from miniplm_assets.evaluation.plots import plot_domain_shares
 from miniplm_assets.experiment import Pilot
+from miniplm_assets.experiment.selections import PER_BYTE
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.models import Who, scored_models
 from miniplm_assets.kinds.parameters import SelectionParameters, parameters_of
+from miniplm_assets.kinds.scored_bytes import SCORED_BYTES
 from miniplm_assets.kinds.scores import PILOT as NAME
 from miniplm_assets.kinds.scores import (
     WHO,
@@ -110,10 +112,12 @@ def _nodes(blueprint: Blueprint) -> Iterator[Node[Judging]]:
     for name, selection in piloted(experiment).items():
         scores = {f"{who}_scores": key_of(PILOT_SCORES[who].name, model) for who, model in selection.models.items()}
         _, teacher = scored_by(experiment, selection, "teacher")
+        is_per_byte = selection.rank_by == PER_BYTE
+        scored_bytes = {SCORED_BYTES.name: key_of(SCORED_BYTES.name, name)} if is_per_byte else {}
         yield Node(
             kind=PILOT,
             names=(name,),
-            inputs={SEQUENCES.name: sequences_key(teacher.tokenizer), **scores},
+            inputs={SEQUENCES.name: sequences_key(teacher.tokenizer), **scores, **scored_bytes},
             settings=Judging(selection=parameters_of(experiment, selection), pilot=experiment.pilot),
         )
 
@@ -137,12 +141,14 @@ def _make(work: Work[Judging]) -> Result:
                 f"pilot.share {pilot.share:g} is {len(candidates):,} candidates of this corpus, and fewer than "
                 f"{MIN_SEQUENCES} say nothing; raise it, or leave the pilot out"
             )
+        is_per_byte = SCORED_BYTES.name in work.node.inputs
         measures = judge_pilot(
             candidates,
             teacher_scores=teacher,
             reference_scores=reference,
             **work.settings.selection.model_dump(),
             share=pilot.share,
+            scored_bytes=pl.read_parquet(work.input_tables(SCORED_BYTES.name), glob=False) if is_per_byte else None,
         )
         domains = pl.DataFrame(measures.pop("domains"))
         domains.write_parquet(draft.path / DOMAINS)

@@ -20,13 +20,13 @@ from miniplm_assets.kinds.partial_scores import PartialRows, gates_of, partial_k
 from miniplm_assets.kinds.proxy import SAMPLED
 from miniplm_assets.kinds.rankings import SURVIVING_REFERENCE_SCORES, SURVIVORS
 from miniplm_assets.kinds.rescoring import RESCORED
+from miniplm_assets.kinds.retokenised_scores import scores_of_everything
 from miniplm_assets.kinds.scores import (
     Pass,
     max_sequence_tokens,
     rows_of,
     score_node,
     scored_by,
-    scores_key,
 )
 from miniplm_assets.lineage.kind import Blueprint, Node
 from miniplm_assets.lineage.work import Work
@@ -133,4 +133,4 @@ def scores_of(experiment: Experiment, name: str, who: Who) -> str:
         return key_of(SAMPLED[who].name, name)
     if selection.rescoring is not None:
         return key_of(RESCORED[who].name, name)
-    return scores_key(who, selection.models[who])
+    return scores_of_everything(experiment, name, who)

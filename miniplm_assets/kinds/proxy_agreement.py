@@ -8,6 +8,7 @@ import polars as pl
 from miniplm_assets.core.proxy import broken_limits, mark_held_out, summarise
 from miniplm_assets.core.recipe import key_of
 from miniplm_assets.core.splits import CANDIDATE
+from miniplm_assets.experiment.selections import RankBy
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.proxy import HELD_OUT, PROXY_MODEL, proxies
 from miniplm_assets.kinds.scores import scored_by
@@ -38,7 +39,7 @@ class Judging(Settings):
     """
 
     min_rank_correlation: float
-    rank_by: Literal["nats_per_token", "nats_per_sequence"]
+    rank_by: RankBy
     order: Literal["highest", "lowest"]
     keep_fraction: float | None
     token_budget: int | None

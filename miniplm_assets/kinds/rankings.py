@@ -10,6 +10,7 @@ from typing import Final
 
 from miniplm_assets.core.recipe import key_of
 from miniplm_assets.experiment import Selection
+from miniplm_assets.experiment.selections import PER_BYTE
 from miniplm_assets.kinds.agreement import CUTOFF, DIFFERENCES
 from miniplm_assets.storage.sql_checks import Trait
 
@@ -20,6 +21,7 @@ PROXY_SCORES: Final = "proxy_scores"
 PRIORS: Final = "prior_scores"
 PRIOR_STATISTICS: Final = "prior_statistics"
 RANDOM: Final = "random_scores"
+PER_BYTE_SCORES: Final = "per_byte_scores"
 SCALES: Final = "score_scales"
 SCALE_CORRECTED: Final = "scale_corrected_scores"
 REVERSED: Final = "reversed_scores"
@@ -39,7 +41,7 @@ HELPERS: Final[Mapping[str, tuple[str, ...]]] = {
     SCALE_CORRECTED: (SCALES,),
     PERTURBED: (RANDOM,),
 }
-STEPS: Final = (SCALE_CORRECTED, REVERSED, PERTURBED, DOMAIN_PLACES)
+STEPS: Final = (PER_BYTE_SCORES, SCALE_CORRECTED, REVERSED, PERTURBED, DOMAIN_PLACES)
 # Of a pre_filter: what survives it, and the scores that the reference has of that.
 SURVIVORS: Final = "surviving_sequences"
 SURVIVING_REFERENCE_SCORES: Final = "surviving_reference_scores"
@@ -61,6 +63,7 @@ SMALL_TABLES: Final = frozenset({"token_priors", SCALES})
 def ranking_of(selection: Selection) -> tuple[str, ...]:
     """Return the tables of a selection's ranking: that of its score, and of each step; the last one ranks."""
     taken = {
+        PER_BYTE_SCORES: selection.rank_by == PER_BYTE,
         SCALE_CORRECTED: selection.scale_correction != "none",
         REVERSED: selection.order == "lowest",
         PERTURBED: selection.temperature is not None,

@@ -6,7 +6,7 @@ tokenizer, but it is text.
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import ClassVar
 
 import polars as pl
 
@@ -14,7 +14,7 @@ from miniplm_assets.core.errors import ModelError
 from miniplm_assets.core.facts import counts_in_words
 from miniplm_assets.core.recipe import key_of
 from miniplm_assets.core.splits import CANDIDATE
-from miniplm_assets.corpus.passages import require_kept_text, write_refined_sequences
+from miniplm_assets.corpus.passages import MAX_CHANGED_SHARE, require_kept_text, write_refined_sequences
 from miniplm_assets.corpus.tokenizer import load_tokenizer
 from miniplm_assets.experiment import Experiment, Sequences, Student, TrainedTokenizer
 from miniplm_assets.kinds.documents import DOCUMENTS
@@ -29,8 +29,6 @@ from miniplm_assets.storage import tables
 from miniplm_assets.storage.manifest import CheckOutcome
 from miniplm_assets.storage.store import Draft, Result
 
-# As many as may be rejected of a corpus by default.
-MAX_CHANGED_SHARE: Final = 0.01
 EVERY_BYTE_IS_PACKED = Check(
     "every_selected_byte_is_packed",
     "A failure means that selected text is in no sequence, or in two, and not among the rejected passages either.",

@@ -21,6 +21,9 @@ from miniplm_assets.kinds.proxy_differences import PROXY_DIFFERENCES
 from miniplm_assets.kinds.raw_corpus import RAW_CORPUS
 from miniplm_assets.kinds.refined_sequences import REFINED_SEQUENCES
 from miniplm_assets.kinds.rescoring import RESCORED
+from miniplm_assets.kinds.retokenised_scores import RETOKENISED_SCORES
+from miniplm_assets.kinds.retokenised_sequences import RETOKENISED_SEQUENCES
+from miniplm_assets.kinds.scored_bytes import SCORED_BYTES
 from miniplm_assets.kinds.scores import SCORES
 from miniplm_assets.kinds.selection import selection_kinds
 from miniplm_assets.kinds.sequences import SEQUENCES
@@ -50,10 +53,13 @@ def all_kinds(sql: SqlProject) -> tuple[Kind[Any], ...]:
         TOKENIZER,
         SEQUENCES,
         TOKEN_COUNTS,
+        SCORED_BYTES,
+        RETOKENISED_SEQUENCES,
         *MODELS.values(),
         *PILOT_SCORES.values(),
         PILOT,
         *SCORES.values(),
+        RETOKENISED_SCORES,
         *RESCORED.values(),
         *SAMPLED.values(),
         PROXY_MODEL,

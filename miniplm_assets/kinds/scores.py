@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final, Generic, TypeVar
 
 import polars as pl
 
+from miniplm_assets.core.facts import model_tokens
 from miniplm_assets.core.flops import scoring_flops
 from miniplm_assets.core.recipe import key_of
 from miniplm_assets.core.splits import CANDIDATE, VALIDATION
@@ -21,6 +22,7 @@ from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.costs import scoring_cost
 from miniplm_assets.kinds.engines import MODEL, ShardInTheMaking, made_on_devices, open_engine
 from miniplm_assets.kinds.models import Who, model_key, scored_models
+from miniplm_assets.kinds.retokenised_sequences import text_scorer
 from miniplm_assets.kinds.sequences import SEQUENCES, packed_by
 from miniplm_assets.kinds.tokenizer import TOKENIZER
 from miniplm_assets.lineage.kind import Blueprint, Cost, Kind, Node, Section
@@ -117,7 +119,7 @@ def score_node(
         who: is the model a teacher or a reference?
         model: its name and what the file says of it.
         settings: of the pass.
-        inputs: beside model, sequences and tokenizer.
+        inputs: beside model, sequences and tokenizer, or in the place of one of them.
         gates: what must pass first.
     """
     model_name, scored = model
@@ -178,6 +180,7 @@ def _score(one: Pass[R], work: Work[R]) -> Result:
     choose = None if one.choose is None else one.choose(work)
     with open_engine(work, scoring, work.settings.max_sequence_tokens) as scorer:
         device_time = DeviceTime(scorer.num_devices)
+        texts = text_scorer(work, scorer, scoring, work.settings.max_sequence_tokens)
 
         def begin(shard: str, draft: Draft) -> ShardInTheMaking:
             scores = ShardScores(
@@ -192,6 +195,7 @@ def _score(one: Pass[R], work: Work[R]) -> Result:
                 choose=choose,
                 keeps_token_logprobs=scoring.keep_token_logprobs,
                 keep_tokens=scoring.keep_tokens,
+                texts=texts,
             )
             merge = None
             if one.is_merged:
@@ -230,10 +234,7 @@ def _cost(one: Pass[R], node: Node[R], sizes: Sizes, shards: Collection[str] | N
 
 
 def _spent_flops(facts: Mapping[str, Any], num_parameters: int | None) -> int | None:
-    sums = [total for domains in facts["by_split_and_domain"].values() for total in domains.values()]
-    if num_parameters is None:
-        return None
-    return scoring_flops(num_parameters, sum(total["num_scored_tokens"] for total in sums))
+    return None if num_parameters is None else scoring_flops(num_parameters, model_tokens(facts))
 
 
 def _problems(node: Node[R], sizes: Sizes) -> Iterator[str]:
@@ -294,10 +295,11 @@ def _nodes(blueprint: Blueprint, who: Who) -> Iterator[Node[ScoredRows]]:
 
 def is_spared(experiment: Experiment, who: Who, name: str) -> bool:
     """Say whether a model need not score everything: all selections by it ask for less, and no student's objective."""
-    using = [one for one in experiment.selections.values() if one.models.get(who) == name]
+    using = {key: one for key, one in experiment.selections.items() if one.models.get(who) == name}
+    are_spared = [one.spares(who) or experiment.is_retokenised(key, who) for key, one in using.items()]
     objectives = (student.objective for student in experiment.students.values())
     needed = {asset for objective in objectives for asset in objective_of(objective).inputs(objective).values()}
-    return bool(using) and all(one.spares(who) for one in using) and (SCORES[who].name, name) not in needed
+    return bool(using) and all(are_spared) and (SCORES[who].name, name) not in needed
 
 
 SCORES = scores_kinds(

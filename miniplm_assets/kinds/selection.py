@@ -34,7 +34,8 @@ from miniplm_assets.kinds.rankings import (
     reads_survivors,
     traits_of,
 )
-from miniplm_assets.kinds.scores import scores_key
+from miniplm_assets.kinds.retokenised_scores import scores_of_everything
+from miniplm_assets.kinds.scored_bytes import SCORED_BYTES
 from miniplm_assets.kinds.selection_verify import verify_selection
 from miniplm_assets.kinds.sequences import SEQUENCES, sequences_key
 from miniplm_assets.kinds.token_counts import TOKEN_COUNTS, token_counts_key
@@ -131,12 +132,13 @@ def _inputs_of(experiment: Experiment, name: str, table: str) -> dict[str, str]:
         SEQUENCES.name: sequences_key(tokenizer),
         TOKEN_COUNTS.name: token_counts_key(tokenizer),
         DIFFERENCES: key_of(ranked_before(selection, table), name),
+        SCORED_BYTES.name: key_of(SCORED_BYTES.name, name),
         **{f"{who}_scores": key for who, key in scores.items()},
     }
     if selection.proxy is not None:
         keys[PROXY_DIFFERENCES.name] = key_of(PROXY_DIFFERENCES.name, name)
     if table == SURVIVING_REFERENCE_SCORES:
-        keys[MODEL_SCORES] = scores_key("reference", selection.models["reference"])
+        keys[MODEL_SCORES] = scores_of_everything(experiment, name, "reference")
     elif scores:
         keys[MODEL_SCORES] = next(iter(scores.values()))
     if reads_survivors(selection, table):

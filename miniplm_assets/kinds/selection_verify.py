@@ -8,7 +8,7 @@ import polars as pl
 
 from miniplm_assets.core.ranking import best_first, num_kept
 from miniplm_assets.core.splits import CANDIDATE
-from miniplm_assets.experiment.selections import MODELS_OF_SCORE
+from miniplm_assets.experiment.selections import MODELS_OF_SCORE, PER_BYTE
 from miniplm_assets.kinds.agreement import CUTOFF, DIFFERENCES
 from miniplm_assets.kinds.parameters import SelectionParameters
 from miniplm_assets.kinds.proxy_differences import NAME as PROXY_DIFFERENCES
@@ -16,6 +16,7 @@ from miniplm_assets.kinds.rankings import (
     DOMAIN_PLACES,
     LIKELIHOODS,
     MODEL_SCORES,
+    PER_BYTE_SCORES,
     PERTURBED,
     PRIOR_STATISTICS,
     PRIORS,
@@ -24,6 +25,7 @@ from miniplm_assets.kinds.rankings import (
     REVERSED,
     SCALE_CORRECTED,
 )
+from miniplm_assets.kinds.scored_bytes import SCORED_BYTES
 from miniplm_assets.kinds.sequences import SEQUENCES
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.lm.score_shard import SCHEMA
@@ -40,7 +42,7 @@ def verify_selection(refined: Work[SelectionParameters]) -> Iterator[str]:
     kept = set(pl.concat(pl.read_parquet(file, columns=["sequence_id"], glob=False) for file in files)["sequence_id"])
     tables = list(_ranking(refined))
     settings = _settings(refined, tables)
-    ranked = best_first(**_inputs(settings, tables[0]), **settings.model_dump())
+    ranked = best_first(**_inputs(settings, tables), **settings.model_dump())
     amount = num_kept(ranked, keep_fraction=settings.keep_fraction, token_budget=settings.token_budget)
     expected = set(ranked["sequence_id"].head(amount))
     wrong = kept ^ expected
@@ -78,7 +80,7 @@ def _settings(refined: Work[Any], tables: list[Work[SelectionParameters]]) -> Se
     drawn = perturbed.input_node(RANDOM).settings if perturbed is not None else first.settings
     return SelectionParameters(
         score=score,
-        rank_by=first.settings.rank_by,
+        rank_by=PER_BYTE if PER_BYTE_SCORES in by_kind else first.settings.rank_by,
         scale_correction="none" if scaled is None else scaled.settings.scale_correction,
         order="lowest" if REVERSED in by_kind else "highest",
         temperature=None if perturbed is None else perturbed.settings.temperature,
@@ -89,8 +91,9 @@ def _settings(refined: Work[Any], tables: list[Work[SelectionParameters]]) -> Se
     )
 
 
-def _inputs(settings: SelectionParameters, first: Work[SelectionParameters]) -> dict[str, Any]:
-    """Return the candidates, and the scores that the ranking begins with."""
+def _inputs(settings: SelectionParameters, tables_of_ranking: list[Work[SelectionParameters]]) -> dict[str, Any]:
+    """Return the candidates, the scores that the ranking begins with, and what it divides them by."""
+    first = tables_of_ranking[0]
     columns = ["sequence_id", "domain", "num_tokens"]
     is_prior = settings.score == "prior"
     files = Work(first.pipeline, first.input_node(PRIOR_STATISTICS), first.run) if is_prior else first
@@ -102,6 +105,9 @@ def _inputs(settings: SelectionParameters, first: Work[SelectionParameters]) -> 
     if first.node.kind.name == PROXY_SCORES:
         tables = first.input_tables(PROXY_DIFFERENCES)
         inputs["predicted"] = pl.concat(pl.read_parquet(table, glob=False) for table in tables)
+    if settings.rank_by == PER_BYTE:
+        [per_byte] = [work for work in tables_of_ranking if work.node.kind.name == PER_BYTE_SCORES]
+        inputs["scored_bytes"] = pl.read_parquet(per_byte.input_tables(SCORED_BYTES.name), glob=False)
     for who in MODELS_OF_SCORE[settings.score]:
         role = f"{who}_scores" if settings.score == "difference" else MODEL_SCORES
         tables = first.input_tables(role)

@@ -4,7 +4,7 @@ A part is a fixed range of the file's sequences: a scorer whose sums follow from
 bytes whenever it is scored. Finished parts are kept; one that a crash left damaged is scored again.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from miniplm_assets.experiment.scoring import KeepTokens
 from miniplm_assets.lm.device_time import DeviceTime
 from miniplm_assets.lm.scorer import Scorer
 from miniplm_assets.lm.scores import Scores
+from miniplm_assets.lm.text_scores import TextScorer
 from miniplm_assets.storage.files import beside, flush_to_disk
 from miniplm_assets.storage.tables import SCORES
 
@@ -45,6 +46,8 @@ KEPT_TOKENS: Final = {
         pa.field("top_logprobs_nats", pa.large_list(pa.float16())),
     ),
 }
+# What a model reads.
+READ: Final = ("sequence_id", "token_ids")
 # Of a kept part: what its device took for it, so that a resumed file knows the seconds of all its parts.
 SECONDS: Final = b"device_seconds"
 
@@ -72,6 +75,7 @@ class ShardScores:
         choose: Choose | None = None,
         keeps_token_logprobs: bool = False,
         keep_tokens: KeepTokens | None = None,
+        texts: TextScorer | None = None,
     ) -> None:
         """Begin with no part.
 
@@ -88,9 +92,10 @@ class ShardScores:
                 where absent, all of the candidates and the validation split are.
             keeps_token_logprobs: whether each row also holds the log-probability of every scored token.
             keep_tokens: which ids of the model's own distribution the scorer keeps, if any.
+            texts: scores in the place of the scorer, where the sequences are of another tokenizer than it selects by.
         """
         self._sequences, self._shard, self._report = sequences, shard, report
-        self._scorer, self._device_time = scorer, device_time
+        self._scorer, self._texts, self._device_time = scorer, texts, device_time
         wanted = (
             pl.scan_parquet(sequences, glob=False)
             .filter(pl.col("split").is_in(SCORED_SPLITS))
@@ -137,17 +142,24 @@ class ShardScores:
         """Complete the file.
 
         Returns:
-            facts: num_sequences, and by split and domain num_sequences, num_scored_tokens and the sum logprob_nats.
+            facts: num_sequences, and by split and domain num_sequences, num_scored_tokens and the sum logprob_nats; of
+                sequences of another tokenizer, num_read_tokens.
         """
         self._writer.close()
-        return {"num_sequences": len(self._wanted), "by_split_and_domain": self._sums}
+        facts = {"num_sequences": len(self._wanted), "by_split_and_domain": self._sums}
+        if self._texts is None:
+            return facts
+        lengths = pl.scan_parquet(self._sequences, glob=False).select("sequence_id", "num_tokens").collect()
+        read = lengths.join(self._wanted, on="sequence_id", how="semi")["num_tokens"]
+        return {**facts, "num_read_tokens": self._texts.num_read_tokens(read)}
 
     def _scored(self, part: "Part", stored: pa.Table | None) -> pa.Table:
         if stored is not None:
             return stored
-        rows = part.read(pl.scan_parquet(self._sequences, glob=False))
+        columns = READ if self._texts is None else self._texts.columns
+        rows = part.read(pl.scan_parquet(self._sequences, glob=False), columns)
         with self._device_time.shared() as seconds:
-            scores = self._scorer.score(*_arrays(rows))
+            scores = self._scorer.score(*_arrays(rows)) if self._texts is None else self._texts.score(rows)
             took = seconds()
         table = _table(rows, scores, self._schema).replace_schema_metadata({SECONDS: f"{took:.6f}"})
         part.put_away(table)
@@ -229,15 +241,15 @@ class Part:
     path: Path
     ids: pl.Series
 
-    def read(self, sequences: pl.LazyFrame) -> pl.DataFrame:
-        """Return its sequences, of a file ordered by sequence_id: sequence_id, token_ids."""
+    def read(self, sequences: pl.LazyFrame, columns: Sequence[str] = READ) -> pl.DataFrame:
+        """Return some columns of its sequences, of a file ordered by sequence_id."""
         # Its ids are neighbours in the file, so that the row groups' own ranges keep this to the rows wanted.
         return (
             sequences.filter(
                 pl.col("sequence_id").is_between(self.ids[0], self.ids[-1]),
                 pl.col("sequence_id").is_in(self.ids.implode()),
             )
-            .select("sequence_id", "token_ids")
+            .select(columns)
             .collect()
         )
 

@@ -9,3 +9,5 @@ SEQUENCES: Final = "sequences.parquet"
 SCORES: Final = "scores.parquet"
 # A column of sequences: places of end-of-document tokens that stand where a text was cut.
 CUT_ENDS: Final = "cut_ends"
+# A column of sequences: places of tokens that are read, and not asked for.
+CONTEXT_PLACES: Final = "context_places"
