@@ -7,6 +7,8 @@ import pytest
 from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shard
 from tests.dagster_server import RUNS, running_dagster, separate_services
 
+pytestmark = pytest.mark.long
+
 QUIET_SECONDS = 4
 FINISHED = ("SUCCESS", "FAILURE", "CANCELED")
 

@@ -19,6 +19,8 @@ from tests.soak import (
     unexplained_failures,
 )
 
+pytestmark = pytest.mark.long
+
 GOOD = Run(run_id="good", status="SUCCESS", begun=100.0, ended=110.0, state="A", made=["f1", "f2"])
 FAILED = replace(GOOD, run_id="failed", status="FAILURE", errors=["documents: b.jsonl cannot be read"], made=[])
 CANCELLED = replace(GOOD, run_id="cancelled", status="CANCELED", made=[])

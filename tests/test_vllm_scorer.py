@@ -133,6 +133,8 @@ import json, time
 import numpy as np
 from miniplm_assets.lm.engine_process import Sender, serve
 
+pytestmark = pytest.mark.long
+
 def answer(connection, settings):
     sender = Sender(connection)
     sender.send({"ready": True})
