@@ -17,6 +17,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -76,6 +77,7 @@ def asset_kind(path: Path) -> str:
 
 def kill_at_new_places(root: Path, covered: set[Place], tell: Callable[[Place], None]) -> None:
     """Wrap the system calls that make something durable."""
+    first = threading.Lock()
 
     def wrap(operation: str) -> None:
         original = getattr(os, operation)
@@ -89,6 +91,7 @@ def kill_at_new_places(root: Path, covered: set[Place], tell: Callable[[Place], 
             asset = asset_kind(path.relative_to(root)) if kind in PUBLISHING or operation == "rename" else "any"
             place = (asset, operation, kind, when)
             if place not in covered:
+                first.acquire()  # another thread that comes to one waits here for its end
                 tell(place)
                 os.kill(os.getpid(), signal.SIGKILL)
 
