@@ -111,7 +111,7 @@ def kill_at_new_places(root: Path, covered: set[Place], tell: Callable[[Place], 
 def unfinished(pipeline: Pipeline) -> list[str]:
     """Return the assets of which something is not stored, and the one that looks at the corpus."""
     try:
-        fingerprints = pipeline.latest_fingerprints()
+        fingerprints = pipeline.looked_at().latest_fingerprints()
     except MissingResultError:
         return list(pipeline.graph)
 
