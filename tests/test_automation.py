@@ -9,7 +9,7 @@ from tests.dagster_server import RUNS, running_dagster, separate_services
 
 pytestmark = pytest.mark.long
 
-QUIET_SECONDS = 4
+QUIET_SECONDS = 6
 FINISHED = ("SUCCESS", "FAILURE", "CANCELED")
 
 
