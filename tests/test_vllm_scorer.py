@@ -22,6 +22,8 @@ from miniplm_assets.lm.vllm_engine import _lost, max_batched_tokens
 from miniplm_assets.lm.vllm_scorer import VllmScorer
 from tests.scoring_oracle import END_OF_DOCUMENT, brute_force, scrambled_sequences, tiny_model
 
+pytestmark = pytest.mark.long
+
 NATS_PER_TOKEN = 1e-4
 
 
@@ -132,8 +134,6 @@ PLAYED = """
 import json, time
 import numpy as np
 from miniplm_assets.lm.engine_process import Sender, serve
-
-pytestmark = pytest.mark.long
 
 def answer(connection, settings):
     sender = Sender(connection)
