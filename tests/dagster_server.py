@@ -189,7 +189,7 @@ def running_dagster(experiment_file: Path, home: Path, *commands: list[str]) -> 
         processes = [start(command) for command in wanted]
         server.restarts = [partial(restart, number) for number in range(len(wanted))]
         try:
-            server.wait_until(lambda: _answers(server), seconds=90)
+            server.wait_until(lambda: _answers(server), seconds=240)
             yield server
         finally:
             for process in processes:

@@ -2,29 +2,34 @@
 
 Run as a script, with an experiment file: prints a JSON list of the places where runs were killed. A place is
 before or after a flush or a rename of some kind of file by some kind of asset. The first run that reaches a new
-place is killed there with SIGKILL; the next one goes on from what it left.
+place is killed there with SIGKILL; the next one goes on from what it left, with the assets that are not stored. At
+the end, one goes through all of them.
 
-Children are forked from a process that has imported everything and used nothing, which saves the seconds that
-each would take to import torch.
+Children are forked from a process that has imported what the children before them have, which saves each the seconds
+that this takes. It must use nothing of it: what has threads of its own, such as Polars, waits in a child for ever for
+those, which a fork leaves behind.
 """
 
+import gc
+import importlib
 import json
 import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import accelerate  # noqa: F401
 import dagster as dg
-import duckdb  # noqa: F401
-import torch  # noqa: F401
-import transformers  # noqa: F401
 
-from miniplm_assets.assets.build import build_assets
+from miniplm_assets.assets.build import asset_key, build_assets
+from miniplm_assets.core.errors import MissingResultError
 from miniplm_assets.kinds.registry import PROJECT, open_pipeline
+from miniplm_assets.lineage.fingerprints import RAW_CORPUS
+from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.storage.sql_project import load_sql_project
 
 Place = tuple[str, str, str, str]
@@ -72,6 +77,7 @@ def asset_kind(path: Path) -> str:
 
 def kill_at_new_places(root: Path, covered: set[Place], tell: Callable[[Place], None]) -> None:
     """Wrap the system calls that make something durable."""
+    first = threading.Lock()
 
     def wrap(operation: str) -> None:
         original = getattr(os, operation)
@@ -85,6 +91,7 @@ def kill_at_new_places(root: Path, covered: set[Place], tell: Callable[[Place], 
             asset = asset_kind(path.relative_to(root)) if kind in PUBLISHING or operation == "rename" else "any"
             place = (asset, operation, kind, when)
             if place not in covered:
+                first.acquire()  # another thread that comes to one waits here for its end
                 tell(place)
                 os.kill(os.getpid(), signal.SIGKILL)
 
@@ -101,46 +108,93 @@ def kill_at_new_places(root: Path, covered: set[Place], tell: Callable[[Place], 
         wrap(operation)
 
 
-def run_once(root: Path, assets: list[dg.AssetsDefinition], covered: set[Place]) -> Place | None:
-    """Materialise in a child; return where it was killed, None where it came through."""
+def unfinished(pipeline: Pipeline) -> list[str]:
+    """Return the assets of which something is not stored, and the one that looks at the corpus."""
+    try:
+        fingerprints = pipeline.looked_at().latest_fingerprints()
+    except MissingResultError:
+        return list(pipeline.graph)
+
+    def is_stored(key: str) -> bool:
+        recipes = (fingerprints.recipe(key), *fingerprints.stored(key))
+        return all(pipeline.store.find(recipe) is not None for recipe in recipes)
+
+    return [key for key in pipeline.graph if key == RAW_CORPUS or not is_stored(key)]
+
+
+def run_once(
+    pipeline: Pipeline, assets: list[dg.AssetsDefinition], covered: set[Place], *, is_whole: bool
+) -> Place | None:
+    """Materialise in a child; return where it was killed, None where it came through.
+
+    Args:
+        pipeline: the experiment.
+        assets: all of its assets.
+        covered: where runs were killed already.
+        is_whole: whether it goes through all assets, or those of which something is not stored.
+    """
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(read_end)
-        kill_at_new_places(root, covered, lambda place: os.write(write_end, json.dumps(place).encode()) and None)
+
+        def tell(place: Place | None) -> None:
+            with os.fdopen(write_end, "w") as pipe:
+                json.dump([place, list(sys.modules)], pipe)
+
+        kill_at_new_places(pipeline.store.root, covered, tell)
+        keys = pipeline.graph if is_whole else unfinished(pipeline)
         with dg.DagsterInstance.ephemeral() as instance:
-            dg.materialize(assets, instance=instance)
+            dg.materialize(assets, selection=[asset_key(key) for key in keys], instance=instance)
+        tell(None)
         os._exit(0)
     os.close(write_end)
-    with os.fdopen(read_end, "rb") as pipe:
+    with os.fdopen(read_end) as pipe:
         told = pipe.read()
     _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        return tuple(json.loads(told))
-    assert os.WEXITSTATUS(status) == 0, f"the run failed after {len(covered)} kills"
-    return None
+    if not os.WIFSIGNALED(status):
+        assert os.WEXITSTATUS(status) == 0, f"the run failed after {len(covered)} kills"
+    place, modules = json.loads(told)
+    import_all(modules)
+    return None if place is None else tuple(place)
 
 
-def results_of(root: Path) -> set[str]:
-    """Return the addresses of all published results."""
-    return {str(path.parent) for path in root.glob("**/manifest.json") if "/.work/" not in str(path)}
+def import_all(names: Iterable[str]) -> None:
+    """Import what a child has, for those to come; and let the garbage collector of none look through it again."""
+    for name in names:
+        if name not in sys.modules:
+            with suppress(ImportError):  # some are no module of their own
+                importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
+
+
+def results_of(root: Path) -> dict[str, bytes]:
+    """Return the manifest of every published result by its address."""
+    manifests = (path for path in root.glob("**/manifest.json") if "/.work/" not in str(path))
+    return {str(path.parent): path.read_bytes() for path in manifests}
 
 
 def main(experiment_file: Path) -> None:
-    """Kill, start again, and check after each kill that nothing published was lost."""
+    """Kill, start again, and check after each kill that nothing published was lost, nor made again."""
     pipeline = open_pipeline(experiment_file)
-    root, assets = pipeline.store.root, build_assets(pipeline)
+    assets = build_assets(pipeline)
     covered: set[Place] = set()
-    published: set[str] = set()
+    published: dict[str, bytes] = {}
+    is_whole = False
     while True:
-        place = run_once(root, assets, covered)
-        now = results_of(root)
-        assert published <= now, f"lost after a kill at {place}: {published - now}"
+        place = run_once(pipeline, assets, covered, is_whole=is_whole)
+        now = results_of(pipeline.store.root)
+        lost = [address for address, manifest in published.items() if now.get(address) != manifest]
+        assert not lost, f"lost, or made again, after a kill at {place}: {lost}"
         published = now
-        if place is None:
+        if place is not None:
+            covered.add(place)
+            print(len(covered), *place, file=sys.stderr, flush=True)
+        elif is_whole:
             break
-        covered.add(place)
-        print(len(covered), *place, file=sys.stderr, flush=True)
+        else:
+            is_whole = True
     print(json.dumps(sorted(covered)))
 
 

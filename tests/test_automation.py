@@ -7,7 +7,9 @@ import pytest
 from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shard
 from tests.dagster_server import RUNS, running_dagster, separate_services
 
-QUIET_SECONDS = 4
+pytestmark = pytest.mark.long
+
+QUIET_SECONDS = 6
 FINISHED = ("SUCCESS", "FAILURE", "CANCELED")
 
 
@@ -39,7 +41,7 @@ def wait_for_runs(server, number, *, seconds):
 
 def test_the_sensor_asks_for_what_the_files_make_stale_and_for_nothing_else(watched):
     corpus, server = watched
-    wait_for_runs(server, 1, seconds=240)
+    wait_for_runs(server, 1, seconds=600)
     assert server.materialisations("large/teacher_scores")[0]["num_results_computed"] == 1
 
     # Written bit by bit, over more than a look: one run, of the whole file.
@@ -49,7 +51,7 @@ def test_the_sensor_asks_for_what_the_files_make_stale_and_for_nothing_else(watc
             file.write(line)
             file.flush()
             time.sleep(2 * QUIET_SECONDS / len(lines))
-    wait_for_runs(server, 2, seconds=120)
+    wait_for_runs(server, 2, seconds=300)
     newest = {key: server.materialisations(key)[0] for key in ("large/teacher_scores", "small/reference_scores")}
     for one in newest.values():
         assert (one["num_results_computed"], one["num_results_reused"]) == (1, 1)
@@ -66,7 +68,7 @@ def test_the_sensor_asks_for_what_the_files_make_stale_and_for_nothing_else(watc
     assert len(runs(server)) == started
 
     (corpus / "b.jsonl").unlink()
-    wait_for_runs(server, 3, seconds=120)
+    wait_for_runs(server, 3, seconds=300)
     back = server.materialisations("half/refined_corpus")
     assert back[0]["num_results_computed"] == 0
     assert back[0]["fingerprint"] == back[2]["fingerprint"] != back[1]["fingerprint"]

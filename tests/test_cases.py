@@ -25,6 +25,8 @@ from miniplm_assets.lineage.snapshot import Snapshot, latest_snapshot
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.store import Result
 
+pytestmark = pytest.mark.long
+
 WORDS = "the quick brown fox jumps over one lazy dog and thinks of nothing at all while the sun goes down"
 ARCHITECTURE = {
     "model_type": "qwen2",

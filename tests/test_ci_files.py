@@ -15,6 +15,8 @@ from miniplm_assets.kinds.registry import PROJECT, open_pipeline
 from miniplm_assets.lineage.outcome import outcome
 from tests.corpora import tiny_experiment, write_experiment, write_shard
 
+pytestmark = pytest.mark.long
+
 FILES = {"vendor.github-workflows": "github-actions.yml", "vendor.gitlab-ci": "gitlab-ci.yml"}
 # What a clone has that the commands read.
 CLONED = ("Makefile", "constraints.txt", "dagster.yaml", "dbt_like_sql", "docs/ci", "hashes.txt", "miniplm_assets")

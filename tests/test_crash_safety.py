@@ -11,6 +11,8 @@ import pytest
 
 from tests.corpora import tiny_experiment, write_experiment, write_shard
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[1]
 
 

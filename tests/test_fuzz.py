@@ -7,6 +7,8 @@ import pytest
 from miniplm_assets.core.errors import CorpusError
 from tests.fuzz import Door, doors, fuzz
 
+pytestmark = pytest.mark.long
+
 SECONDS = 8
 
 

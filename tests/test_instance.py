@@ -125,11 +125,11 @@ def test_a_run_of_the_daemon_that_was_killed_is_tried_again_once_and_ends_well(t
             def noted() -> str | None:
                 return instance.get_run_by_id(killed).tags.get(PROCESS_TAG)
 
-            server.wait_until(lambda: noted() is not None, seconds=120)
+            server.wait_until(lambda: noted() is not None, seconds=300)
             os.kill(json.loads(noted())["pid"], signal.SIGKILL)
             server.wait_until(
                 lambda: any(run.is_success for run in instance.get_runs()) and server.status(killed) == "FAILURE",
-                seconds=180,
+                seconds=600,
             )
             retry, first = instance.get_runs()  # the newest first: one retry, no more
             assert (first.run_id, first.status, retry.parent_run_id) == (killed, dg.DagsterRunStatus.FAILURE, killed)

@@ -27,6 +27,7 @@ from miniplm_assets.lm.scorer import ScorerSettings
 from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shard
 
 pytestmark = [
+    pytest.mark.long,
     # Ray's own processes and sockets, left open in its own tests too.
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning"),

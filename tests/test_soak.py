@@ -19,8 +19,11 @@ from tests.soak import (
     unexplained_failures,
 )
 
+pytestmark = pytest.mark.long
+
 GOOD = Run(run_id="good", status="SUCCESS", begun=100.0, ended=110.0, state="A", made=["f1", "f2"])
 FAILED = replace(GOOD, run_id="failed", status="FAILURE", errors=["documents: b.jsonl cannot be read"], made=[])
+CHANGED = replace(FAILED, is_scheduled=True, errors=["shard b.jsonl: its files changed while the run was at work (..."])
 CANCELLED = replace(GOOD, run_id="cancelled", status="CANCELED", made=[])
 
 
@@ -34,6 +37,11 @@ CANCELLED = replace(GOOD, run_id="cancelled", status="CANCELED", made=[])
         (History(runs=[replace(FAILED, errors=[])], broken=[("b.jsonl", 90.0, 120.0)]), False),
         (History(runs=[replace(FAILED, errors=[*FAILED.errors, "x"])], broken=[("b.jsonl", 90.0, 120.0)]), False),
         (History(runs=[FAILED], killed=["failed"]), True),
+        (History(runs=[CHANGED], writes=[Write(105.0, "b.jsonl", "A")]), True),
+        (History(runs=[CHANGED], writes=[Write(105.0, "c.jsonl", "A")]), False),
+        (History(runs=[CHANGED], writes=[Write(90.0, "b.jsonl", "A"), Write(111.0, "b.jsonl", "B")]), False),
+        (History(runs=[replace(CHANGED, is_scheduled=False)], writes=[Write(105.0, "b.jsonl", "A")]), False),
+        (History(runs=[replace(FAILED, is_scheduled=True)], writes=[Write(105.0, "b.jsonl", "A")]), False),
         (History(runs=[CANCELLED]), False),
         (History(runs=[CANCELLED], stopped=["cancelled"]), True),
         (History(runs=[replace(CANCELLED, put_down="a newer state, B, is wanted")]), True),

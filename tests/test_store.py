@@ -182,17 +182,17 @@ def test_two_writers_at_once_compute_once(tmp_path):
     def slow(draft):
         calls.append(1)
         started.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         write_table(draft)
 
     first = threading.Thread(target=lambda: results.append(Store(tmp_path).make(RECIPE, slow)))
     first.start()
-    assert started.wait(10)
+    assert started.wait(60)
     second = threading.Thread(target=lambda: results.append(Store(tmp_path).make(RECIPE, slow)))
     second.start()
     go_on.set()
-    first.join(10)
-    second.join(10)
+    first.join(60)
+    second.join(60)
     assert calls == [1]
     assert results[0].folder == results[1].folder
 
@@ -414,6 +414,6 @@ def test_a_warehouse_is_used_by_many_or_deleted_from_by_one(tmp_path):
         deleted = False
         with unused(tmp_path):
             user = threads.submit(use)
-            assert waiting.wait(10)
+            assert waiting.wait(60)
             deleted = True
-        assert user.result(10)
+        assert user.result(60)

@@ -22,6 +22,8 @@ from miniplm_assets.lm.vllm_engine import _lost, max_batched_tokens
 from miniplm_assets.lm.vllm_scorer import VllmScorer
 from tests.scoring_oracle import END_OF_DOCUMENT, brute_force, scrambled_sequences, tiny_model
 
+pytestmark = pytest.mark.long
+
 NATS_PER_TOKEN = 1e-4
 
 

@@ -10,6 +10,8 @@ import pytest
 from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shard
 from tests.dagster_server import ASSETS, running_dagster
 
+pytestmark = pytest.mark.long
+
 CHROMIUM = shutil.which("chromium")
 
 
@@ -22,7 +24,7 @@ def served(tmp_path_factory):
     experiment_file = write_experiment(folder / "experiment.yaml", content)
     with running_dagster(experiment_file, folder / "home") as server:
         run_id = server.launch()
-        server.wait_for_success(run_id, seconds=240)
+        server.wait_for_success(run_id, seconds=600)
         yield folder, server
 
 
@@ -69,7 +71,7 @@ def test_what_a_run_made_can_be_read_back(served):
 def test_a_second_run_finds_everything_stored(served):
     server = served[1]
     run_id = server.launch()
-    server.wait_for_success(run_id, seconds=60)
+    server.wait_for_success(run_id, seconds=600)
     newest = server.materialisations("miniplm/student_checkpoint")[0]
     assert newest["run_id"] == run_id
     assert (newest["num_results_computed"], newest["num_results_reused"]) == (0, 1)

@@ -191,7 +191,7 @@ def test_parts_come_back_in_order_over_the_borders_of_files_and_facts_add_up(wor
 
 
 def test_a_part_of_the_next_file_is_under_way_before_the_last_of_this_one_has_ended(work):
-    barrier = threading.Barrier(2, timeout=10)
+    barrier = threading.Barrier(2, timeout=60)
 
     def compute(text):
         if text in ("three", "seven"):  # the last of one file and the first of the next
@@ -287,7 +287,7 @@ def test_one_slow_part_does_not_keep_the_others_waiting():
     def work(number):
         def compute():
             if number == 0:
-                assert slow_may_end.wait(10)
+                assert slow_may_end.wait(60)
             order.append(number)
             if number == 6:
                 slow_may_end.set()
@@ -303,7 +303,7 @@ def test_one_slow_part_does_not_keep_the_others_waiting():
 
 def test_what_a_part_raises_is_raised_at_once():
     release = threading.Event()
-    works = [lambda: release.wait(10), lambda: 1 / 0, lambda: pytest.fail("was begun")]
+    works = [lambda: release.wait(60), lambda: 1 / 0, lambda: pytest.fail("was begun")]
     with pytest.raises(ZeroDivisionError), PartThreads(1) as threads:
         list(threads.in_order(((None, work) for work in works), queue.SimpleQueue()))
     release.set()
