@@ -280,7 +280,8 @@ def test_token_ids_are_read_by_row_group_when_they_are_asked_for(
     assert [tokens.row(place).token_ids.tolist() for place in (39, 0)] == [[1, 2, 8], [1, 2, 0]]
     read.clear()
     held_out = choose_held_out(paths, split="reference", num_sequences=1, seed=0)
-    assert len(held_out) == 1 and len(read) == 1
+    assert held_out.num_sequences == 1 and read == []
+    assert len(held_out.read()) == 1 and len(read) == 1
 
 
 def test_a_table_that_is_not_what_it_says_is_an_error_where_it_is_read(tmp_path: Path) -> None:
@@ -312,7 +313,7 @@ def test_held_out_sequences_are_chosen_among_all_by_the_seed(tmp_path: Path) -> 
     held_out = {number for number in range(30) if number % 3}
 
     def chosen(count: int, seed: int) -> list[int]:
-        found = choose_held_out(files, split="validation", num_sequences=count, seed=seed)
+        found = choose_held_out(files, split="validation", num_sequences=count, seed=seed).read()
         assert found["domain"].to_list() == [("odd", "even")[ids[0] % 2] for ids in found["token_ids"]]
         return [int(token_ids[0]) for token_ids in found["token_ids"]]
 
@@ -494,7 +495,7 @@ def test_the_result_loads_as_any_model_and_its_held_out_loss_is_exact(
     assert model.config.use_cache
 
     sums = {"odd": [0, 0.0, 0], "even": [0, 0.0, 0]}
-    sample = choose_held_out(job.held_out_files, split="validation", num_sequences=6, seed=SAMPLE_SEED)
+    sample = choose_held_out(job.held_out_files, split="validation", num_sequences=6, seed=SAMPLE_SEED).read()
     for ids in sample["token_ids"].to_list():
         logprobs = model(torch.tensor([ids])).logits[0].detach().double().log_softmax(-1)
         of_domain = sums[("odd", "even")[ids[0] % 2]]

@@ -5,6 +5,8 @@ number of measurements touch no weight; a run keeps to those that it began with.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,6 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from miniplm_assets.core.errors import TrainingError
 from miniplm_assets.core.splits import VALIDATION
@@ -56,12 +59,15 @@ class HeldOut:
         Raises:
             TrainingError: if the validation split is empty.
         """
-        sample = choose_held_out(files, split=VALIDATION, num_sequences=num_sequences, seed=SAMPLE_SEED)
-        self._token_ids = [ids.to_numpy().astype(np.int32, copy=False) for ids in sample["token_ids"]]
-        self._domains = sample.select("domain")
+        self._chosen = choose_held_out(files, split=VALIDATION, num_sequences=num_sequences, seed=SAMPLE_SEED)
         self._end_of_document_id = end_of_document_id
-        self.num_sequences = len(sample)
+        self.num_sequences = self._chosen.num_sequences
         self.rows: list[dict[str, Any]] = []
+
+    @cached_property
+    def _sample(self) -> pl.DataFrame:
+        """The sample, read when it is first measured: the first step need not wait for it."""
+        return self._chosen.read()
 
     def measure(
         self, model: "PreTrainedModel", *, step: int, num_tokens: int, look: Callable[[], None] | None
@@ -76,16 +82,15 @@ class HeldOut:
         """
         scores = score_with_model(
             model,
-            self._token_ids,
+            [ids.to_numpy().astype(np.int32, copy=False) for ids in self._sample["token_ids"]],
             end_of_document_id=self._end_of_document_id,
             score_after_end_of_document=False,
             tokens_per_batch=TOKENS_PER_BATCH,
             look=look,
         )
         by_domain = (
-            self._domains.with_columns(
-                nll_nats=-scores.logprob_nats, num_scored_tokens=scores.num_scored_tokens.astype(np.int64)
-            )
+            self._sample.select("domain")
+            .with_columns(nll_nats=-scores.logprob_nats, num_scored_tokens=scores.num_scored_tokens.astype(np.int64))
             .group_by("domain")
             .agg(
                 pl.len().cast(pl.Int64).alias("num_sequences"),
@@ -102,11 +107,36 @@ class HeldOut:
         pl.DataFrame(self.rows, schema=SCHEMA).write_parquet(path)
 
 
-def choose_held_out(files: Sequence[Path], *, split: str, num_sequences: int, seed: int) -> pl.DataFrame:
-    """Return sequences of a split, chosen by the seed, in the order of the files.
+@dataclass(frozen=True)
+class Chosen:
+    """Sequences of a split that were chosen, and where they are.
 
-    Returns:
-        domain and token_ids (a list of int32), one row for each sequence.
+    Attributes:
+        split: theirs.
+        places: a file, one of its row groups, and the places among the group's rows of the split, rising.
+    """
+
+    split: str
+    places: tuple[tuple[Path, int, NDArray[np.int64]], ...]
+
+    @property
+    def num_sequences(self) -> int:
+        """How many there are."""
+        return sum(len(rows) for _, _, rows in self.places)
+
+    def read(self) -> pl.DataFrame:
+        """Return domain and token_ids (a list of int32), one row for each sequence, in the order of the files."""
+        held_out: list[pl.DataFrame] = []
+        for path, group, rows in self.places:
+            with pq.ParquetFile(path) as file:
+                table = file.read_row_group(group, columns=["split", "domain", "token_ids"])
+            table = table.filter(pc.equal(table["split"], self.split)).select(["domain", "token_ids"])
+            held_out.append(pl.DataFrame(table.take(pa.array(rows))).cast({"token_ids": pl.List(pl.Int32)}))
+        return pl.concat(held_out)
+
+
+def choose_held_out(files: Sequence[Path], *, split: str, num_sequences: int, seed: int) -> Chosen:
+    """Choose sequences of a split by the seed, all of them as likely.
 
     Raises:
         TrainingError: if the split is empty.
@@ -124,14 +154,11 @@ def choose_held_out(files: Sequence[Path], *, split: str, num_sequences: int, se
         )
     random = np.random.default_rng(seed)
     chosen = np.sort(random.choice(num_rows, size=min(num_sequences, num_rows), replace=False))
-    held_out: list[pl.DataFrame] = []
-    first_row = 0
-    for path, group, count in counts:
-        here = chosen[(chosen >= first_row) & (chosen < first_row + count)] - first_row
-        first_row += count
-        if len(here):
-            with pq.ParquetFile(path) as file:
-                table = file.read_row_group(group, columns=["split", "domain", "token_ids"])
-            rows = table.filter(pc.equal(table["split"], split)).select(["domain", "token_ids"]).take(pa.array(here))
-            held_out.append(pl.DataFrame(rows).cast({"token_ids": pl.List(pl.Int32)}))
-    return pl.concat(held_out)
+    firsts = np.cumsum([0, *(count for _, _, count in counts)])
+    bounds = np.searchsorted(chosen, firsts)
+    places = [
+        (path, group, chosen[start:end] - first)
+        for (path, group, _), start, end, first in zip(counts, bounds[:-1], bounds[1:], firsts[:-1], strict=True)
+        if end > start
+    ]
+    return Chosen(split, tuple(places))
