@@ -36,6 +36,8 @@ from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shar
 from tests.test_experiment import changed, load, minimal
 from tests.test_pipeline import computed, materialise
 
+pytestmark = pytest.mark.long
+
 VOCAB_SIZE = 61
 END = 0
 LENGTH = 24

@@ -31,7 +31,10 @@ from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shar
 
 # What names the corpus files by their place, and so is made anew for a copy of the corpus.
 LISTINGS = {"raw_corpus", "warehouse_catalog"}
-pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning"),
+]
 
 
 def materialise(experiment_file, select="*"):

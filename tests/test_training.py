@@ -35,6 +35,8 @@ from miniplm_assets.training.plan import NUM_LOG_ROWS, evenly_spaced, plan_train
 from miniplm_assets.training.token_file import Row, write_token_file
 from tests.scoring_oracle import gemma2_logits
 
+pytestmark = pytest.mark.long
+
 VOCAB_SIZE = 40
 END = 0
 ARCHITECTURE = {
