@@ -261,9 +261,35 @@ def test_several_seeds_stand_side_by_side_and_their_means_are_judged() -> None:
         "On the sample that is measured along the way, 2 of its 3 seeds reached the final loss of no_kd (4.000 there) "
         "after 3,000 tokens, where no_kd took 4,000: 1.33"
     ) in text
-    assert "cannot tell" not in text
+    # Standard error 0.3756, 2.846 degrees of freedom, of which Student's t at 97.5 % is 3.282.
+    assert text.startswith("miniplm (trained on refined_corpus/half) cannot be told apart from no_kd")
+    assert (
+        "The 95 % interval of the difference, over seeds, reaches from 1.566 nats a token lower to 0.900 higher."
+        in text
+    )
+    assert "To tell a difference of this size, where seeds vary as here, takes about 27 seeds of each." in text
+    assert "cannot tell" not in text and "did not help" not in text
     # code 3.5 against 4.25, prose 3.333 against 3.25
     assert "It is better in 1 of 2 domains. It loses most in 'prose' (+0.083 nats a token)" in text
+
+
+def test_seeds_that_agree_tell_a_difference_and_others_do_not() -> None:
+    def four(name: str, losses: list[float]) -> StudentRecord:
+        return seeds(name, [run([5.0, loss], by_domain={"code": loss}, seed=n) for n, loss in enumerate(losses)])
+
+    base = four("no_kd", [4.0, 4.1, 4.2])
+    better, worse = four("better", [3.0, 3.1, 3.2]), four("worse", [5.0, 5.1, 5.2])
+    # Standard error 0.0816, 4 degrees of freedom, Student's t at 97.5 %: 2.776.
+    text = verdict([base, better], baseline="no_kd")
+    assert text.startswith("better (trained on candidates) is better than no_kd")
+    assert "The 95 % interval of the difference, over seeds, is 0.773 to 1.227 nats a token lower." in text
+    assert "takes about" not in text
+    assert "is 0.773 to 1.227 nats a token higher." in verdict([base, worse], baseline="no_kd")
+    others = [better, worse, four("beside", [4.0, 4.15, 4.3]), four("alike", [4.2, 4.1, 4.0])]
+    assert verdict([base, *others], baseline="no_kd").split("\n\n")[0] == (
+        "Of 4 held against no_kd (4.100 nats a token), 1 end lower: better 3.100; 1 end alike: alike 4.100; "
+        "1 cannot be told apart: beside 4.150; 1 end higher: worse 5.100."
+    )
 
 
 def test_who_was_measured_less_often_than_asked_is_named() -> None:

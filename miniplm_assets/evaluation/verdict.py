@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from miniplm_assets.core.intervals import Difference, difference_of_means
 from miniplm_assets.evaluation.comparison import StudentRecord, find_student, tokens_to_baseline_loss
 
 # Below this, two losses print as the same number.
@@ -50,19 +51,23 @@ def verdict(students: Sequence[StudentRecord], *, baseline: str, excluded_domain
 
 def _in_short(others: Sequence[StudentRecord], base: StudentRecord) -> str:
     """Say which students end lower than their baseline, which alike, and which higher, the lowest first."""
-    losses = {one.name: one.mean("nll_nats_per_token") for one in others if one.tokenizer == base.tokenizer}
+    ranked = sorted(
+        (one for one in others if one.tokenizer == base.tokenizer), key=lambda one: one.mean("nll_nats_per_token")
+    )
     base_loss = base.mean("nll_nats_per_token")
-    ranked = sorted(losses.items(), key=lambda one: one[1])
-    parts = []
-    for word, is_so in (
-        ("lower", [one for one in ranked if base_loss - one[1] >= EQUAL_NATS_PER_TOKEN]),
-        ("alike", [one for one in ranked if abs(base_loss - one[1]) < EQUAL_NATS_PER_TOKEN]),
-        ("higher", [one for one in ranked if one[1] - base_loss >= EQUAL_NATS_PER_TOKEN]),
-    ):
-        if is_so:
-            parts.append(f"{len(is_so)} end {word}: {', '.join(f'{name} {loss:.3f}' for name, loss in is_so)}")
+    ends: dict[str, list[str]] = {"end lower": [], "end alike": [], "cannot be told apart": [], "end higher": []}
+    for one in ranked:
+        loss, difference = one.mean("nll_nats_per_token"), _difference(one, base, "nll_nats_per_token")
+        if abs(loss - base_loss) < EQUAL_NATS_PER_TOKEN:
+            how = "end alike"
+        elif difference is not None and not difference.is_told:
+            how = "cannot be told apart"
+        else:
+            how = "end lower" if loss < base_loss else "end higher"
+        ends[how].append(f"{one.name} {loss:.3f}")
+    parts = [f"{len(those)} {how}: {', '.join(those)}" for how, those in ends.items() if those]
     seeds = ". With one seed each that is no order" if all(len(one.runs) == 1 for one in (base, *others)) else ""
-    return f"Of {len(losses)} held against {base.name} ({base_loss:.3f} nats a token), {'; '.join(parts)}{seeds}."
+    return f"Of {len(ranked)} held against {base.name} ({base_loss:.3f} nats a token), {'; '.join(parts)}{seeds}."
 
 
 def unheld(student: StudentRecord) -> str:
@@ -83,14 +88,17 @@ def _judge(student: StudentRecord, base: StudentRecord, excluded_domains: Collec
         return
     loss, base_loss = (one.mean("nll_nats_per_token") for one in (student, base))
     gain = base_loss - loss
+    difference = _difference(student, base, "nll_nats_per_token")
+    is_told = difference is None or difference.is_told
     if abs(gain) < EQUAL_NATS_PER_TOKEN:
         yield (
             f"{_named(student)} and {_named(base)} end with the same held-out loss over "
             f"{student.runs[0].total_is_over}, {loss:.3f} nats a token."
         )
     else:
+        held = f"is {'better' if gain > 0 else 'worse'} than" if is_told else "cannot be told apart from"
         yield (
-            f"{_named(student)} is {'better' if gain > 0 else 'worse'} than {_named(base)}: its held-out loss over "
+            f"{_named(student)} {held} {_named(base)}: its held-out loss over "
             f"{student.runs[0].total_is_over} is {loss:.3f} against {base_loss:.3f} nats a token, {abs(gain):.3f} nats "
             f"({abs(gain) / base_loss:.1%}) {'lower' if gain > 0 else 'higher'}, "
             f"after {_tokens_of_both(student, base)}."
@@ -99,7 +107,7 @@ def _judge(student: StudentRecord, base: StudentRecord, excluded_domains: Collec
     yield from _pace(student, base, excluded_domains)
     yield from _by_domain(student, base, is_by_selection=not also)
     yield from _more_than_the_corpus(student, also)
-    if not also and student.selection is not None and gain < EQUAL_NATS_PER_TOKEN:
+    if not also and student.selection is not None and is_told and gain < EQUAL_NATS_PER_TOKEN:
         yield "The selection did not help."
         reasons = list(_reasons(student, base))
         yield from reasons or [
@@ -132,7 +140,7 @@ def _shown(value: Any) -> str:
 
 
 def _seeds(student: StudentRecord, base: StudentRecord, column: str, unit: str) -> Iterator[str]:
-    """Say on how many seeds a mean rests, and how far they lie apart."""
+    """Say on how many seeds a mean rests, how far they lie apart, and how sure the difference is by that."""
     if len(student.runs) == len(base.runs) == 1:
         yield (
             "One seed of each cannot tell an effect from chance: those of small students have differed by 0.4 nats a "
@@ -145,13 +153,41 @@ def _seeds(student: StudentRecord, base: StudentRecord, column: str, unit: str) 
         count = f"{len(values)} seed{'s' if len(values) > 1 else ''}"
         spreads.append(f"{one.name} over {count}, {values[0]:.3f} to {values[-1]:.3f}")
     yield f"These are means: {'; '.join(spreads)} {unit}."
+    difference = _difference(student, base, column)
+    if difference is None:
+        return
+    yield f"The 95 % interval of the difference, over seeds, {_interval(difference, unit)}."
+    if not difference.is_told:
+        number = difference.num_needed()
+        needed = f"about {number:,}" if number else "more than 1,000"
+        yield f"To tell a difference of this size, where seeds vary as here, takes {needed} seeds of each."
+
+
+def _difference(student: StudentRecord, base: StudentRecord, column: str) -> Difference | None:
+    """Return how a student differs from its baseline, over seeds; None where one of them has but one."""
+    if min(len(student.runs), len(base.runs)) == 1:
+        return None
+    ours, theirs = ([run.overall(column) for run in one.runs] for one in (student, base))
+    return difference_of_means(ours, theirs)
+
+
+def _interval(difference: Difference, unit: str) -> str:
+    """Say where an interval lies, seen from the baseline."""
+    low, high = difference.low, difference.high
+    if low > 0:
+        return f"is {low:.3f} to {high:.3f} {unit} higher"
+    if high < 0:
+        return f"is {-high:.3f} to {-low:.3f} {unit} lower"
+    return f"reaches from {-low:.3f} {unit} lower to {high:.3f} higher"
 
 
 def _compare_bytes(student: StudentRecord, base: StudentRecord) -> str:
     bits, base_bits = (one.mean("bits_per_byte") for one in (student, base))
-    word = "better" if bits < base_bits else "worse"
+    difference = _difference(student, base, "bits_per_byte")
+    is_told = difference is None or difference.is_told
+    held = f"is {'better' if bits < base_bits else 'worse'} than" if is_told else "cannot be told apart from"
     return (
-        f"{_named(student)} is {word} than {_named(base)}: {bits:.3f} against {base_bits:.3f} bits a byte of held-out "
+        f"{_named(student)} {held} {_named(base)}: {bits:.3f} against {base_bits:.3f} bits a byte of held-out "
         "text. They have different tokenizers, so that their losses per token cannot be compared."
     )
 

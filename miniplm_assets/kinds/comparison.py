@@ -252,7 +252,7 @@ def _student(work: Work[Compared], name: str, selections: dict[str, SelectionRec
 
 COMPARISON = Kind(
     name=NAME,
-    code_version="4",
+    code_version="5",
     section="reports",
     technologies=frozenset({"matplotlib", "parquet"}),
     description="""All students side by side, each against its baseline, where it names one.
