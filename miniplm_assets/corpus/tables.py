@@ -54,13 +54,7 @@ SEQUENCES: Final = pa.schema(
 REFINED_SEQUENCES: Final = SEQUENCES.append(pa.field(CUT_ENDS, pa.list_(pa.int32())))
 RETOKENISED_SEQUENCES: Final = pa.schema(
     [
-        ("sequence_id", pa.int64()),
-        ("shard", pa.string()),
-        ("domain", pa.string()),
-        ("split", pa.string()),
-        ("num_tokens", pa.int32()),
-        ("num_bytes", pa.int64()),
-        ("token_ids", pa.list_(pa.int32())),
+        *(field for field in SEQUENCES if field.name not in ("spans", "texts")),
         (CONTEXT_PLACES, pa.list_(pa.int32())),
         ("num_scored_tokens", pa.int32()),
         ("num_scored_bytes", pa.int64()),

@@ -10,18 +10,16 @@ from typing import ClassVar
 
 import polars as pl
 
-from miniplm_assets.core.errors import ModelError
 from miniplm_assets.core.facts import counts_in_words
 from miniplm_assets.core.recipe import key_of
 from miniplm_assets.core.splits import CANDIDATE
 from miniplm_assets.corpus.passages import MAX_CHANGED_SHARE, require_kept_text, write_refined_sequences
-from miniplm_assets.corpus.tokenizer import load_tokenizer
-from miniplm_assets.experiment import Experiment, Sequences, Student, TrainedTokenizer
+from miniplm_assets.experiment import Experiment, Sequences, Student
 from miniplm_assets.kinds.documents import DOCUMENTS
 from miniplm_assets.kinds.pre_filter import Amount, amounts_of, num_kept_tokens
 from miniplm_assets.kinds.selection import REFINED_CORPUS
 from miniplm_assets.kinds.sequences import BYTES_PER_TOKEN, SEQUENCES, sequences_key
-from miniplm_assets.kinds.tokenizer import TOKENIZER, tokenizer_key
+from miniplm_assets.kinds.tokenizer import TOKENIZER, tokenizer_key, tokenizer_problems
 from miniplm_assets.lineage.kind import Blueprint, Check, Cost, Kind, Node
 from miniplm_assets.lineage.sizes import Sizes
 from miniplm_assets.lineage.work import Work
@@ -176,14 +174,7 @@ def _cost(node: Node[Repacking], sizes: Sizes, shards: Collection[str] | None) -
 
 def _problems(node: Node[Repacking], sizes: Sizes) -> Iterator[str]:
     """Say why a tokenizer that is here already cannot be used, if it cannot."""
-    tokenizer = sizes.input_node(node, TOKENIZER.name)
-    folder = None if isinstance(tokenizer.settings, TrainedTokenizer) else sizes.folder_of(tokenizer)
-    if folder is None:  # what is trained here keeps every text; of one that is fetched, making it will tell
-        return
-    try:
-        require_kept_text(load_tokenizer(folder, origin=tokenizer.key), tokenizer.key)
-    except ModelError as error:
-        yield str(error)
+    yield from tokenizer_problems(node, sizes, TOKENIZER.name, require_kept_text)
 
 
 def _verify(work: Work[Repacking]) -> Iterator[str]:

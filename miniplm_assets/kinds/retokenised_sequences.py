@@ -7,15 +7,14 @@ and objectives share them. A reference of another tokenizer reads the same text,
 from collections.abc import Collection, Iterator
 from typing import Any, Final
 
-from miniplm_assets.core.errors import ModelError
 from miniplm_assets.corpus.encoding import PackingTokenizer
 from miniplm_assets.corpus.passages import MAX_CHANGED_SHARE
 from miniplm_assets.corpus.retokenised import require_every_byte, write_retokenised_sequences
 from miniplm_assets.corpus.tokenizer import load_tokenizer
-from miniplm_assets.experiment import Experiment, Scored, Scoring, TrainedTokenizer
+from miniplm_assets.experiment import Experiment, Scored, Scoring
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.sequences import BYTES_PER_TOKEN, SEQUENCES, sequences_key
-from miniplm_assets.kinds.tokenizer import TOKENIZER, tokenizer_key
+from miniplm_assets.kinds.tokenizer import TOKENIZER, tokenizer_key, tokenizer_problems
 from miniplm_assets.lineage.kind import Blueprint, Check, Cost, Kind, Node
 from miniplm_assets.lineage.sizes import Sizes
 from miniplm_assets.lineage.work import Work
@@ -140,14 +139,7 @@ def _cost(node: Node[Reading], sizes: Sizes, shards: Collection[str] | None) -> 
 def _problems(node: Node[Reading], sizes: Sizes) -> Iterator[str]:
     """Say why tokenizers that are here already cannot be used, if they cannot."""
     for role in (SELECTING, TOKENIZER.name):
-        tokenizer = sizes.input_node(node, role)
-        folder = None if isinstance(tokenizer.settings, TrainedTokenizer) else sizes.folder_of(tokenizer)
-        if folder is None:  # what is trained here spells every byte; of one that is fetched, making it will tell
-            continue
-        try:
-            require_every_byte(load_tokenizer(folder, origin=tokenizer.key), tokenizer.key)
-        except ModelError as error:
-            yield str(error)
+        yield from tokenizer_problems(node, sizes, role, require_every_byte)
 
 
 RETOKENISED_SEQUENCES = Kind(

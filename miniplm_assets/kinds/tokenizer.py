@@ -1,17 +1,21 @@
 """`<name>/tokenizer`: from a hub, from a folder, or trained here."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
+from miniplm_assets.core.errors import ModelError
 from miniplm_assets.core.recipe import key_of
 from miniplm_assets.core.splits import REFERENCE
-from miniplm_assets.corpus.tokenizer import fetch_tokenizer, tokenizer_files, train_tokenizer
+from miniplm_assets.corpus.encoding import PackingTokenizer
+from miniplm_assets.corpus.tokenizer import fetch_tokenizer, load_tokenizer, tokenizer_files, train_tokenizer
 from miniplm_assets.experiment import FolderTokenizer, HubTokenizer, TrainedTokenizer
 from miniplm_assets.kinds.documents import DOCUMENTS
 from miniplm_assets.lineage.folders import require_copied
 from miniplm_assets.lineage.kind import Blueprint, Kind, Node
+from miniplm_assets.lineage.sizes import Sizes
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.store import Draft, Result
 
@@ -70,3 +74,24 @@ TOKENIZER = Kind(
 def tokenizer_key(name: str) -> str:
     """Return the key of a tokenizer."""
     return key_of(TOKENIZER.name, name)
+
+
+def tokenizer_problems(
+    node: Node[Any], sizes: Sizes, role: str, require: Callable[[PackingTokenizer, str], None]
+) -> Iterator[str]:
+    """Say why a tokenizer that is here already cannot be used by an asset, if it cannot.
+
+    Args:
+        node: the asset.
+        sizes: of the experiment.
+        role: of the tokenizer among its inputs.
+        require: raises ModelError where it cannot be used; takes the tokenizer, and what messages call it.
+    """
+    tokenizer = sizes.input_node(node, role)
+    folder = None if isinstance(tokenizer.settings, TrainedTokenizer) else sizes.folder_of(tokenizer)
+    if folder is None:  # what is trained here spells every text; of one that is fetched, making it will tell
+        return
+    try:
+        require(load_tokenizer(folder, origin=tokenizer.key), tokenizer.key)
+    except ModelError as error:
+        yield str(error)
