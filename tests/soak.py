@@ -79,6 +79,7 @@ class Run:
         ended: when it ended.
         is_retry: whether Dagster tried another one again.
         is_scheduled: whether the schedule asked for it, not the sensor.
+        has_started: whether its process has begun with it.
         state: digest of all results that it was asked for.
         put_down: why it was put down, to be asked for again; nothing where it was not.
         errors: what its failed steps say.
@@ -92,6 +93,7 @@ class Run:
     ended: float
     is_retry: bool = False
     is_scheduled: bool = False
+    has_started: bool = True
     state: str = ""
     put_down: str = ""
     errors: list[str] = field(default_factory=list)
@@ -124,6 +126,7 @@ class History:
         broken: of each file that was broken: from when to when.
         killed: the runs whose process was killed.
         stopped: the runs that were told to stop.
+        daemon_killed: when the daemon was killed, and with it whatever it was about to start.
         rewritten: manifests that changed, or went, after they were there.
         published: when each fingerprint that is stored was published, in whole seconds since 1970.
     """
@@ -133,6 +136,7 @@ class History:
     broken: list[tuple[str, float, float]] = field(default_factory=list)
     killed: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
+    daemon_killed: list[float] = field(default_factory=list)
     rewritten: list[str] = field(default_factory=list)
     published: dict[str, float] = field(default_factory=dict)
 
@@ -162,6 +166,9 @@ def unexplained_failures(history: History) -> Iterator[str]:
             if not is_explained:
                 yield f"run {run.run_id} is cancelled ({run.put_down or 'nothing says why'}), and nobody stopped it"
         if run.status != "FAILURE" or run.run_id in history.killed:
+            continue
+        # Nobody starts it any more; after a while it is marked as failed, and the next tick asks for another.
+        if not run.has_started and any(0 <= at - run.begun <= SECONDS_TO_BEGIN for at in history.daemon_killed):
             continue
         bad = [name for name, since, until in history.broken if since <= run.ended and run.begun <= until]
         # Under a run of the sensor's, a file may change: it is put down. Under any other it may not.
@@ -362,6 +369,7 @@ def disturb(
     if what is None:
         return None
     if what == "daemon":
+        history.daemon_killed.append(time.time())
         server.restarts[1]()
         return "killed the daemon and started it again"
     deadline = time.monotonic() + SECONDS_TO_BEGIN
@@ -428,6 +436,7 @@ def runs_of(instance: dg.DagsterInstance) -> list[Run]:
                 ended=record.end_time or time.time(),
                 is_retry=run.parent_run_id is not None,
                 is_scheduled="dagster/schedule_name" in run.tags,
+                has_started=record.start_time is not None,
                 state=run.tags.get(STATE_TAG, ""),
                 put_down=run.tags[PUT_DOWN_TAG].partition(": ")[2] if is_put_down(run.run_id, run.tags) else "",
                 errors=errors,

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.long
 GOOD = Run(run_id="good", status="SUCCESS", begun=100.0, ended=110.0, state="A", made=["f1", "f2"])
 FAILED = replace(GOOD, run_id="failed", status="FAILURE", errors=["documents: b.jsonl cannot be read"], made=[])
 CHANGED = replace(FAILED, is_scheduled=True, errors=["shard b.jsonl: its files changed while the run was at work (..."])
+UNBORN = replace(FAILED, has_started=False, errors=[])
 CANCELLED = replace(GOOD, run_id="cancelled", status="CANCELED", made=[])
 
 
@@ -42,6 +43,10 @@ CANCELLED = replace(GOOD, run_id="cancelled", status="CANCELED", made=[])
         (History(runs=[CHANGED], writes=[Write(90.0, "b.jsonl", "A"), Write(111.0, "b.jsonl", "B")]), False),
         (History(runs=[replace(CHANGED, is_scheduled=False)], writes=[Write(105.0, "b.jsonl", "A")]), False),
         (History(runs=[replace(FAILED, is_scheduled=True)], writes=[Write(105.0, "b.jsonl", "A")]), False),
+        (History(runs=[UNBORN]), False),
+        (History(runs=[UNBORN], daemon_killed=[102.0]), True),
+        (History(runs=[UNBORN], daemon_killed=[99.0, 131.0]), False),  # before it was asked for, or long after
+        (History(runs=[replace(UNBORN, has_started=True)], daemon_killed=[102.0]), False),
         (History(runs=[CANCELLED]), False),
         (History(runs=[CANCELLED], stopped=["cancelled"]), True),
         (History(runs=[replace(CANCELLED, put_down="a newer state, B, is wanted")]), True),

@@ -23,6 +23,7 @@ def outcome(pipeline: Pipeline) -> str:
     Raises:
         MissingResultError: if it has not been materialised.
     """
+    pipeline.latest_fingerprints()  # else a warehouse that cannot be read would be taken for an empty one
     if COMPARISON not in pipeline.graph:
         return f"The experiment compares no students. Results: {pipeline.store.root}"
     fingerprints, caution = last_made(pipeline, COMPARISON, called="the outcome")
