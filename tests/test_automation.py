@@ -9,7 +9,7 @@ from tests.dagster_server import RUNS, running_dagster, separate_services
 
 pytestmark = pytest.mark.long
 
-QUIET_SECONDS = 6
+QUIET_SECONDS = 10
 FINISHED = ("SUCCESS", "FAILURE", "CANCELED")
 
 
@@ -34,9 +34,27 @@ def runs(server):
     return server.query(RUNS)["runsOrError"]["results"]
 
 
-def wait_for_runs(server, number, *, seconds):
-    server.wait_until(lambda: sum(run["status"] in FINISHED for run in runs(server)) >= number, seconds=seconds)
-    assert [run["status"] for run in runs(server)] == ["SUCCESS"] * number, server.log.read_text()[-5_000:]
+def wait_for_runs(server, number, *, seconds, may_be_put_down=False):
+    """Wait until so many runs have ended well; no other has ended, but for those that were put down where they may."""
+    asked = ("SUCCESS",) if may_be_put_down else FINISHED
+    server.wait_until(lambda: sum(run["status"] in asked for run in runs(server)) >= number, seconds=seconds)
+    ended = [run["status"] for run in runs(server)]
+    if may_be_put_down:
+        ended = [status for status in ended if status != "CANCELED"]
+    assert ended == ["SUCCESS"] * number, server.log.read_text()[-5_000:]
+
+
+def write_bit_by_bit(path, lines, *, seconds):
+    """Write a file over some seconds, and return the longest pause: a busy machine makes its own."""
+    longest, before = 0.0, time.monotonic()
+    with path.open("w") as file:
+        for line in lines:
+            file.write(line)
+            file.flush()
+            time.sleep(seconds / len(lines))
+            now = time.monotonic()
+            longest, before = max(longest, now - before), now
+    return longest
 
 
 def test_the_sensor_asks_for_what_the_files_make_stale_and_for_nothing_else(watched):
@@ -46,17 +64,15 @@ def test_the_sensor_asks_for_what_the_files_make_stale_and_for_nothing_else(watc
 
     # Written bit by bit, over more than a look: one run, of the whole file.
     lines = write_shard(corpus.with_name("b.jsonl"), ("textwrap", "shlex")).read_text().splitlines(keepends=True)
-    with (corpus / "b.jsonl").open("w") as file:
-        for line in lines:
-            file.write(line)
-            file.flush()
-            time.sleep(2 * QUIET_SECONDS / len(lines))
-    wait_for_runs(server, 2, seconds=300)
+    pause = write_bit_by_bit(corpus / "b.jsonl", lines, seconds=2 * QUIET_SECONDS)
+    # Of a file that rested as long as is waited for, less a look, the first lines are rightly asked for, and put down.
+    wait_for_runs(server, 2, seconds=300, may_be_put_down=pause > QUIET_SECONDS / 2)
+    num_put_down = sum(run["status"] == "CANCELED" for run in runs(server))
     newest = {key: server.materialisations(key)[0] for key in ("large/teacher_scores", "small/reference_scores")}
     for one in newest.values():
         assert (one["num_results_computed"], one["num_results_reused"]) == (1, 1)
     documents = server.materialisations("documents")
-    assert documents[0]["num_documents"] - documents[1]["num_documents"] == len(lines)
+    assert documents[0]["num_documents"] - documents[-1]["num_documents"] == len(lines)
     for key in ("half/refined_corpus", "miniplm/student_checkpoint", "comparison"):
         assert server.materialisations(key)[0]["num_results_computed"] == 1
     # The teacher does not learn from the new file, and is not even asked for.
@@ -68,7 +84,7 @@ def test_the_sensor_asks_for_what_the_files_make_stale_and_for_nothing_else(watc
     assert len(runs(server)) == started
 
     (corpus / "b.jsonl").unlink()
-    wait_for_runs(server, 3, seconds=300)
+    wait_for_runs(server, 3, seconds=300, may_be_put_down=num_put_down > 0)
     back = server.materialisations("half/refined_corpus")
     assert back[0]["num_results_computed"] == 0
-    assert back[0]["fingerprint"] == back[2]["fingerprint"] != back[1]["fingerprint"]
+    assert back[0]["fingerprint"] == back[-1]["fingerprint"] != back[1]["fingerprint"]
