@@ -10,7 +10,6 @@ from miniplm_assets.lineage.snapshot import complete_snapshot
 
 COMPARISON: Final = "comparison"
 BREAK_EVEN: Final = "break_even"
-NEW_PARAGRAPH: Final = "\n\n"
 STUDENTS: Final = "students.parquet"
 CATALOG: Final = "warehouse.duckdb"
 
@@ -23,17 +22,18 @@ def outcome(pipeline: Pipeline) -> str:
     Raises:
         MissingResultError: if it has not been materialised.
     """
-    pipeline.latest_fingerprints()  # else a warehouse that cannot be read would be taken for an empty one
     if COMPARISON not in pipeline.graph:
+        pipeline.latest_fingerprints()  # else a warehouse that cannot be read would be taken for an empty one
         return f"The experiment compares no students. Results: {pipeline.store.root}"
     fingerprints, caution = last_made(pipeline, COMPARISON, called="the outcome")
+    caution = f"{caution}\n\n" if caution else ""
     result = pipeline.store.require(fingerprints.recipe(COMPARISON))
     with pl.Config(
         tbl_rows=-1, tbl_cols=-1, tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, tbl_width_chars=160
     ):
         table = str(pl.read_parquet(result.file(STUDENTS), glob=False))
     return (
-        f"{caution}{caution and NEW_PARAGRAPH}{result.facts['verdict']}\n\n{table}\n\n{_cost(pipeline, fingerprints)}"
+        f"{caution}{result.facts['verdict']}\n\n{table}\n\n{_cost(pipeline, fingerprints)}"
         f"Plots:      {result.folder}\n"
         f"Warehouse:  {pipeline.store.root / CATALOG} (any DuckDB client)\n"
         "Graph:      make ui, then http://localhost:3000"

@@ -13,7 +13,7 @@ thousand tokens, and torch compiles what is done to an entry into as few passes 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from miniplm_assets.lm.modes import evaluation_mode
@@ -182,9 +182,8 @@ class ChunkLosses:
                 self._report(f"torch cannot compile the loss here ({reason}), so it is computed step by step: slower")
             else:
                 return slope, nats
-        if self._is_cpu:
-            return _in_cache(chunk.part.loss_of, logits, bias, known)
-        return _slope_of(chunk.part.loss_of, logits, bias, *known)
+        loss_of = partial(_in_cache, chunk.part.loss_of) if self._is_cpu else chunk.part.loss_of
+        return _slope_of(loss_of, logits, bias, *known)
 
     def _compile(self, loss_of: LossOfTokens) -> Callable[..., Any]:
         import torch
@@ -194,7 +193,7 @@ class ChunkLosses:
             def compiled(
                 logits: torch.Tensor, bias: torch.Tensor | None, *known: torch.Tensor
             ) -> tuple[torch.Tensor, TokenNats]:
-                return _slope_of(loss_of, logits, bias, *(one.clone() for one in known))
+                return _slope_of(loss_of, logits.clone(), bias, *(one.clone() for one in known))
 
             self._compiled[loss_of] = torch.compile(compiled)
         return self._compiled[loss_of]
@@ -211,27 +210,18 @@ def _slope_of(
 ) -> "tuple[torch.Tensor, TokenNats]":
     slope = logits.float()
     if bias is not None:
-        slope = slope + bias
+        slope += bias
     nats = loss_of(slope, *known)
     return slope.to(logits.dtype), nats
 
 
-def _in_cache(
-    loss_of: LossOfTokens,
-    logits: "torch.Tensor",
-    bias: "torch.Tensor | None",
-    known: "tuple[torch.Tensor, ...]",
-) -> "tuple[torch.Tensor, TokenNats]":
-    """Return the same, taken of as many tokens at once as stay in a CPU's cache."""
+def _in_cache(loss_of: LossOfTokens, *of_tokens: "torch.Tensor") -> TokenNats:
+    """Return a loss, taken of as many tokens at once as stay in a CPU's cache; the first tensor are the logits."""
     import torch
 
-    slope = logits.float()
-    if bias is not None:
-        slope += bias
-    at_once = max(1, CACHED_BYTES // (4 * slope.shape[1]))
-    few = zip(*(torch.split(one, at_once) for one in (slope, *known)), strict=True)
-    nats = TokenNats(*(torch.cat(each) for each in zip(*(loss_of(*some) for some in few), strict=True)))
-    return slope.to(logits.dtype), nats
+    at_once = max(1, CACHED_BYTES // (4 * of_tokens[0].shape[1]))
+    few = zip(*(torch.split(one, at_once) for one in of_tokens), strict=True)
+    return TokenNats(*(torch.cat(each) for each in zip(*(loss_of(*some) for some in few), strict=True)))
 
 
 @contextmanager
