@@ -403,8 +403,11 @@ def watch_manifests(warehouse: Path, history: History, is_over: threading.Event)
     seen: dict[Path, tuple[int, int]] = {}
     while not is_over.wait(1):
         found = {}
-        for path in warehouse.glob("**/manifest.json"):
-            if ".work" not in path.parts:
+        for place, folders, files in os.walk(warehouse):  # which passes over a folder that goes meanwhile
+            if ".work" in folders:
+                folders.remove(".work")
+            if "manifest.json" in files:
+                path = Path(place) / "manifest.json"
                 status = path.stat()
                 found[path] = (status.st_ino, status.st_mtime_ns)
         history.rewritten += [f"{path} changed, or went" for path, state in seen.items() if found.get(path) != state]
