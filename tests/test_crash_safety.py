@@ -88,6 +88,7 @@ def test_a_run_killed_at_every_publication_point_ends_with_the_same_bytes(experi
         "generated_corpus",
         "student_checkpoint",
         "student_evaluation",
+        "student_differences",
         "comparison",
         "ledger",
         "break_even",

@@ -17,6 +17,7 @@ from miniplm_assets.evaluation.comparison import (
     comparison_table,
     unmeasured,
 )
+from miniplm_assets.evaluation.differences import hold_all
 from miniplm_assets.evaluation.held_out import count_scored_bytes, counted_domains, held_out_table
 from miniplm_assets.evaluation.plots import (
     plot_break_even,
@@ -118,7 +119,19 @@ def run(losses: list[float], *, by_domain: dict[str, float], seed: int = 1, num_
         training_log=pl.DataFrame({"num_tokens": [1_000 * step for step in range(1, 2 * len(losses) + 1)]}),
         held_out_log=pl.DataFrame(on_the_way[::-1]),
         held_out=held_out,
+        groups=pl.DataFrame({"group": list(range(len(by_domain)))}).with_columns(
+            num_sequences=1,
+            num_scored_tokens=100,
+            num_scored_bytes=300,
+            nll_nats=pl.Series([nats[domain] for domain in by_domain]),
+        ),
     )
+
+
+def said(students: list[StudentRecord], *, baseline: str = "no_kd") -> str:
+    """The verdict on students."""
+    held = {row.student: row for row in hold_all(students, baseline=baseline)}
+    return verdict(students, held, baseline=baseline)
 
 
 def student(
@@ -186,8 +199,8 @@ def test_students_of_other_tokenizers_are_compared_by_bytes_alone() -> None:
     other = student("other", [2.0, 1.0], by_domain={"code": 1.0}, tokenizer="words")
     table = comparison_table([BASE, other], baseline="no_kd")
     assert table.filter(student="other")["tokens_saved_factor"].item() is None
-    text = verdict([BASE, other], baseline="no_kd")
-    assert "other (trained on candidates) is better than no_kd" in text
+    text = said([BASE, other])
+    assert "other (trained on candidates) ended lower than no_kd" in text
     assert "bits a byte" in text and "different tokenizers" in text
 
 
@@ -251,7 +264,7 @@ def test_several_seeds_stand_side_by_side_and_their_means_are_judged() -> None:
     assert table.select("student", "seed").rows() == [("no_kd", 1), ("no_kd", 2)] + [("miniplm", n) for n in (1, 2, 3)]
     # Against the mean of the baseline's final losses on the way, 4.0.
     assert table["tokens_to_baseline_loss"].to_list() == pytest.approx([3_600.0, None, 3_000.0, 3_000.0, None])
-    text = verdict([TWO, THREE], baseline="no_kd")
+    text = said([TWO, THREE])
     assert "its held-out loss over all domains is 3.417 against 3.750 nats a token, 0.333 nats (8.9%) lower" in text
     assert (
         "These are means: miniplm over 3 seeds, 3.000 to 3.950; no_kd over 2 seeds, 3.500 to 4.000 nats a token."
@@ -264,8 +277,8 @@ def test_several_seeds_stand_side_by_side_and_their_means_are_judged() -> None:
     # Standard error 0.3756, 2.846 degrees of freedom, of which Student's t at 97.5 % is 3.282.
     assert text.startswith("miniplm (trained on refined_corpus/half) cannot be told apart from no_kd")
     assert (
-        "The 95 % interval of the difference, over seeds, reaches from 1.566 nats a token lower to 0.900 higher."
-        in text
+        "The 95 % interval of the difference, over seeds and held-out sequences (2 of them), "
+        "reaches from 1.566 nats a token lower to 0.900 higher." in text
     )
     assert "To tell a difference of this size, where seeds vary as here, takes about 27 seeds of each." in text
     assert "cannot tell" not in text and "did not help" not in text
@@ -280,13 +293,16 @@ def test_seeds_that_agree_tell_a_difference_and_others_do_not() -> None:
     base = four("no_kd", [4.0, 4.1, 4.2])
     better, worse = four("better", [3.0, 3.1, 3.2]), four("worse", [5.0, 5.1, 5.2])
     # Standard error 0.0816, 4 degrees of freedom, Student's t at 97.5 %: 2.776.
-    text = verdict([base, better], baseline="no_kd")
+    text = said([base, better])
     assert text.startswith("better (trained on candidates) is better than no_kd")
-    assert "The 95 % interval of the difference, over seeds, is 0.773 to 1.227 nats a token lower." in text
+    assert (
+        "The 95 % interval of the difference, over seeds and held-out sequences (1 of them), "
+        "is 0.773 to 1.227 nats a token lower." in text
+    )
     assert "takes about" not in text
-    assert "is 0.773 to 1.227 nats a token higher." in verdict([base, worse], baseline="no_kd")
+    assert "is 0.773 to 1.227 nats a token higher." in said([base, worse])
     others = [better, worse, four("beside", [4.0, 4.15, 4.3]), four("alike", [4.2, 4.1, 4.0])]
-    assert verdict([base, *others], baseline="no_kd").split("\n\n")[0] == (
+    assert said([base, *others]).split("\n\n")[0] == (
         "Of 4 held against no_kd (4.100 nats a token), 1 end lower: better 3.100; 1 end alike: alike 4.100; "
         "1 cannot be told apart: beside 4.150; 1 end higher: worse 5.100."
     )
@@ -309,10 +325,10 @@ def test_who_was_measured_less_often_than_asked_is_named() -> None:
 
 
 def test_the_verdict_on_a_better_student() -> None:
-    assert verdict([BASE, AHEAD], baseline="no_kd") == (
-        "miniplm (trained on refined_corpus/half) is better than no_kd (trained on candidates): its held-out loss over "
-        "all domains is 3.500 against 4.000 nats a token, 0.500 nats (12.5%) lower, after the same 8,000 tokens. One "
-        "seed of each cannot tell an effect from chance: those of small students have differed by 0.4 nats a token "
+    assert said([BASE, AHEAD]) == (
+        "miniplm (trained on refined_corpus/half) ended lower than no_kd (trained on candidates): its held-out loss "
+        "over all domains is 3.500 against 4.000 nats a token, 0.500 nats (12.5%) lower, after the same 8,000 tokens. "
+        "One seed cannot tell an effect from chance: those of small students have differed by 0.4 nats a token "
         "(name more: `seeds`). On the sample that is measured along the way, it reached the final loss of no_kd (4.000 "
         "there) after 5,000 tokens, where no_kd took 8,000: 1.60 times fewer. It is better in 2 of 3 domains. It loses "
         "most in 'noise' (+0.200 nats a token), whose share of the tokens the selection cut from 30.0% to 1.0%."
@@ -324,7 +340,7 @@ WORSE = {"code": 4.1, "prose": 4.1, "noise": 4.4}
 
 def reasons_for(selection: SelectionRecord, by_domain: dict[str, float] = WORSE, *, num_epochs: float = 1.0) -> str:
     behind = student("miniplm", [5.0, 4.4, 4.3, 4.2], by_domain=by_domain, selection=selection, num_epochs=num_epochs)
-    text = verdict([BASE, behind], baseline="no_kd")
+    text = said([BASE, behind])
     assert "The selection did not help." in text
     return text.partition("The selection did not help. ")[2]
 
@@ -341,33 +357,33 @@ def test_the_verdict_on_a_worse_student_gives_the_reason_that_the_numbers_give()
 
 def test_a_teacher_of_another_tokenizer_is_not_held_against_a_loss_per_token() -> None:
     behind = student("miniplm", [5.0, 4.4, 4.3, 4.2], by_domain=WORSE, selection=half(teacher=4.1))
-    assert "(4.100 nats a token) is not below the 4.000 that no_kd reaches" in verdict([BASE, behind], baseline="no_kd")
-    text = verdict([BASE, replace(behind, is_retokenised=True)], baseline="no_kd")
+    assert "(4.100 nats a token) is not below the 4.000 that no_kd reaches" in said([BASE, behind])
+    text = said([BASE, replace(behind, is_retokenised=True)])
     assert "None of the usual reasons shows in the numbers" in text
     # It may well be held against the reference, which has its tokenizer.
     weak = replace(behind, selection=half(teacher=4.6), is_retokenised=True)
-    assert "(4.600 nats a token) is not below the reference's (4.500)" in verdict([BASE, weak], baseline="no_kd")
+    assert "(4.600 nats a token) is not below the reference's (4.500)" in said([BASE, weak])
 
 
 def test_a_draw_and_a_lonely_student() -> None:
     same = student("miniplm", [5.0, 4.0], by_domain={"code": 4.0, "prose": 4.0, "noise": 4.0}, selection=half())
-    assert verdict([BASE, same], baseline="no_kd").startswith(
+    assert said([BASE, same]).startswith(
         "miniplm (trained on refined_corpus/half) and no_kd (trained on candidates) end with the same held-out loss"
     )
-    assert "only student" in verdict([BASE], baseline="no_kd")
+    assert "only student" in said([BASE])
 
 
 def test_of_many_students_the_verdict_says_first_who_ended_lower_and_who_higher() -> None:
     losses = {"first": 3.9, "second": 3.7, "third": 4.0, "fourth": 4.3}
     others = [student(name, [5.0, loss], by_domain={"code": loss}) for name, loss in losses.items()]
     base = student("no_kd", [5.0, 4.0], by_domain={"code": 4.0})
-    text = verdict([base, *others], baseline="no_kd")
+    text = said([base, *others])
     assert text.split("\n\n")[0] == (
         "Of 4 held against no_kd (4.000 nats a token), 2 end lower: second 3.700, first 3.900; 1 end alike: third "
         "4.000; 1 end higher: fourth 4.300. With one seed each that is no order."
     )
     assert len(text.split("\n\n")) == 5
-    assert verdict([base, *others[:3]], baseline="no_kd").startswith("first (trained on candidates) is better")
+    assert said([base, *others[:3]]).startswith("first (trained on candidates) ended lower")
 
 
 def test_students_that_differ_in_more_than_their_corpus_are_not_laid_to_the_selection() -> None:
@@ -375,7 +391,7 @@ def test_students_that_differ_in_more_than_their_corpus_are_not_laid_to_the_sele
     base = student("no_kd", [5.0, 4.0], by_domain={"code": 4.0, "noise": 4.0}, made_with=made)
     changed = {**made, "architecture.hidden_size": 1_280, "training.token_budget": 4_000, "architecture.rope": True}
     worse = student("miniplm", [5.0, 4.2], by_domain=WORSE, selection=half(kept_share=1.0), made_with=changed)
-    text = verdict([base, worse], baseline="no_kd")
+    text = said([base, worse])
     assert (
         "They were made in different ways, so that nothing here can be laid to the selection alone: "
         "architecture.hidden_size 1,280 against 64; training.token_budget 4,000 against 8,000; architecture.rope True "
@@ -384,9 +400,9 @@ def test_students_that_differ_in_more_than_their_corpus_are_not_laid_to_the_sele
     assert "did not help" not in text and "keeps 100%" not in text and "the selection cut" not in text
 
     larger = student("larger", [5.0, 3.0], by_domain={"code": 3.0, "noise": 3.0}, made_with=changed)
-    assert "They were made in different ways: architecture.hidden_size" in verdict([base, larger], baseline="no_kd")
+    assert "They were made in different ways: architecture.hidden_size" in said([base, larger])
     alike = student("alike", [5.0, 3.0], by_domain={"code": 3.0, "noise": 3.0}, made_with=made)
-    assert "different ways" not in verdict([base, alike], baseline="no_kd")
+    assert "different ways" not in said([base, alike])
 
 
 def test_a_total_says_what_it_leaves_out() -> None:

@@ -30,7 +30,7 @@ CATALOG = {"warehouse_catalog"}
 COMPARISON = {"comparison"} | CATALOG
 # What a gate scores is paid for.
 COSTS = {"ledger", "break_even"} | CATALOG
-REPORTS = COSTS | COMPARISON
+REPORTS = COSTS | COMPARISON | {"student_differences"}
 STUDENT = {"student_checkpoint", "student_evaluation"} | REPORTS
 EVALUATED = STUDENT - {"student_checkpoint"}
 MARTS = {
@@ -112,7 +112,7 @@ def experiment() -> dict[str, Any]:
         "students": {
             "plain": student,
             "better": {**student, "corpus": "refined_corpus/half", "baseline": "plain"},
-            "again": {**student, "corpus": "refined_corpus/again"},
+            "again": {**student, "corpus": "refined_corpus/again", "baseline": "plain"},
         },
     }
     return json.loads(json.dumps(content))  # no section is the same object twice
@@ -485,7 +485,7 @@ def unlike(content: dict[str, Any]) -> None:
 
 def distilled(content: dict[str, Any]) -> None:
     """Every objective but cross-entropy, and a student that costs what another costs."""
-    student = {"architecture": "tiny", "tokenizer": "bpe", "training": {"token_budget": 10}}
+    student = {"architecture": "tiny", "tokenizer": "bpe", "training": {"token_budget": 10}, "baseline": "plain"}
     content["students"]["kd"] = {**student, "objective": {"type": "vanilla_kd", "teacher": "large"}}
     for of in ("teachers", "references"):
         for one in content[of].values():
@@ -520,7 +520,8 @@ def generated(content: dict[str, Any]) -> None:
         "continued": {"teacher": "large"},
         "drawn": {"teacher": "large", "sampling": {"do_sample": True}},
     }
-    content["students"]["seqkd"] = {**content["students"]["plain"], "corpus": "generated_corpus/continued"}
+    seqkd = {**content["students"]["plain"], "corpus": "generated_corpus/continued", "baseline": "plain"}
+    content["students"]["seqkd"] = seqkd
 
 
 def generated_by(**settings: str) -> Callable[[dict[str, Any]], None]:
@@ -656,10 +657,10 @@ def test_the_fingerprints_of_a_release_are_those_of_the_next():
     assert {kind: fingerprint_of(values)[:8] for kind, values in pinned.items()} == {
         "agreement_reference_scores": "ca50bcbb",
         "agreement_teacher_scores": "0346ac57",
-        "break_even": "83135aca",
-        "comparison": "daa6568e",
+        "break_even": "7235fcdf",
+        "comparison": "51b57fb0",
         "documents": "f84e4e6d",
-        "ledger": "86514a96",
+        "ledger": "342fb79e",
         "pilot": "f5c15bd4",
         "pilot_reference_scores": "018fd049",
         "pilot_teacher_scores": "e12f31b5",
@@ -671,11 +672,12 @@ def test_the_fingerprints_of_a_release_are_those_of_the_next():
         "score_agreement": "f0cbed8d",
         "sequences": "c8141972",
         "student_checkpoint": "1d38465b",
-        "student_evaluation": "67fa9849",
+        "student_differences": "63fd29b8",
+        "student_evaluation": "d393df78",
         "teacher_model": "77dd325a",
         "teacher_scores": "61000757",
         "tokenizer": "3788cd1e",
-        "warehouse_catalog": "f417cf45",
+        "warehouse_catalog": "2a574deb",
     }
 
 
@@ -687,6 +689,7 @@ def test_another_seed_of_a_student_is_one_more_result_and_leaves_the_first():
     assert {key for key in before if before[key] != after[key]} == {
         "better/student_checkpoint",
         "better/student_evaluation",
+        "student_differences",
         "comparison",
         "ledger",
         "break_even",
@@ -713,7 +716,8 @@ def test_a_name_is_no_content():
     for selection in content["selections"].values():
         selection["teacher"] = "renamed"
     content["students"]["plain_renamed"] = content["students"].pop("plain")
-    content["students"]["better"]["baseline"] = "plain_renamed"
+    for name in ("better", "again"):
+        content["students"][name]["baseline"] = "plain_renamed"
     content["tokenizers"]["bpe_renamed"] = content["tokenizers"].pop("bpe")
     for section in ("teachers", "references", "students"):
         for one in content[section].values():

@@ -62,7 +62,7 @@ def failure(experiment_file):
     return caught.value.description
 
 
-REPORTS = {"comparison", "ledger", "break_even", "warehouse_catalog"}
+REPORTS = {"student_differences", "comparison", "ledger", "break_even", "warehouse_catalog"}
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +230,7 @@ def test_another_seed_costs_itself_and_every_seed_is_compared(copy_of_tiny):
     assert computed(materialisations) - LISTINGS == {
         "miniplm/student_checkpoint",
         "miniplm/student_evaluation",
+        "student_differences",
         "comparison",
         "ledger",
         "break_even",

@@ -57,6 +57,8 @@ class StudentRun:
         training_log: as `train_language_model` writes it.
         held_out_log: the losses along the way, by domain, as it writes them.
         held_out: as `held_out_table` returns it.
+        groups: nll_nats, num_scored_tokens and num_scored_bytes of the held-out sequences that count, by group; see
+            `core.resampling`.
     """
 
     seed: int
@@ -66,6 +68,7 @@ class StudentRun:
     training_log: pl.DataFrame
     held_out_log: pl.DataFrame
     held_out: pl.DataFrame
+    groups: pl.DataFrame
 
     @property
     def num_tokens(self) -> int:

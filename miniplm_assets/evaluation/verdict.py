@@ -3,17 +3,15 @@
 Every statement follows from measured numbers. A reason is given only where its numbers are there.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 import polars as pl
 
-from miniplm_assets.core.intervals import Difference, difference_of_means
 from miniplm_assets.evaluation.comparison import StudentRecord, find_student, tokens_to_baseline_loss
+from miniplm_assets.evaluation.differences import ALIKE, EQUAL_NATS, HIGHER, LOWER, PER_BYTE, UNTOLD, HeldAgainst
 
-# Below this, two losses print as the same number.
-EQUAL_NATS_PER_TOKEN = 0.0005
 # A selection that keeps more than this share of the candidates can hardly differ from them.
 KEEPS_NEARLY_ALL = 0.95
 # Repeating data up to about four times is nearly as good as new data, and loses its worth beyond (Muennighoff et al.
@@ -25,11 +23,18 @@ NUM_SHOWN_SETTINGS = 4
 NUM_WORTH_A_LIST = 4
 
 
-def verdict(students: Sequence[StudentRecord], *, baseline: str, excluded_domains: Collection[str] = ()) -> str:
+def verdict(
+    students: Sequence[StudentRecord],
+    held: Mapping[str, HeldAgainst],
+    *,
+    baseline: str,
+    excluded_domains: Collection[str] = (),
+) -> str:
     """Say in plain sentences how each student does against the baseline, by the means over their seeds.
 
     Args:
         students: all of them.
+        held: how each but the baseline differs from it, by its name.
         baseline: name of the one that the others are held against.
         excluded_domains: left out of the losses along the way, as they are of the totals.
 
@@ -43,30 +48,24 @@ def verdict(students: Sequence[StudentRecord], *, baseline: str, excluded_domain
     others = [student for student in students if student is not base]
     if not others:
         return f"{_named(base)} is the only student; there is nothing to compare it with."
-    paragraphs = [" ".join(_judge(student, base, excluded_domains)) for student in others]
+    paragraphs = [" ".join(_judge(one, base, held[one.name], excluded_domains)) for one in others]
     if len(others) >= NUM_WORTH_A_LIST:
-        paragraphs.insert(0, _in_short(others, base))
+        paragraphs.insert(0, _in_short([held[one.name] for one in others], base))
     return "\n\n".join(paragraphs)
 
 
-def _in_short(others: Sequence[StudentRecord], base: StudentRecord) -> str:
+def _in_short(others: Sequence[HeldAgainst], base: StudentRecord) -> str:
     """Say which students end lower than their baseline, which alike, and which higher, the lowest first."""
-    ranked = sorted(
-        (one for one in others if one.tokenizer == base.tokenizer), key=lambda one: one.mean("nll_nats_per_token")
-    )
+    ranked = sorted((one for one in others if one.unit != PER_BYTE), key=lambda one: one.loss)
+    words = {LOWER: "end lower", ALIKE: "end alike", UNTOLD: "cannot be told apart", HIGHER: "end higher"}
+    parts = []
+    for outcome, how in words.items():
+        those = [f"{one.student} {one.loss:.3f}" for one in ranked if one.outcome == outcome]
+        if those:
+            parts.append(f"{len(those)} {how}: {', '.join(those)}")
+    is_one_seed = all(one.num_seeds == one.baseline_num_seeds == 1 for one in ranked)
+    seeds = ". With one seed each that is no order" if is_one_seed else ""
     base_loss = base.mean("nll_nats_per_token")
-    ends: dict[str, list[str]] = {"end lower": [], "end alike": [], "cannot be told apart": [], "end higher": []}
-    for one in ranked:
-        loss, difference = one.mean("nll_nats_per_token"), _difference(one, base, "nll_nats_per_token")
-        if abs(loss - base_loss) < EQUAL_NATS_PER_TOKEN:
-            how = "end alike"
-        elif difference is not None and not difference.is_told:
-            how = "cannot be told apart"
-        else:
-            how = "end lower" if loss < base_loss else "end higher"
-        ends[how].append(f"{one.name} {loss:.3f}")
-    parts = [f"{len(those)} {how}: {', '.join(those)}" for how, those in ends.items() if those]
-    seeds = ". With one seed each that is no order" if all(len(one.runs) == 1 for one in (base, *others)) else ""
     return f"Of {len(ranked)} held against {base.name} ({base_loss:.3f} nats a token), {'; '.join(parts)}{seeds}."
 
 
@@ -79,40 +78,51 @@ def unheld(student: StudentRecord) -> str:
     )
 
 
-def _judge(student: StudentRecord, base: StudentRecord, excluded_domains: Collection[str]) -> Iterator[str]:
+def _judge(
+    student: StudentRecord, base: StudentRecord, held: HeldAgainst, excluded_domains: Collection[str]
+) -> Iterator[str]:
     also = list(_other_differences(student, base))
-    if student.tokenizer != base.tokenizer:
-        yield _compare_bytes(student, base)
-        yield from _seeds(student, base, "bits_per_byte", "bits a byte")
+    if held.unit == PER_BYTE:
+        yield (
+            f"{_named(student)} {_how(held)} {_named(base)}: {held.loss:.3f} against {held.baseline_loss:.3f} bits a "
+            "byte of held-out text. They have different tokenizers, so that their losses per token cannot be compared."
+        )
+        yield from _sureness(student, base, held)
         yield from _more_than_the_corpus(student, also)
         return
-    loss, base_loss = (one.mean("nll_nats_per_token") for one in (student, base))
-    gain = base_loss - loss
-    difference = _difference(student, base, "nll_nats_per_token")
-    is_told = difference is None or difference.is_told
-    if abs(gain) < EQUAL_NATS_PER_TOKEN:
+    gain = -held.difference
+    if held.outcome == ALIKE:
         yield (
             f"{_named(student)} and {_named(base)} end with the same held-out loss over "
-            f"{student.runs[0].total_is_over}, {loss:.3f} nats a token."
+            f"{student.runs[0].total_is_over}, {held.loss:.3f} nats a token."
         )
     else:
-        held = f"is {'better' if gain > 0 else 'worse'} than" if is_told else "cannot be told apart from"
         yield (
-            f"{_named(student)} {held} {_named(base)}: its held-out loss over "
-            f"{student.runs[0].total_is_over} is {loss:.3f} against {base_loss:.3f} nats a token, {abs(gain):.3f} nats "
-            f"({abs(gain) / base_loss:.1%}) {'lower' if gain > 0 else 'higher'}, "
+            f"{_named(student)} {_how(held)} {_named(base)}: its held-out loss over "
+            f"{student.runs[0].total_is_over} is {held.loss:.3f} against {held.baseline_loss:.3f} nats a token, "
+            f"{abs(gain):.3f} nats ({abs(gain) / held.baseline_loss:.1%}) {'lower' if gain > 0 else 'higher'}, "
             f"after {_tokens_of_both(student, base)}."
         )
-    yield from _seeds(student, base, "nll_nats_per_token", "nats a token")
-    yield from _pace(student, base, excluded_domains)
+    yield from _sureness(student, base, held)
+    yield from _pace(student, base, held, excluded_domains)
     yield from _by_domain(student, base, is_by_selection=not also)
     yield from _more_than_the_corpus(student, also)
-    if not also and student.selection is not None and is_told and gain < EQUAL_NATS_PER_TOKEN:
+    if not also and student.selection is not None and held.outcome in (HIGHER, ALIKE):
         yield "The selection did not help."
         reasons = list(_reasons(student, base))
         yield from reasons or [
             "None of the usual reasons shows in the numbers: try another keep_fraction, teacher or token budget."
         ]
+
+
+def _how(held: HeldAgainst) -> str:
+    """Say how a student stands to its baseline, and no more than its interval allows."""
+    if held.outcome == UNTOLD:
+        return "cannot be told apart from"
+    is_lower = held.difference < 0
+    if held.is_over_seeds:
+        return f"is {'better' if is_lower else 'worse'} than"
+    return f"ended {'lower' if is_lower else 'higher'} than"
 
 
 def _more_than_the_corpus(student: StudentRecord, differences: Sequence[str]) -> Iterator[str]:
@@ -139,41 +149,32 @@ def _shown(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def _seeds(student: StudentRecord, base: StudentRecord, column: str, unit: str) -> Iterator[str]:
+def _sureness(student: StudentRecord, base: StudentRecord, held: HeldAgainst) -> Iterator[str]:
     """Say on how many seeds a mean rests, how far they lie apart, and how sure the difference is by that."""
-    if len(student.runs) == len(base.runs) == 1:
+    column, unit = ("bits_per_byte", "bits a byte") if held.unit == PER_BYTE else ("nll_nats_per_token", "nats a token")
+    if len(student.runs) > 1 or len(base.runs) > 1:
+        spreads = []
+        for one in (student, base):
+            values = sorted(run.overall(column) for run in one.runs)
+            count = f"{len(values)} seed{'s' if len(values) > 1 else ''}"
+            spreads.append(f"{one.name} over {count}, {values[0]:.3f} to {values[-1]:.3f}")
+        yield f"These are means: {'; '.join(spreads)} {unit}."
+    if held.difference_low is not None and held.difference_high is not None:
+        over = "seeds and held-out sequences" if held.is_over_seeds else "the held-out sequences alone"
+        where = _interval(held.difference_low, held.difference_high, unit)
+        yield f"The 95 % interval of the difference, over {over} ({held.num_sequences:,} of them), {where}."
+    if not held.is_over_seeds:
         yield (
-            "One seed of each cannot tell an effect from chance: those of small students have differed by 0.4 nats a "
-            "token (name more: `seeds`)."
+            "One seed cannot tell an effect from chance: those of small students have differed by 0.4 nats a token "
+            "(name more: `seeds`)."
         )
-        return
-    spreads = []
-    for one in (student, base):
-        values = sorted(run.overall(column) for run in one.runs)
-        count = f"{len(values)} seed{'s' if len(values) > 1 else ''}"
-        spreads.append(f"{one.name} over {count}, {values[0]:.3f} to {values[-1]:.3f}")
-    yield f"These are means: {'; '.join(spreads)} {unit}."
-    difference = _difference(student, base, column)
-    if difference is None:
-        return
-    yield f"The 95 % interval of the difference, over seeds, {_interval(difference, unit)}."
-    if not difference.is_told:
-        number = difference.num_needed()
-        needed = f"about {number:,}" if number else "more than 1,000"
+    elif held.outcome == UNTOLD:
+        needed = f"about {held.num_seeds_needed:,}" if held.num_seeds_needed else "more than 1,000"
         yield f"To tell a difference of this size, where seeds vary as here, takes {needed} seeds of each."
 
 
-def _difference(student: StudentRecord, base: StudentRecord, column: str) -> Difference | None:
-    """Return how a student differs from its baseline, over seeds; None where one of them has but one."""
-    if min(len(student.runs), len(base.runs)) == 1:
-        return None
-    ours, theirs = ([run.overall(column) for run in one.runs] for one in (student, base))
-    return difference_of_means(ours, theirs)
-
-
-def _interval(difference: Difference, unit: str) -> str:
+def _interval(low: float, high: float, unit: str) -> str:
     """Say where an interval lies, seen from the baseline."""
-    low, high = difference.low, difference.high
     if low > 0:
         return f"is {low:.3f} to {high:.3f} {unit} higher"
     if high < 0:
@@ -181,18 +182,9 @@ def _interval(difference: Difference, unit: str) -> str:
     return f"reaches from {-low:.3f} {unit} lower to {high:.3f} higher"
 
 
-def _compare_bytes(student: StudentRecord, base: StudentRecord) -> str:
-    bits, base_bits = (one.mean("bits_per_byte") for one in (student, base))
-    difference = _difference(student, base, "bits_per_byte")
-    is_told = difference is None or difference.is_told
-    held = f"is {'better' if bits < base_bits else 'worse'} than" if is_told else "cannot be told apart from"
-    return (
-        f"{_named(student)} {held} {_named(base)}: {bits:.3f} against {base_bits:.3f} bits a byte of held-out "
-        "text. They have different tokenizers, so that their losses per token cannot be compared."
-    )
-
-
-def _pace(student: StudentRecord, base: StudentRecord, excluded_domains: Collection[str]) -> Iterator[str]:
+def _pace(
+    student: StudentRecord, base: StudentRecord, held: HeldAgainst, excluded_domains: Collection[str]
+) -> Iterator[str]:
     needed = [tokens_to_baseline_loss(student, run, base, excluded_domains) for run in student.runs]
     reached = [tokens for tokens in needed if tokens is not None]
     if not reached:
@@ -207,7 +199,16 @@ def _pace(student: StudentRecord, base: StudentRecord, excluded_domains: Collect
     yield (
         f"On the sample that is measured along the way, {who} reached the final loss of {base.name} "
         f"({base.final_curve_loss(excluded_domains):.3f} there) after {tokens:,.0f} tokens, where {base.name} took "
-        f"{base.num_tokens:,}: {factor:.2f} times fewer."
+        f"{base.num_tokens:,}: {factor:.2f} times fewer{_interval_of_factor(held)}."
+    )
+
+
+def _interval_of_factor(held: HeldAgainst) -> str:
+    if held.tokens_saved_factor is None or held.tokens_saved_low is None or held.tokens_saved_high is None:
+        return ""
+    return (
+        f" (by pairs of seeds {held.tokens_saved_factor:.2f}, 95 % interval over seeds {held.tokens_saved_low:.2f} to "
+        f"{held.tokens_saved_high:.2f})"
     )
 
 
@@ -216,7 +217,7 @@ def _by_domain(student: StudentRecord, base: StudentRecord, *, is_by_selection: 
     if student.selection is None:
         return
     losses = _domain_losses(student, base)
-    worse = losses.filter(pl.col("added_nats_per_token") > EQUAL_NATS_PER_TOKEN).sort("added_nats", descending=True)
+    worse = losses.filter(pl.col("added_nats_per_token") > EQUAL_NATS).sort("added_nats", descending=True)
     yield f"It is better in {losses.height - worse.height} of {losses.height} domains."
     if not is_by_selection:
         return

@@ -15,6 +15,7 @@ from miniplm_assets.evaluation.comparison import (
     comparison_table,
     unmeasured,
 )
+from miniplm_assets.evaluation.differences import differences_of
 from miniplm_assets.evaluation.plots import plot_domain_shares, plot_loss_curves
 from miniplm_assets.evaluation.verdict import unheld, verdict
 from miniplm_assets.experiment import Experiment, Selection, StudentTraining
@@ -27,6 +28,7 @@ from miniplm_assets.kinds.refined_sequences import REFINED_SEQUENCES, refined_fo
 from miniplm_assets.kinds.retokenised_scores import scores_of_everything
 from miniplm_assets.kinds.scores import WHO, scores_key
 from miniplm_assets.kinds.selection import DOMAIN_SHIFT
+from miniplm_assets.kinds.student_differences import STUDENT_DIFFERENCES
 from miniplm_assets.kinds.student_records import keys_of_student, read_student
 from miniplm_assets.lineage.kind import ALL_FILES, Blueprint, Check, Kind, Node
 from miniplm_assets.lineage.outcome import COMPARISON as NAME
@@ -114,7 +116,7 @@ def _nodes(blueprint: Blueprint) -> Iterator[Node[Compared]]:
     if not any(student.baseline for student in experiment.students.values()):
         return
     settings = _compared(experiment)
-    keys = [key for name in settings.students for key in keys_of_student(name)]
+    keys = [STUDENT_DIFFERENCES.name, *(key for name in settings.students for key in keys_of_student(name))]
     for name, selection in settings.selections.items():
         keys += [key_of(DOMAIN_SHIFT, name), key_of(CUTOFF, name)]
         keys += [key for who in WHO if (key := selection.key_of_scores(who)) is not None]
@@ -166,11 +168,13 @@ def _make(work: Work[Compared]) -> Result:
     def write(draft: Draft) -> None:
         selections = {name: _selection(work, name) for name in work.settings.selections}
         students = {name: _student(work, name, selections) for name in work.settings.students}
+        [differences_file] = work.input_tables(STUDENT_DIFFERENCES.name)
+        held = differences_of(pl.read_parquet(differences_file, glob=False).to_dicts())
         tables, verdicts = [], []
         for baseline, names in _groups(work.settings).items():
             group = [students[name] for name in names]
             tables.append(comparison_table(group, baseline=baseline, excluded_domains=excluded_domains))
-            verdicts.append(verdict(group, baseline=baseline, excluded_domains=excluded_domains))
+            verdicts.append(verdict(group, held, baseline=baseline, excluded_domains=excluded_domains))
             picture = plot_loss_curves(group, baseline=baseline, excluded_domains=excluded_domains)
             (draft.path / f"held_out_loss_{baseline}.png").write_bytes(picture)
         unheld_ones = [students[name] for name in _held_against_nothing(work.settings)]
@@ -252,7 +256,7 @@ def _student(work: Work[Compared], name: str, selections: dict[str, SelectionRec
 
 COMPARISON = Kind(
     name=NAME,
-    code_version="5",
+    code_version="6",
     section="reports",
     technologies=frozenset({"matplotlib", "parquet"}),
     description="""All students side by side, each against its baseline, where it names one.

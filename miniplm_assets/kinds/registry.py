@@ -28,6 +28,7 @@ from miniplm_assets.kinds.scores import SCORES
 from miniplm_assets.kinds.selection import selection_kinds
 from miniplm_assets.kinds.sequences import SEQUENCES
 from miniplm_assets.kinds.student_checkpoint import STUDENT_CHECKPOINT
+from miniplm_assets.kinds.student_differences import STUDENT_DIFFERENCES
 from miniplm_assets.kinds.student_evaluation import STUDENT_EVALUATION
 from miniplm_assets.kinds.token_counts import TOKEN_COUNTS
 from miniplm_assets.kinds.tokenizer import TOKENIZER
@@ -73,6 +74,7 @@ def all_kinds(sql: SqlProject) -> tuple[Kind[Any], ...]:
         GENERATED_CORPUS,
         STUDENT_CHECKPOINT,
         STUDENT_EVALUATION,
+        STUDENT_DIFFERENCES,
         COMPARISON,
         LEDGER,
         BREAK_EVEN,

@@ -29,6 +29,8 @@ from miniplm_assets.lm.scores import TokenRule
 from miniplm_assets.storage.store import Draft, Result
 
 HELD_OUT: Final = "held_out.parquet"
+# What each sequence cost: for intervals, and to hold two students against each other text by text.
+SEQUENCE_LOSSES: Final = "sequence_losses.parquet"
 # Students are measured in float32 whatever they were trained in, and as they were trained: without a loss after an
 # end-of-document token.
 EVALUATION: Final = Scoring()
@@ -78,6 +80,14 @@ def _make(work: Work[Measuring]) -> Result:
             excluded_domains=work.settings.excluded_domains,
         )
         table.write_parquet(draft.path / HELD_OUT)
+        held_out.select(
+            "sequence_id",
+            "domain",
+            is_counted=~pl.col("domain").is_in(list(work.settings.excluded_domains)),
+            num_scored_tokens=pl.col("num_scored_tokens").cast(pl.Int64),
+            num_scored_bytes="num_scored_bytes",
+            nll_nats=-pl.col("logprob_nats"),
+        ).write_parquet(draft.path / SEQUENCE_LOSSES)
         total = table.filter("is_total")
         draft.facts = total.drop("domain", "is_total").row(0, named=True) | {
             "over": total["domain"].item(),
@@ -147,12 +157,13 @@ def _cost(node: Node[Measuring], sizes: Sizes, seeds: Collection[str] | None) ->
 
 STUDENT_EVALUATION = Kind(
     name="student_evaluation",
-    code_version="3",
+    code_version="4",
     section="student",
     technologies=frozenset({"pytorch", "parquet"}),
     description="""Loss, perplexity and bits per byte of a student on the whole validation split, by domain.
 
-The total leaves out `evaluation.excluded_domains`, and says so.""",
+The total leaves out `evaluation.excluded_domains`, and says so. What each sequence cost is stored beside it, in
+sequence_losses.parquet.""",
     nodes=_nodes,
     make=_make,
     pieces="seed",

@@ -5,9 +5,10 @@ from typing import Any
 
 import polars as pl
 
+from miniplm_assets.core.resampling import in_groups
 from miniplm_assets.evaluation.comparison import SelectionRecord, StudentRecord, StudentRun
 from miniplm_assets.kinds.student_checkpoint import checkpoint_key
-from miniplm_assets.kinds.student_evaluation import HELD_OUT, evaluation_key
+from miniplm_assets.kinds.student_evaluation import HELD_OUT, SEQUENCE_LOSSES, evaluation_key
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.store import Result
 from miniplm_assets.training.held_out import HELD_OUT_LOG
@@ -23,8 +24,8 @@ def read_student(
     work: Work[Any],
     name: str,
     *,
-    corpus: str,
     tokenizer: str,
+    corpus: str = "",
     selection: SelectionRecord | None = None,
     is_retokenised: bool = False,
     made_with: Mapping[str, Any] | None = None,
@@ -34,8 +35,8 @@ def read_student(
     Args:
         work: its inputs are those of `keys_of_student`, by their keys.
         name: of the student.
-        corpus: that it learnt from, as the file names it.
         tokenizer: its name.
+        corpus: that it learnt from, as the file names it, where that is to be told.
         selection: where its corpus is a refined one.
         is_retokenised: whether the models of that selection have another tokenizer.
         made_with: what beside corpus and seed made it, by setting.
@@ -65,4 +66,5 @@ def _run(seed: int, checkpoint: Result, evaluation: Result) -> StudentRun:
         training_log=table(checkpoint, TRAINING_LOG),
         held_out_log=table(checkpoint, HELD_OUT_LOG),
         held_out=table(evaluation, HELD_OUT),
+        groups=in_groups(table(evaluation, SEQUENCE_LOSSES).filter("is_counted").drop("domain", "is_counted")),
     )

@@ -1,0 +1,108 @@
+"""`student_differences`: how each student's held-out loss differs from its baseline's, and how sure that is."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from miniplm_assets.evaluation.differences import differences_table, hold_against
+from miniplm_assets.experiment.settings import Settings
+from miniplm_assets.kinds.student_records import keys_of_student, read_student
+from miniplm_assets.lineage.kind import Blueprint, Kind, Node
+from miniplm_assets.lineage.work import Work
+from miniplm_assets.storage.store import Draft, Result
+
+TABLE: Final = "student_differences.parquet"
+
+
+class HeldStudents(Settings):
+    """Who is held against whom.
+
+    Attributes:
+        baselines: of the students that have one.
+        tokenizers: of those, and of their baselines.
+        excluded_domains: left out of the losses along the way.
+    """
+
+    baselines: dict[str, str]
+    tokenizers: dict[str, str]
+    excluded_domains: tuple[str, ...] = ()
+
+
+def _nodes(blueprint: Blueprint) -> Iterator[Node[HeldStudents]]:
+    students = blueprint.experiment.students
+    baselines = {name: student.baseline for name, student in students.items() if student.baseline is not None}
+    if not baselines:
+        return
+    tokenizers = {
+        name: student.tokenizer for name, student in students.items() if name in baselines or name in baselines.values()
+    }
+    keys = [key for name in tokenizers for key in keys_of_student(name)]
+    yield Node(
+        kind=STUDENT_DIFFERENCES,
+        inputs={key: key for key in keys},
+        settings=HeldStudents(
+            baselines=baselines,
+            tokenizers=tokenizers,
+            excluded_domains=blueprint.experiment.evaluation.excluded_domains,
+        ),
+    )
+
+
+def _make(work: Work[HeldStudents]) -> Result:
+    """Hold each student that names a baseline against it."""
+    settings = work.settings
+
+    def write(draft: Draft) -> None:
+        students = {
+            name: read_student(work, name, tokenizer=tokenizer) for name, tokenizer in settings.tokenizers.items()
+        }
+        table = differences_table(
+            [
+                hold_against(students[name], students[baseline], excluded_domains=settings.excluded_domains)
+                for name, baseline in settings.baselines.items()
+            ]
+        )
+        table.write_parquet(draft.path / TABLE)
+        draft.facts = {"differences": table.to_dicts()}
+
+    return work.make(write)
+
+
+STUDENT_DIFFERENCES = Kind(
+    name="student_differences",
+    code_version="1",
+    section="reports",
+    technologies=frozenset({"parquet"}),
+    description="""One row for each student that is held against a baseline: the difference of their held-out losses,
+and the tokens saved, each with a 95 % interval.
+
+With several seeds of both, the interval is over seeds (Welch) and over the text (bootstrap over the held-out sequences,
+on which both were measured). With one seed it is over the text alone, and speaks of these two models, not of what made
+them.""",
+    nodes=_nodes,
+    make=_make,
+    table=TABLE,
+    columns={
+        "student": "its name",
+        "baseline": "what it is held against",
+        "unit": "of the losses: nats_per_token, or bits_per_byte where the two have different tokenizers",
+        "num_seeds": "of the student",
+        "baseline_num_seeds": "of the baseline",
+        "num_sequences": "held-out sequences that count",
+        "loss": "mean over the seeds, on the whole validation split without evaluation.excluded_domains",
+        "baseline_loss": "likewise",
+        "difference": "loss - baseline_loss",
+        "difference_low": "lower end of its 95 % interval",
+        "difference_high": "upper end",
+        "is_over_seeds": "whether the interval is over seeds and text; else over the text alone",
+        "outcome": "lower, higher, alike, or not told apart: the interval holds 0",
+        "num_seeds_needed": "of each, to tell a difference of this size in 8 of 10 cases; empty with one seed",
+        "smallest_told": "the smallest difference that so many seeds tell in 8 of 10 cases; empty with one seed",
+        "seed_variance": "the variances of the seeds of both, added up; empty with one seed",
+        "text_variance": "of the difference, by the choice of the held-out sequences",
+        "tokens_saved_factor": "how many times fewer tokens it takes to the baseline's final loss, the geometric mean "
+        "over pairs of seeds; empty where a pair never got there",
+        "tokens_saved_low": "lower end of its 95 % interval over seeds; empty with one seed",
+        "tokens_saved_high": "upper end",
+        "num_pairs_reached": "pairs of seeds of which the student got there",
+    },
+)
