@@ -92,6 +92,7 @@ def test_a_run_killed_at_every_publication_point_ends_with_the_same_bytes(experi
         "comparison",
         "ledger",
         "break_even",
+        "scaling_laws",
         "warehouse_catalog",
         "any",
     }

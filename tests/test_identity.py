@@ -30,7 +30,7 @@ CATALOG = {"warehouse_catalog"}
 COMPARISON = {"comparison"} | CATALOG
 # What a gate scores is paid for.
 COSTS = {"ledger", "break_even"} | CATALOG
-REPORTS = COSTS | COMPARISON | {"student_differences"}
+REPORTS = COSTS | COMPARISON | {"student_differences", "scaling_laws"}
 STUDENT = {"student_checkpoint", "student_evaluation"} | REPORTS
 EVALUATED = STUDENT - {"student_checkpoint"}
 MARTS = {
@@ -352,7 +352,7 @@ ROWS = [
     Row("students.plain.objective.pretraining_weight", 1.0, 0.0, STUDENT, "minillm"),
     Row("students.plain.seeds", (), [5], STUDENT),
     Row("students.plain.seeds", (), [1], NOTHING),  # the experiment's one
-    Row("students.plain.baseline", None, "better", REPORTS),
+    Row("students.plain.baseline", None, "better", REPORTS - {"scaling_laws"}),
     Row("students.plain.owners", (), ["a@b.c"], NOTHING),
     Row("publishing.students.better.license", None, "mit", {"exported_student"}, "published"),
     Row("publishing.selections.half.license", None, "mit", {"exported_corpus"}, "published"),
@@ -670,6 +670,7 @@ def test_the_fingerprints_of_a_release_are_those_of_the_next():
         "rescored_reference_scores": "20e2ca2b",
         "rescored_teacher_scores": "7f0b9847",
         "score_agreement": "f0cbed8d",
+        "scaling_laws": "d6b6e5fb",
         "sequences": "c8141972",
         "student_checkpoint": "1d38465b",
         "student_differences": "63fd29b8",
@@ -677,7 +678,7 @@ def test_the_fingerprints_of_a_release_are_those_of_the_next():
         "teacher_model": "77dd325a",
         "teacher_scores": "61000757",
         "tokenizer": "3788cd1e",
-        "warehouse_catalog": "2a574deb",
+        "warehouse_catalog": "8d275a14",
     }
 
 
@@ -693,6 +694,7 @@ def test_another_seed_of_a_student_is_one_more_result_and_leaves_the_first():
         "comparison",
         "ledger",
         "break_even",
+        "scaling_laws",
         "warehouse_catalog",
     }
 

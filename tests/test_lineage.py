@@ -74,7 +74,7 @@ SELECTION = {
     )
 }
 BETTER = {"better/student_checkpoint", "better/student_evaluation"}
-REPORTS = {"student_differences", "comparison", "ledger", "break_even", "warehouse_catalog"}
+REPORTS = {"student_differences", "comparison", "ledger", "break_even", "scaling_laws", "warehouse_catalog"}
 
 
 def test_the_order_of_the_files_does_not_matter(fingerprints):

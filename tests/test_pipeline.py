@@ -62,7 +62,7 @@ def failure(experiment_file):
     return caught.value.description
 
 
-REPORTS = {"student_differences", "comparison", "ledger", "break_even", "warehouse_catalog"}
+REPORTS = {"student_differences", "comparison", "ledger", "break_even", "scaling_laws", "warehouse_catalog"}
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +234,7 @@ def test_another_seed_costs_itself_and_every_seed_is_compared(copy_of_tiny):
         "comparison",
         "ledger",
         "break_even",
+        "scaling_laws",
     }
     for kind in ("student_checkpoint", "student_evaluation"):
         one = materialisations[f"miniplm/{kind}"]

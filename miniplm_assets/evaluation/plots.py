@@ -15,6 +15,7 @@ import polars as pl
 from miniplm_assets.core.curves import tokens_saved_factor
 from miniplm_assets.evaluation.comparison import StudentRecord, find_student, tokens_to_baseline_loss
 from miniplm_assets.evaluation.held_out import counted_domains
+from miniplm_assets.evaluation.scaling import AHEAD, StudentLaw
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -231,6 +232,38 @@ def plot_break_even(break_even: pl.DataFrame, ledger: pl.DataFrame, *, baseline:
         note = textwrap.fill("never there: " + ", ".join(never), NOTE_CHARACTERS)
         figure.supxlabel(note, x=0.01, ha="left", fontsize=9)
     _name_beside(axes, drawn, [shortened(name) for name, _, _ in lines])
+    return _png(figure)
+
+
+def plot_scaling(laws: Sequence[StudentLaw]) -> bytes:
+    """Draw the evaluations of each student against its training FLOPs, with its law as far ahead as it is followed.
+
+    A band is the 95 % interval of the law beyond the training. Students without a law are points alone.
+    """
+    import numpy as np
+
+    figure, axes = _figure(max(4.8, 0.6 + 0.19 * len(laws)))
+    legend: dict[Line2D, str] = {}
+    are_many = len(laws) > MAX_MARKED_LINES
+    for place, law in enumerate(laws):
+        colour = COLOURS[place % len(COLOURS)]
+        marker = MARKERS[place // len(COLOURS) % len(MARKERS)]
+        [line] = axes.plot(law.points["flops"], law.points["nll_nats_per_token"], marker, color=colour, markersize=3)
+        legend[line] = shortened(law.student.name)
+        if law.fit is None or law.problem is not None:
+            legend[line] += " (no law)"
+            continue
+        flops = np.geomspace(law.points["flops"].to_numpy().min(), AHEAD * law.flops, 100)
+        axes.plot(flops, [law.fit.law.loss(each) for each in flops], color=colour, linewidth=1.2)
+        if not are_many:
+            ahead = flops[flops >= law.flops]
+            ends = np.array([law.fit.interval_of_loss(each) for each in ahead])
+            axes.fill_between(ahead, ends[:, 0], ends[:, 1], color=colour, alpha=0.15, linewidth=0)
+    axes.set_xscale("log")
+    axes.set_xlabel("training FLOPs")
+    axes.set_ylabel("held-out loss on the sample that is\nmeasured along the way (nats per token)")
+    axes.set_title(f"The law of each student, followed to {AHEAD} times its training", loc="left")
+    _name_beside(axes, list(legend), list(legend.values()))
     return _png(figure)
 
 

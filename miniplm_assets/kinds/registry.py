@@ -23,6 +23,7 @@ from miniplm_assets.kinds.refined_sequences import REFINED_SEQUENCES
 from miniplm_assets.kinds.rescoring import RESCORED
 from miniplm_assets.kinds.retokenised_scores import RETOKENISED_SCORES
 from miniplm_assets.kinds.retokenised_sequences import RETOKENISED_SEQUENCES
+from miniplm_assets.kinds.scaling_laws import SCALING_LAWS
 from miniplm_assets.kinds.scored_bytes import SCORED_BYTES
 from miniplm_assets.kinds.scores import SCORES
 from miniplm_assets.kinds.selection import selection_kinds
@@ -78,6 +79,7 @@ def all_kinds(sql: SqlProject) -> tuple[Kind[Any], ...]:
         COMPARISON,
         LEDGER,
         BREAK_EVEN,
+        SCALING_LAWS,
         EXPORTED_STUDENT,
         EXPORTED_CORPUS,
         WAREHOUSE_CATALOG,
