@@ -308,6 +308,7 @@ ROWS = [
         {"pilot", "proxy_agreement"} | PREDICTED - {"proxy_differences"},
         "guessed",
     ),
+    Row("selections.drawn.unwanted_domains", (), ["noise"], {"labelled_scores"} | RANK, "drawn"),
     Row("selections.drawn.within", None, "domain", {"domain_places"} | RANK, "drawn"),
     Row("selections.half.keep_fraction selections.again.keep_fraction", None, 0.4, SELECTION),
     Row("selections.half.rank_by selections.again.rank_by", "nats_per_token", "nats_per_sequence", SELECTION),

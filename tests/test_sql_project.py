@@ -19,6 +19,7 @@ MARTS = [
     "domain_places",
     "domain_shift",
     "extreme_sequences",
+    "labelled_scores",
     "length_bias",
     "likelihood_scores",
     "per_byte_scores",
@@ -67,6 +68,7 @@ def test_dependencies_follow_from_the_sql_with_the_steps_expanded():
         "domain_places": ("difference_scores",),
         "domain_shift": marks,
         "extreme_sequences": (*marks, "sequences"),
+        "labelled_scores": ("difference_scores",),
         "length_bias": marks,
         "likelihood_scores": ("model_scores", "sequences"),
         "per_byte_scores": ("difference_scores", "scored_bytes"),
@@ -92,6 +94,7 @@ def test_parameters_follow_from_the_sql():
     assert used == {
         "difference_scores": {"rank_by"},
         "domain_places": {"keep_fraction", "token_budget"},
+        "labelled_scores": {"unwanted_domains"},
         "likelihood_scores": {"rank_by", "score"},
         "perturbed_scores": {"temperature"},
         "proxy_scores": {"rank_by"},

@@ -6,7 +6,7 @@ A rank value is better the higher it is; `docs/selections.md` has the formula, t
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from fractions import Fraction
 from typing import Any, Final
 
@@ -190,6 +190,7 @@ def best_first(
     token_ids: Sequence[NDArray[Any]] = (),
     rank_by: str = "nats_per_token",
     scale_correction: str = "none",
+    unwanted_domains: Collection[str] = (),
     order: str = "highest",
     temperature: float | None = None,
     seed: int | None = None,
@@ -209,6 +210,7 @@ def best_first(
         token_ids: of each candidate, where the score is `prior`.
         rank_by: as in `logprob_values`.
         scale_correction: as in `difference_values`.
+        unwanted_domains: where the score is `random`: after all others.
         order: `highest` or `lowest`: which end comes first.
         temperature: as in `perturbed`; None draws nothing.
         seed: of what is drawn.
@@ -224,6 +226,8 @@ def best_first(
         values = prior_values(ids, token_ids)
     elif score == "random":
         values = random_values(ids, seed=seed or 0)
+        is_unwanted = candidates["domain"].is_in(list(unwanted_domains))
+        values = values.with_columns(value=pl.col("value") - is_unwanted.cast(pl.Float64))
     elif score == "difference":
         assert teacher_scores is not None and reference_scores is not None
         values = difference_values(

@@ -98,6 +98,11 @@ class SelectionCheck:
             )
         if score == "random" and selection.temperature is not None:
             yield f"{self._where}.temperature {selection.temperature:g}: score random is drawn already; leave it out"
+        if score != "random" and selection.unwanted_domains:
+            yield (
+                f"{self._where}.unwanted_domains: they come last in a random order, and score {score} has one of its "
+                "own; leave them out, or write score: random"
+            )
         if selection.seed is not None and not selection.is_drawn:
             yield (
                 f"{self._where}.seed {selection.seed}: nothing is drawn here; leave it out, or write score: random or "

@@ -58,6 +58,10 @@ class Selection(Settings):
         "in the unit of the score",
     )
     seed: Seed | None = Field(None, description="of score random and of temperature; default: the experiment's one")
+    unwanted_domains: tuple[str, ...] = Field(
+        (),
+        description="of score random: kept only where all others do not suffice; the control that a filter by label is",
+    )
     within: Literal["domain"] | None = Field(None, description="domain: keep the same share of each domain")
     pre_filter: str | None = Field(
         None,

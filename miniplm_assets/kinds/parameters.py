@@ -42,6 +42,7 @@ class SelectionParameters(Settings):
     order: Literal["highest", "lowest"] = "highest"
     temperature: float | None = None
     seed: int | None = None
+    unwanted_domains: tuple[str, ...] = ()
     within: Literal["domain"] | None = None
     keep_fraction: float | None = None
     token_budget: int | None = None

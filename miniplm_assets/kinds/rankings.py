@@ -24,6 +24,7 @@ RANDOM: Final = "random_scores"
 PER_BYTE_SCORES: Final = "per_byte_scores"
 SCALES: Final = "score_scales"
 SCALE_CORRECTED: Final = "scale_corrected_scores"
+LABELLED: Final = "labelled_scores"
 REVERSED: Final = "reversed_scores"
 PERTURBED: Final = "perturbed_scores"
 DOMAIN_PLACES: Final = "domain_places"
@@ -41,7 +42,7 @@ HELPERS: Final[Mapping[str, tuple[str, ...]]] = {
     SCALE_CORRECTED: (SCALES,),
     PERTURBED: (RANDOM,),
 }
-STEPS: Final = (PER_BYTE_SCORES, SCALE_CORRECTED, REVERSED, PERTURBED, DOMAIN_PLACES)
+STEPS: Final = (PER_BYTE_SCORES, SCALE_CORRECTED, LABELLED, REVERSED, PERTURBED, DOMAIN_PLACES)
 # Of a pre_filter: what survives it, and the scores that the reference has of that.
 SURVIVORS: Final = "surviving_sequences"
 SURVIVING_REFERENCE_SCORES: Final = "surviving_reference_scores"
@@ -65,6 +66,7 @@ def ranking_of(selection: Selection) -> tuple[str, ...]:
     taken = {
         PER_BYTE_SCORES: selection.rank_by == PER_BYTE,
         SCALE_CORRECTED: selection.scale_correction != "none",
+        LABELLED: bool(selection.unwanted_domains),
         REVERSED: selection.order == "lowest",
         PERTURBED: selection.temperature is not None,
         DOMAIN_PLACES: selection.within is not None,

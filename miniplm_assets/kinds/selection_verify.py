@@ -14,6 +14,7 @@ from miniplm_assets.kinds.parameters import SelectionParameters
 from miniplm_assets.kinds.proxy_differences import NAME as PROXY_DIFFERENCES
 from miniplm_assets.kinds.rankings import (
     DOMAIN_PLACES,
+    LABELLED,
     LIKELIHOODS,
     MODEL_SCORES,
     PER_BYTE_SCORES,
@@ -76,7 +77,7 @@ def _settings(refined: Work[Any], tables: list[Work[SelectionParameters]]) -> Se
     first, *_ = tables
     kind = first.node.kind.name
     score = first.settings.score if kind == LIKELIHOODS else {PRIORS: "prior", RANDOM: "random"}.get(kind, "difference")
-    scaled, perturbed = by_kind.get(SCALE_CORRECTED), by_kind.get(PERTURBED)
+    scaled, perturbed, labelled = (by_kind.get(step) for step in (SCALE_CORRECTED, PERTURBED, LABELLED))
     drawn = perturbed.input_node(RANDOM).settings if perturbed is not None else first.settings
     return SelectionParameters(
         score=score,
@@ -85,6 +86,7 @@ def _settings(refined: Work[Any], tables: list[Work[SelectionParameters]]) -> Se
         order="lowest" if REVERSED in by_kind else "highest",
         temperature=None if perturbed is None else perturbed.settings.temperature,
         seed=drawn.seed,
+        unwanted_domains=() if labelled is None else labelled.settings.unwanted_domains,
         within="domain" if DOMAIN_PLACES in by_kind else None,
         keep_fraction=cutoff.keep_fraction,
         token_budget=cutoff.token_budget,

@@ -10,6 +10,7 @@ the files that it opens grow with the corpus (see `shard_ranges`).
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -216,7 +217,7 @@ class _Run:
         for check in checks:
             if check.screen is not None and self._num_rows(check.screen, {}) == 0:
                 continue
-            bound = dict(check.parameters)
+            bound = {**self._parameters_in(check.sql), **check.parameters}
             num_rows = self._num_rows(check.sql, bound)
             if num_rows == 0:
                 continue
@@ -229,6 +230,11 @@ class _Run:
             failures = self._failures[check.name]
             failures.num_rows += num_rows
             failures.first_rows = [*failures.first_rows, *rows][:NUM_SHOWN_ROWS]
+
+    def _parameters_in(self, template: str) -> dict[str, Any]:
+        """Return the model's own parameters that a test of it names."""
+        named = [name for name in self._model.parameters if re.search(rf"\${name}\b", template)]
+        return {name: self._parameters[name] for name in named}
 
     def _num_rows(self, template: str, bound: dict[str, Any]) -> int:
         counted = self._connection.execute(f"select count(*) from (\n{render(template)}\n)", bound)  # noqa: S608
