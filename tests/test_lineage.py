@@ -25,6 +25,7 @@ from miniplm_assets.lineage.fingerprints import Fingerprints
 from miniplm_assets.lineage.folders import FolderFingerprints, require_copied
 from miniplm_assets.lineage.kind import Node
 from miniplm_assets.lineage.outcome import outcome
+from miniplm_assets.lineage.plan import plan
 from miniplm_assets.lineage.snapshot import Listing
 from miniplm_assets.lm.model_sources import fetch_model
 from miniplm_assets.storage.files import sha256_of
@@ -411,3 +412,39 @@ def test_the_outcome_is_the_stored_verdict_and_where_to_look(tmp_path):
     del content["students"]
     path.write_text(yaml.safe_dump(content))
     assert outcome(open_pipeline(path)).startswith("The experiment compares no students.")
+
+
+def test_a_plan_says_what_the_seeds_will_be_able_to_tell(tmp_path):
+    content = minimal() | {"warehouse": str(tmp_path / "warehouse")}
+    path = tmp_path / "experiment.yaml"
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.jsonl").write_text('{"text": "one"}\n')
+    (tmp_path / "models" / "large").mkdir(parents=True)
+    (tmp_path / "models" / "large" / "config.json").write_text("{}")
+
+    def told():
+        path.write_text(yaml.safe_dump(content))
+        [planned] = [one for one in plan(open_pipeline(path)) if one.key == "student_differences"]
+        return planned.reasons[-1]
+
+    assert told() == ("better against plain: one seed cannot tell an effect from chance; name more (seeds: [1, 2, 3])")
+    for student in content["students"].values():
+        student["seeds"] = [1, 2, 3]
+    # Student's t of 4 degrees of freedom at 97.5 % and 80 %: 2.776 and 0.941; times the root of 2 / 3.
+    assert "3 seeds of each tell 3.04 standard deviations of a seed and more in 8 of 10 cases; how far" in told()
+    pipeline = open_pipeline(path)
+    node = pipeline.graph["raw_corpus"]
+    seen = snapshot_module.look(node, pipeline.store, print)
+    pipeline.store.make(seen.recipe, lambda draft: snapshot_module.write_listing(seen, draft))
+    snapshot_module.make_latest(seen, node, pipeline.store)
+    pieces = pipeline.latest_fingerprints().pieces("plain/student_evaluation")
+    for seed, loss in (("1", 4.0), ("2", 4.2)):
+
+        def write(draft, loss=loss):
+            draft.facts = {"nll_nats_per_token": loss}
+
+        pipeline.store.make(pieces[seed], write)
+    assert told() == (
+        "better against plain: 3 seeds of each tell 0.429 nats a token and more in 8 of 10 cases, if seeds lie as far "
+        "apart as the 2 that are stored (standard deviation 0.141)"
+    )

@@ -90,6 +90,7 @@ class Kind(Generic[S]):
         spent_flops: what making a result took before any student was trained, from its facts and the parameters of its
             input `model`, if it has one; None of what took nothing worth telling, or a student's own training.
         problems: says what only a heavy library sees of settings that cannot be made, before anything is.
+        outlook: says what a result will be able to tell, before it is paid for.
         verify: derives a stored result again by other means and says what differs.
     """
 
@@ -112,6 +113,7 @@ class Kind(Generic[S]):
     cost: "Callable[[Node[S], Sizes, Collection[str] | None], Cost] | None" = None
     spent_flops: Callable[[Mapping[str, Any], int | None], int | None] | None = None
     problems: "Callable[[Node[S], Sizes], Iterator[str]] | None" = None
+    outlook: "Callable[[Node[S], Sizes], Iterator[str]] | None" = None
     verify: "Callable[[Work[S]], Iterator[str]] | None" = None
 
     def table_of(self, result: "Result") -> "Table":

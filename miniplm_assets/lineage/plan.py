@@ -40,7 +40,7 @@ class PlannedAsset:
         num_stored: results that are there: files or seeds of an asset in pieces, else one.
         num_missing: results that would be computed; None where the corpus is unknown.
         reasons: why, against the nearest stored result, a line each; of `raw_corpus`, also what the plan rests on; and
-            what a pre_filter or a proxy spares.
+            what a pre_filter or a proxy spares, and what the result will be able to tell.
         num_tokens: tokens that would go through a model; None where unknown or none do.
         flops: floating-point operations of that; None where unknown.
         seconds: estimate, from earlier results of the same shape, or else by the speed of a device.
@@ -192,7 +192,7 @@ class _Planning:
             key=node.key,
             num_stored=num_stored,
             num_missing=num_missing,
-            reasons=(*reasons, *_spared(cost)),
+            reasons=(*reasons, *_spared(cost), *self._outlook(node)),
             num_tokens=cost.num_tokens,
             flops=cost.flops,
             seconds=seconds,
@@ -200,6 +200,9 @@ class _Planning:
             num_bytes=cost.num_bytes,
             problems=() if node.kind.problems is None else tuple(node.kind.problems(node, self.sizes)),
         )
+
+    def _outlook(self, node: Node[Any]) -> Iterator[str]:
+        return iter(()) if node.kind.outlook is None else node.kind.outlook(node, self.sizes)
 
 
 def _spared(cost: Cost) -> Iterator[str]:

@@ -118,6 +118,13 @@ class Sizes:
             return None
         return self._pipeline.store.find(self._fingerprints.pieces(key)[shard])
 
+    def stored_pieces(self, key: str) -> list[Result]:
+        """Return the results of an asset that are stored already, on the corpus as it is now."""
+        if self._fingerprints is None:
+            return []
+        found = map(self._pipeline.store.find, self._fingerprints.pieces(key).values())
+        return [result for result in found if result is not None]
+
     def _count_entries(self, key: str) -> int:
         """Return the entries of a tokenizer: as its folder has them, or as the file states them."""
         node = self._pipeline.graph[key]
