@@ -9,7 +9,7 @@ import pytest
 from miniplm_assets.core.errors import ScoringError
 from miniplm_assets.core.intervals import difference_of_means
 from miniplm_assets.evaluation.comparison import StudentRecord, StudentRun
-from miniplm_assets.evaluation.differences import differences_of, differences_table, hold_against
+from miniplm_assets.evaluation.differences import differences_in, differences_table, hold_against
 
 NUM_GROUPS = 100
 
@@ -132,4 +132,4 @@ def test_too_little_text_gives_no_interval() -> None:
 
 def test_the_table_says_the_same_when_it_is_read() -> None:
     held = hold_against(student("better", [4.0, 2.8], [4.0, 2.7]), student("no_kd", [4.0, 3.0]))
-    assert differences_of(differences_table([held]).to_dicts()) == {"better": held}
+    assert differences_in(differences_table([held])) == [held]

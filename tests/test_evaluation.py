@@ -130,8 +130,7 @@ def run(losses: list[float], *, by_domain: dict[str, float], seed: int = 1, num_
 
 def said(students: list[StudentRecord], *, baseline: str = "no_kd") -> str:
     """The verdict on students."""
-    held = {row.student: row for row in hold_all(students, baseline=baseline)}
-    return verdict(students, held, baseline=baseline)
+    return verdict(students, hold_all(students, baseline=baseline), baseline=baseline)
 
 
 def student(
@@ -286,6 +285,20 @@ def test_several_seeds_stand_side_by_side_and_their_means_are_judged() -> None:
     assert "It is better in 1 of 2 domains. It loses most in 'prose' (+0.083 nats a token)" in text
 
 
+def test_a_text_beside_the_corpus_is_told_with_its_documents() -> None:
+    [held] = hold_all([BASE, AHEAD], baseline="no_kd")
+    on_text = replace(held, text="dclm", loss=1.5, baseline_loss=1.6, difference=-0.1, num_sequences=900)
+    told = verdict([BASE, AHEAD], [held, on_text], baseline="no_kd")
+    assert told.endswith(
+        "On the text dclm it ended lower than no_kd: 1.500 against 1.600 bits a byte over 900 documents."
+    )
+    sure = replace(on_text, difference_low=-0.3, difference_high=0.1, outcome="not told apart", is_over_seeds=True)
+    assert verdict([BASE, AHEAD], [held, sure], baseline="no_kd").endswith(
+        "cannot be told apart from no_kd: 1.500 against 1.600 bits a byte over 900 documents; the 95 % interval reaches "
+        "from 0.300 bits a byte lower to 0.100 higher."
+    )
+
+
 def test_seeds_that_agree_tell_a_difference_and_others_do_not() -> None:
     def four(name: str, losses: list[float]) -> StudentRecord:
         return seeds(name, [run([5.0, loss], by_domain={"code": loss}, seed=n) for n, loss in enumerate(losses)])
@@ -388,7 +401,7 @@ def test_of_many_students_the_verdict_says_first_who_ended_lower_and_who_higher(
 
 def test_students_that_differ_in_more_than_their_corpus_are_not_laid_to_the_selection() -> None:
     made = {"architecture.hidden_size": 64, "training.token_budget": 8_000, "training.dtype": "float32"}
-    base = student("no_kd", [5.0, 4.0], by_domain={"code": 4.0, "noise": 4.0}, made_with=made)
+    base = student("no_kd", [5.0, 4.0], by_domain={"code": 4.0, "prose": 4.0, "noise": 4.0}, made_with=made)
     changed = {**made, "architecture.hidden_size": 1_280, "training.token_budget": 4_000, "architecture.rope": True}
     worse = student("miniplm", [5.0, 4.2], by_domain=WORSE, selection=half(kept_share=1.0), made_with=changed)
     text = said([base, worse])
@@ -399,9 +412,9 @@ def test_students_that_differ_in_more_than_their_corpus_are_not_laid_to_the_sele
     ) in text
     assert "did not help" not in text and "keeps 100%" not in text and "the selection cut" not in text
 
-    larger = student("larger", [5.0, 3.0], by_domain={"code": 3.0, "noise": 3.0}, made_with=changed)
+    larger = student("larger", [5.0, 3.0], by_domain={"code": 3.0, "prose": 3.0, "noise": 3.0}, made_with=changed)
     assert "They were made in different ways: architecture.hidden_size" in said([base, larger])
-    alike = student("alike", [5.0, 3.0], by_domain={"code": 3.0, "noise": 3.0}, made_with=made)
+    alike = student("alike", [5.0, 3.0], by_domain={"code": 3.0, "prose": 3.0, "noise": 3.0}, made_with=made)
     assert "different ways" not in said([base, alike])
 
 

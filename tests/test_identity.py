@@ -33,6 +33,8 @@ COSTS = {"ledger", "break_even"} | CATALOG
 REPORTS = COSTS | COMPARISON | {"student_differences", "scaling_laws"}
 STUDENT = {"student_checkpoint", "student_evaluation"} | REPORTS
 EVALUATED = STUDENT - {"student_checkpoint"}
+# What hangs on a text beside the corpus.
+BESIDE = {"evaluation_text", "text_evaluation", "student_differences"} | COMPARISON
 MARTS = {
     "difference_scores",
     "selection_cutoff",
@@ -127,6 +129,7 @@ VARIANTS: dict[str, Callable[[dict[str, Any]], object]] = {
         source={"type": "huggingface", "id": "a/b", "revision": HASH, "files": "*.jsonl"}
     ),
     "alike": lambda content: content["corpus"].update(cleaning={"duplicates": "near"}),
+    "beside": lambda content: content.update(evaluation={"texts": {"own": {"path": "beside"}}}),
     "published": lambda content: content.update(publishing={"students": {"better": {}}, "selections": {"half": {}}}),
     "vllm": lambda content: content["teachers"]["large"].update(scoring={"backend": "vllm"}),
     "ray": lambda content: content["teachers"]["large"].update(scoring={"engine": "ray"}),
@@ -399,6 +402,10 @@ ROWS = [
     Row("corpus.fields.text_field", "text", "content", DOCUMENTS | RETOKENISED, "families"),
     Row("corpus.expected_tokens", None, 7, NOTHING, "families"),
     Row("evaluation.excluded_domains", (), ["noise"], {"student_evaluation"} | REPORTS),
+    Row("evaluation.texts.own.path", REQUIRED, "moved", NOTHING, "beside"),  # the content counts
+    Row("evaluation.texts.own.fields.text_field", "text", "body", BESIDE, "beside"),
+    Row("evaluation.texts.own.fields.domain_field", None, "kind", BESIDE, "beside"),
+    Row("evaluation.texts.own.fields.max_document_bytes", 10_000_000, 9, BESIDE, "beside"),
     Row("automation.seconds_between_looks", 15, 5, NOTHING),
     Row("automation.quiet_seconds", 60, 5, NOTHING),
     Row("automation.nightly", "0 3 * * *", "0 4 * * *", NOTHING),

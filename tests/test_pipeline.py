@@ -106,6 +106,79 @@ def test_every_check_passes(tiny):
     assert ("sequences", "every_document_is_packed") in names
 
 
+def test_texts_beside_the_corpus_are_measured_byte_by_byte(copy_of_tiny):
+    """One long document, short ones, and what is none; against transformers' own logits."""
+    from tokenizers import Tokenizer
+    from transformers import AutoModelForCausalLM
+
+    place = copy_of_tiny / "beside"
+    place.mkdir()
+    texts = [
+        "def f(x):\n    return x\n" * 40,
+        "Zwölf Boxkämpfer",
+        "é",
+        *(f"the value {n} is not {n + 1}" for n in range(40)),
+    ]
+    rows = [json.dumps({"text": text, "kind": "code" if "def" in text else "other"}) for text in texts]
+    (place / "a.jsonl").write_text("\n".join([*rows, "{no json", '{"words": "no text"}']) + "\n")
+    path = copy_of_tiny / "experiment.yaml"
+    content = yaml.safe_load(path.read_text())
+    content.setdefault("evaluation", {})["texts"] = {
+        "beside": {"path": str(place), "fields": {"domain_field": "kind"}},
+    }
+    pipeline, materialisations, checks = materialise(write_experiment(path, content))
+    [rejected] = [check for check in checks if check.check_name == "every_row_is_a_document"]
+    assert not rejected.passed and "2 rows are no documents" in rejected.description
+    students = {"no_kd", "miniplm"}
+    added = {"beside/evaluation_text", *(f"{name}/beside/text_evaluation" for name in students)}
+    assert computed(materialisations) - LISTINGS == added | {"student_differences", "comparison"}
+
+    root = pipeline.store.root
+    [tokenizer_file] = root.glob("bpe/tokenizer/*/tokenizer.json")
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    results = pipeline.latest_fingerprints().pieces("miniplm/beside/text_evaluation")
+    [result] = [pipeline.store.require(recipe) for recipe in results.values()]
+    [weights] = root.glob("miniplm/student_checkpoint/*/model.safetensors")
+    model = AutoModelForCausalLM.from_pretrained(weights.parent, dtype="float64")
+    losses = pl.read_parquet(result.file("document_losses.parquet"))
+    assert losses["document_id"].to_list() == list(range(len(texts)))
+    window = content["sequences"]["sequence_length"] + 1
+    for text, row in zip(texts, losses.iter_rows(named=True), strict=True):
+        ids = tokenizer.encode(text, add_special_tokens=False).ids
+        assert row["num_scored_tokens"] == len(ids) - 1
+        assert row["num_scored_bytes"] == num_bytes(tokenizer, ids[1:])
+        assert row["nll_nats"] == pytest.approx(nll_by_windows(model, ids, window), abs=1e-3)
+    total = pl.read_parquet(result.file("by_domain.parquet")).filter("is_total").row(0, named=True)
+    bits = losses["nll_nats"].sum() / losses["num_scored_bytes"].sum() / 0.6931471805599453
+    assert total["bits_per_byte"] == pytest.approx(bits)
+    with duckdb.connect(str(root / "warehouse.duckdb"), read_only=True) as warehouse:
+        held = warehouse.execute(
+            "select student, text, unit, difference_low, difference_high from student_differences where text = 'beside'"
+        ).fetchall()
+    assert [row[:3] for row in held] == [("miniplm", "beside", "bits_per_byte")]
+    assert held[0][3] < held[0][4]
+
+
+def num_bytes(tokenizer, ids):
+    """Bytes of tokens of a byte-level tokenizer: a character of a piece is a byte."""
+    return sum(len(tokenizer.id_to_token(token)) for token in ids)
+
+
+def nll_by_windows(model, ids, window):
+    """Nats of every token but the first, each with half a window before it or all that comes before."""
+    import torch
+
+    total, start, first = 0.0, 0, 1
+    while True:
+        stop = min(len(ids), start + window)
+        with torch.no_grad():
+            logits = model(torch.tensor([ids[start:stop]])).logits[0].log_softmax(-1)
+        total -= sum(float(logits[place - start - 1, ids[place]]) for place in range(first, stop))
+        if stop == len(ids):
+            return total
+        start, first = stop - window // 2, stop
+
+
 def test_no_document_of_the_refined_corpus_is_in_another_split(tiny):
     _, pipeline, _, _ = tiny
     root = pipeline.store.root

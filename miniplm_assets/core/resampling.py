@@ -17,6 +17,8 @@ from miniplm_assets.core.sampling import hash_fractions
 NUM_GROUPS: Final = 4_096
 NUM_RESAMPLES: Final = 2_000
 _AT_ONCE: Final = 100
+
+Floats = NDArray[np.float64]
 _GROUP_SEED: Final = 0
 
 
@@ -39,9 +41,7 @@ def in_groups(sequences: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def resampled_ratios(
-    numerators: NDArray[np.float64], denominators: NDArray[np.float64], *, seed: int = 0
-) -> NDArray[np.float64]:
+def resampled_ratios(numerators: Floats, denominators: Floats, *, seed: int = 0) -> Floats:
     """Return the ratios of sums over groups, on groups drawn anew: the same draw for each column.
 
     Args:

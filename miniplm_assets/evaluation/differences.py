@@ -5,19 +5,18 @@ sequences of the same kind, would lie in it. With one seed it is over the text a
 """
 
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any, Final, get_type_hints
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from miniplm_assets.core.curves import tokens_saved_factor, tokens_to_loss
 from miniplm_assets.core.errors import ScoringError
 from miniplm_assets.core.intervals import Difference, difference_of_means, difference_over_text, smallest_told
-from miniplm_assets.core.resampling import resampled_ratios
+from miniplm_assets.core.resampling import Floats, resampled_ratios
 from miniplm_assets.evaluation.comparison import StudentRecord, find_student
 
 # Below this, two losses print as the same number.
@@ -35,11 +34,12 @@ class HeldAgainst:
     Attributes:
         student: its name.
         baseline: what it is held against.
+        text: that both were measured on; None: the validation split.
         unit: nats_per_token, or bits_per_byte where the two have different tokenizers.
         num_seeds: of the student.
         baseline_num_seeds: of the baseline.
-        num_sequences: held-out sequences that the student was measured on.
-        loss: mean over the seeds, on the whole validation split without the excluded domains.
+        num_sequences: held-out sequences, or documents of the text, that the student was measured on.
+        loss: mean over the seeds; of the validation split, without the excluded domains.
         baseline_loss: likewise.
         difference: loss - baseline_loss.
         difference_low: lower end of its 95 % interval; None where there is none.
@@ -59,6 +59,7 @@ class HeldAgainst:
 
     student: str
     baseline: str
+    text: str | None
     unit: str
     num_seeds: int
     baseline_num_seeds: int
@@ -87,6 +88,7 @@ class HeldAgainst:
 
 _COLUMN_TYPES: Final[dict[Any, Any]] = {
     str: pl.String,
+    str | None: pl.String,
     bool: pl.Boolean,
     int: pl.Int64,
     int | None: pl.Int64,
@@ -101,15 +103,53 @@ def differences_table(rows: Sequence[HeldAgainst]) -> pl.DataFrame:
     return pl.DataFrame([asdict(row) for row in rows], schema=SCHEMA)
 
 
-def differences_of(rows: Sequence[dict[str, Any]]) -> dict[str, HeldAgainst]:
-    """Return what rows of the table say, by student."""
-    return {row["student"]: HeldAgainst(**row) for row in rows}
+def differences_in(table: pl.DataFrame) -> list[HeldAgainst]:
+    """Return what the rows of a table of differences say."""
+    return [HeldAgainst(**row) for row in table.iter_rows(named=True)]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a student cost on some text.
+
+    Attributes:
+        values: the mean loss of each seed, in nats a token or bits a byte.
+        groups: group, nll_nats (the mean over the seeds) and num_units, of the groups of texts that hold any.
+        scale: what nats a unit are divided by for a value: 1 for a token, ln 2 for a byte.
+        num_texts: sequences or documents.
+    """
+
+    values: tuple[float, ...]
+    groups: pl.DataFrame
+    scale: float
+    num_texts: int
+
+    @classmethod
+    def of(cls, values: Iterable[float], groups: Iterable[pl.DataFrame], unit: str) -> "Measured":
+        """Put together what the seeds of a student cost.
+
+        Args:
+            values: of each seed.
+            groups: of each seed, as `core.resampling.in_groups` returns them: nll_nats, num_scored_tokens,
+                num_scored_bytes.
+            unit: `PER_TOKEN` or `PER_BYTE`.
+        """
+        counted, scale = ("num_scored_tokens", 1.0) if unit == PER_TOKEN else ("num_scored_bytes", math.log(2))
+        tables = list(groups)
+        mean_of_seeds = (
+            pl.concat(tables)
+            .group_by("group")
+            .agg(pl.col("nll_nats").mean(), num_units=pl.col(counted).first())
+            .filter(pl.col("num_units") > 0)
+            .sort("group")
+        )
+        return cls(tuple(values), mean_of_seeds, scale, int(tables[0]["num_sequences"].sum()))
 
 
 def hold_against(
     student: StudentRecord, baseline: StudentRecord, *, excluded_domains: Collection[str] = ()
 ) -> HeldAgainst:
-    """Hold a student against its baseline.
+    """Hold a student against its baseline, on the validation split.
 
     Args:
         student: its runs were measured on the same sequences as the baseline's where both have one tokenizer.
@@ -119,10 +159,42 @@ def hold_against(
     Raises:
         ScoringError: if both have one tokenizer and were measured on different sequences.
     """
-    unit = PER_TOKEN if student.tokenizer == baseline.tokenizer else PER_BYTE
-    column = "nll_nats_per_token" if unit == PER_TOKEN else "bits_per_byte"
-    loss, baseline_loss = student.mean(column), baseline.mean(column)
-    difference = _difference(student, baseline, column)
+    is_alike = student.tokenizer == baseline.tokenizer
+    unit = PER_TOKEN if is_alike else PER_BYTE
+    ours, theirs = (
+        Measured.of(
+            (run.overall("nll_nats_per_token" if is_alike else "bits_per_byte") for run in one.runs),
+            (run.groups for run in one.runs),
+            unit,
+        )
+        for one in (student, baseline)
+    )
+    names = (student.name, baseline.name)
+    if is_alike and not ours.groups.drop("nll_nats").equals(theirs.groups.drop("nll_nats")):
+        raise ScoringError(
+            f"{student.name} and {baseline.name} were measured on different held-out sequences, though both have the "
+            f"tokenizer {student.tokenizer}; materialise the evaluations of both again"
+        )
+    # Sequences of another tokenizer are other ones.
+    held = _held(names, ours, theirs, unit=unit, is_paired=is_alike)
+    return replace(held, **_tokens_saved(student, baseline, excluded_domains))
+
+
+def hold_on_text(names: tuple[str, str], text: str, ours: Measured, theirs: Measured) -> HeldAgainst:
+    """Hold a student against its baseline on the documents of a text, in bits a byte, document by document.
+
+    Args:
+        names: of the student and of its baseline.
+        text: its name.
+        ours: of the student.
+        theirs: of the baseline.
+    """
+    return replace(_held(names, ours, theirs, unit=PER_BYTE, is_paired=True), text=text)
+
+
+def _held(names: tuple[str, str], ours: Measured, theirs: Measured, *, unit: str, is_paired: bool) -> HeldAgainst:
+    loss, baseline_loss = fmean(ours.values), fmean(theirs.values)
+    difference = _difference(ours, theirs, is_paired=is_paired)
     if abs(loss - baseline_loss) < EQUAL_NATS:
         outcome = ALIKE
     elif difference is not None and not difference.is_told:
@@ -130,13 +202,15 @@ def hold_against(
     else:
         outcome = LOWER if loss < baseline_loss else HIGHER
     over_seeds = difference if difference is not None and difference.is_over_seeds else None
+    num_seeds = np.array([min(len(ours.values), len(theirs.values))])
     return HeldAgainst(
-        student=student.name,
-        baseline=baseline.name,
+        student=names[0],
+        baseline=names[1],
+        text=None,
         unit=unit,
-        num_seeds=len(student.runs),
-        baseline_num_seeds=len(baseline.runs),
-        num_sequences=int(student.runs[0].groups["num_sequences"].sum()),
+        num_seeds=len(ours.values),
+        baseline_num_seeds=len(theirs.values),
+        num_sequences=ours.num_texts,
         loss=loss,
         baseline_loss=baseline_loss,
         difference=loss - baseline_loss,
@@ -145,10 +219,15 @@ def hold_against(
         is_over_seeds=over_seeds is not None,
         outcome=outcome,
         num_seeds_needed=None if over_seeds is None else over_seeds.num_needed(),
-        smallest_told=None if over_seeds is None else _smallest_told(over_seeds, student, baseline),
+        smallest_told=None
+        if over_seeds is None
+        else float(smallest_told(over_seeds.spread, num_seeds, text_variance=over_seeds.text_variance)[0]),
         seed_variance=None if over_seeds is None else over_seeds.spread,
         text_variance=None if difference is None else difference.text_variance,
-        **_tokens_saved(student, baseline, excluded_domains),
+        tokens_saved_factor=None,
+        tokens_saved_low=None,
+        tokens_saved_high=None,
+        num_pairs_reached=0,
     )
 
 
@@ -164,55 +243,31 @@ def hold_all(
     return [hold_against(one, base, excluded_domains=excluded_domains) for one in students if one is not base]
 
 
-def _difference(student: StudentRecord, baseline: StudentRecord, column: str) -> Difference | None:
-    """Return how a student differs from its baseline; None where nothing says how sure that is."""
-    resampled = _resampled(student, baseline, column)
+def _difference(ours: Measured, theirs: Measured, *, is_paired: bool) -> Difference | None:
+    """Return how one differs from another; None where nothing says how sure that is."""
+    resampled = _resampled(ours, theirs, is_paired=is_paired)
     text_variance = 0.0 if resampled is None else float(resampled.var())
-    if min(len(student.runs), len(baseline.runs)) > 1:
-        ours, theirs = ([run.overall(column) for run in one.runs] for one in (student, baseline))
-        return difference_of_means(ours, theirs, text_variance=text_variance)
-    return None if resampled is None else difference_over_text(student.mean(column) - baseline.mean(column), resampled)
-
-
-def _smallest_told(difference: Difference, student: StudentRecord, baseline: StudentRecord) -> float:
-    numbers = np.array([min(len(student.runs), len(baseline.runs))])
-    return float(smallest_told(difference.spread, numbers, text_variance=difference.text_variance)[0])
-
-
-def _resampled(student: StudentRecord, baseline: StudentRecord, column: str) -> NDArray[np.float64] | None:
-    """Return the difference on texts drawn anew; None where there is too little text to draw from."""
-    unit, scale = ("num_scored_tokens", 1.0) if column == "nll_nats_per_token" else ("num_scored_bytes", math.log(2))
-    ours, theirs = (_mean_of_seeds(one, unit) for one in (student, baseline))
-    if min(len(ours), len(theirs)) < MIN_GROUPS:
+    if min(len(ours.values), len(theirs.values)) > 1:
+        return difference_of_means(ours.values, theirs.values, text_variance=text_variance)
+    if resampled is None:
         return None
-    if student.tokenizer != baseline.tokenizer:  # other sequences of the same text
-        mine, other = (
-            resampled_ratios(*_columns([one], unit), seed=seed)[:, 0] for seed, one in enumerate((ours, theirs))
-        )
-        return np.asarray((mine - other) / scale)
-    if not (ours["group"].equals(theirs["group"]) and ours[unit].equals(theirs[unit])):
-        raise ScoringError(
-            f"{student.name} and {baseline.name} were measured on different held-out sequences, though both have the "
-            f"tokenizer {student.tokenizer}; materialise the evaluations of both again"
-        )
-    both = resampled_ratios(*_columns([ours, theirs], unit))
-    return np.asarray((both[:, 0] - both[:, 1]) / scale)
+    return difference_over_text(fmean(ours.values) - fmean(theirs.values), resampled)
 
 
-def _mean_of_seeds(student: StudentRecord, unit: str) -> pl.DataFrame:
-    """Return the nats of each group that holds any of the unit, the mean over the seeds, with its tokens or bytes."""
-    return (
-        pl.concat(run.groups for run in student.runs)
-        .group_by("group")
-        .agg(pl.col("nll_nats").mean(), pl.col(unit).first())
-        .filter(pl.col(unit) > 0)
-        .sort("group")
+def _resampled(ours: Measured, theirs: Measured, *, is_paired: bool) -> Floats | None:
+    """Return the difference on texts drawn anew; None where there is too little text to draw from."""
+    if min(len(ours.groups), len(theirs.groups)) < MIN_GROUPS:
+        return None
+    if is_paired:
+        both = ours.groups.join(theirs.groups, on="group", how="full", suffix="_theirs").fill_null(0)
+        nats, units = (both.select(name, f"{name}_theirs").to_numpy() for name in ("nll_nats", "num_units"))
+        drawn = resampled_ratios(nats, units)
+        return np.asarray((drawn[:, 0] - drawn[:, 1]) / ours.scale)
+    mine, other = (
+        resampled_ratios(one.groups.select("nll_nats").to_numpy(), one.groups.select("num_units").to_numpy(), seed=seed)
+        for seed, one in enumerate((ours, theirs))
     )
-
-
-def _columns(tables: Sequence[pl.DataFrame], unit: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    nats, units = (np.column_stack([table[name].to_numpy() for table in tables]) for name in ("nll_nats", unit))
-    return nats.astype(np.float64), units.astype(np.float64)
+    return np.asarray((mine - other)[:, 0] / ours.scale)
 
 
 def _tokens_saved(student: StudentRecord, baseline: StudentRecord, excluded_domains: Collection[str]) -> dict[str, Any]:
@@ -221,21 +276,20 @@ def _tokens_saved(student: StudentRecord, baseline: StudentRecord, excluded_doma
     As logarithms, the factors of the pairs are a mean and what the seed of the student and that of the baseline add to
     it; so the mean varies with both, as a difference of two means does.
     """
-    nothing = dict.fromkeys(("tokens_saved_factor", "tokens_saved_low", "tokens_saved_high"))
     if student.tokenizer != baseline.tokenizer:
-        return nothing | {"num_pairs_reached": 0}
+        return {}
     curves = [run.curve(excluded_domains) for run in student.runs]
     finals = [run.curve(excluded_domains)["held_out_nll_nats_per_token"][-1] for run in baseline.runs]
     factors = [[_factor(curve, final, baseline.num_tokens) for final in finals] for curve in curves]
     reached = [factor for row in factors for factor in row if factor is not None]
     if len(reached) < len(curves) * len(finals):  # a mean of those that got there alone would flatter it
-        return nothing | {"num_pairs_reached": len(reached)}
+        return {"num_pairs_reached": len(reached)}
     logarithms = np.log(np.array(factors, dtype=np.float64))
     by_student, by_baseline = logarithms.mean(1).tolist(), logarithms.mean(0).tolist()
     mean = fmean(by_student)
     found = {"tokens_saved_factor": math.exp(mean), "num_pairs_reached": len(reached)}
     if min(len(curves), len(finals)) == 1:
-        return nothing | found
+        return found
     interval = difference_of_means(by_student, [mean - one for one in by_baseline])
     return found | {"tokens_saved_low": math.exp(interval.low), "tokens_saved_high": math.exp(interval.high)}
 

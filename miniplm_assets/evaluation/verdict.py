@@ -3,7 +3,7 @@
 Every statement follows from measured numbers. A reason is given only where its numbers are there.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -25,7 +25,7 @@ NUM_WORTH_A_LIST = 4
 
 def verdict(
     students: Sequence[StudentRecord],
-    held: Mapping[str, HeldAgainst],
+    held: Iterable[HeldAgainst],
     *,
     baseline: str,
     excluded_domains: Collection[str] = (),
@@ -34,7 +34,7 @@ def verdict(
 
     Args:
         students: all of them.
-        held: how each but the baseline differs from it, by its name.
+        held: how each but the baseline differs from it, on the validation split and on each text.
         baseline: name of the one that the others are held against.
         excluded_domains: left out of the losses along the way, as they are of the totals.
 
@@ -48,9 +48,14 @@ def verdict(
     others = [student for student in students if student is not base]
     if not others:
         return f"{_named(base)} is the only student; there is nothing to compare it with."
-    paragraphs = [" ".join(_judge(one, base, held[one.name], excluded_domains)) for one in others]
+    rows = {(row.student, row.text): row for row in held}
+    paragraphs = []
+    for one in others:
+        on_texts = [row for (name, text), row in rows.items() if name == one.name and text is not None]
+        told = [*_judge(one, base, rows[one.name, None], excluded_domains), *map(_on_text, on_texts)]
+        paragraphs.append(" ".join(told))
     if len(others) >= NUM_WORTH_A_LIST:
-        paragraphs.insert(0, _in_short([held[one.name] for one in others], base))
+        paragraphs.insert(0, _in_short([rows[one.name, None] for one in others], base))
     return "\n\n".join(paragraphs)
 
 
@@ -113,6 +118,17 @@ def _judge(
         yield from reasons or [
             "None of the usual reasons shows in the numbers: try another keep_fraction, teacher or token budget."
         ]
+
+
+def _on_text(held: HeldAgainst) -> str:
+    """Say how a student does against its baseline on a text beside the corpus."""
+    told = (
+        f"On the text {held.text} it {_how(held)} {held.baseline}: {held.loss:.3f} against {held.baseline_loss:.3f} "
+        f"bits a byte over {held.num_sequences:,} documents"
+    )
+    if held.difference_low is None or held.difference_high is None:
+        return f"{told}."
+    return f"{told}; the 95 % interval {_interval(held.difference_low, held.difference_high, 'bits a byte')}."
 
 
 def _how(held: HeldAgainst) -> str:

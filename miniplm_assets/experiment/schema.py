@@ -19,7 +19,7 @@ from miniplm_assets.experiment.publishing import Publishing
 from miniplm_assets.experiment.scoring import Pilot
 from miniplm_assets.experiment.selections import Selection, Who
 from miniplm_assets.experiment.settings import Name, Settings, Share
-from miniplm_assets.experiment.sources import DocumentFields, Source
+from miniplm_assets.experiment.sources import DocumentFields, EvaluationText, Source
 from miniplm_assets.experiment.student_check import CANDIDATES, generation_of, selection_of
 
 
@@ -103,11 +103,12 @@ class Student(Settings):
 
 
 class Evaluation(Settings):
-    """What held-out losses are measured on: the validation split."""
+    """What held-out losses are measured on: the validation split, and texts beside the corpus."""
 
     excluded_domains: tuple[str, ...] = Field(
         (), description="measured by themselves, and left out of the total: noise, which no model should be good at"
     )
+    texts: dict[Name, EvaluationText] = Field({}, description="measured in bits per byte, by each seed of each student")
 
 
 class Experiment(Settings):

@@ -1,6 +1,6 @@
 """Where the raw text comes from, and which of its fields are read."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -63,3 +63,12 @@ class DocumentFields(Settings):
     max_document_bytes: int = Field(
         10_000_000, ge=1, description="longer documents are rejected: no page or book is longer, broken dumps are"
     )
+
+
+class EvaluationText(Settings):
+    """Text beside the corpus that students are measured on. Its content counts, not its place."""
+
+    runtime_only: ClassVar[frozenset[str]] = frozenset({"path"})
+
+    path: str = Field(description="a local file or folder: .jsonl (.gz, .zst), .parquet, or .txt, a document in each")
+    fields: DocumentFields = DocumentFields()

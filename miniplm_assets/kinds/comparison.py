@@ -15,7 +15,7 @@ from miniplm_assets.evaluation.comparison import (
     comparison_table,
     unmeasured,
 )
-from miniplm_assets.evaluation.differences import differences_of
+from miniplm_assets.evaluation.differences import differences_in
 from miniplm_assets.evaluation.plots import plot_domain_shares, plot_loss_curves
 from miniplm_assets.evaluation.verdict import unheld, verdict
 from miniplm_assets.experiment import Experiment, Selection, StudentTraining
@@ -169,7 +169,7 @@ def _make(work: Work[Compared]) -> Result:
         selections = {name: _selection(work, name) for name in work.settings.selections}
         students = {name: _student(work, name, selections) for name in work.settings.students}
         [differences_file] = work.input_tables(STUDENT_DIFFERENCES.name)
-        held = differences_of(pl.read_parquet(differences_file, glob=False).to_dicts())
+        held = differences_in(pl.read_parquet(differences_file, glob=False))
         tables, verdicts = [], []
         for baseline, names in _groups(work.settings).items():
             group = [students[name] for name in names]

@@ -9,6 +9,7 @@ from miniplm_assets.experiment import load_experiment
 from miniplm_assets.kinds.agreement import AGREEMENT_SCORES, SCORE_AGREEMENT
 from miniplm_assets.kinds.comparison import COMPARISON
 from miniplm_assets.kinds.documents import DOCUMENTS
+from miniplm_assets.kinds.evaluation_text import EVALUATION_TEXT
 from miniplm_assets.kinds.exported import EXPORTED_CORPUS, EXPORTED_STUDENT
 from miniplm_assets.kinds.generated_corpus import GENERATED_CORPUS
 from miniplm_assets.kinds.ledger import BREAK_EVEN, LEDGER
@@ -31,6 +32,7 @@ from miniplm_assets.kinds.sequences import SEQUENCES
 from miniplm_assets.kinds.student_checkpoint import STUDENT_CHECKPOINT
 from miniplm_assets.kinds.student_differences import STUDENT_DIFFERENCES
 from miniplm_assets.kinds.student_evaluation import STUDENT_EVALUATION
+from miniplm_assets.kinds.text_evaluation import TEXT_EVALUATION
 from miniplm_assets.kinds.token_counts import TOKEN_COUNTS
 from miniplm_assets.kinds.tokenizer import TOKENIZER
 from miniplm_assets.kinds.warehouse_catalog import WAREHOUSE_CATALOG
@@ -75,6 +77,8 @@ def all_kinds(sql: SqlProject) -> tuple[Kind[Any], ...]:
         GENERATED_CORPUS,
         STUDENT_CHECKPOINT,
         STUDENT_EVALUATION,
+        EVALUATION_TEXT,
+        TEXT_EVALUATION,
         STUDENT_DIFFERENCES,
         COMPARISON,
         LEDGER,

@@ -5,12 +5,15 @@ from statistics import variance
 from typing import Final
 
 import numpy as np
+import polars as pl
 
 from miniplm_assets.core.intervals import smallest_told
-from miniplm_assets.evaluation.differences import differences_table, hold_against
+from miniplm_assets.core.resampling import in_groups
+from miniplm_assets.evaluation.differences import PER_BYTE, Measured, differences_table, hold_against, hold_on_text
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.student_evaluation import evaluation_key
 from miniplm_assets.kinds.student_records import keys_of_student, read_student
+from miniplm_assets.kinds.text_evaluation import DOCUMENT_LOSSES, text_evaluation_key
 from miniplm_assets.lineage.kind import Blueprint, Kind, Node
 from miniplm_assets.lineage.sizes import Sizes
 from miniplm_assets.lineage.work import Work
@@ -26,11 +29,13 @@ class HeldStudents(Settings):
         baselines: of the students that have one.
         tokenizers: of those, and of their baselines.
         excluded_domains: left out of the losses along the way.
+        texts: beside the corpus, that all are measured on.
     """
 
     baselines: dict[str, str]
     tokenizers: dict[str, str]
     excluded_domains: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
 
 
 def _nodes(blueprint: Blueprint) -> Iterator[Node[HeldStudents]]:
@@ -41,14 +46,17 @@ def _nodes(blueprint: Blueprint) -> Iterator[Node[HeldStudents]]:
     tokenizers = {
         name: student.tokenizer for name, student in students.items() if name in baselines or name in baselines.values()
     }
+    evaluation = blueprint.experiment.evaluation
     keys = [key for name in tokenizers for key in keys_of_student(name)]
+    keys += [text_evaluation_key(name, text) for name in tokenizers for text in evaluation.texts]
     yield Node(
         kind=STUDENT_DIFFERENCES,
         inputs={key: key for key in keys},
         settings=HeldStudents(
             baselines=baselines,
             tokenizers=tokenizers,
-            excluded_domains=blueprint.experiment.evaluation.excluded_domains,
+            excluded_domains=evaluation.excluded_domains,
+            texts=tuple(evaluation.texts),
         ),
     )
 
@@ -61,16 +69,31 @@ def _make(work: Work[HeldStudents]) -> Result:
         students = {
             name: read_student(work, name, tokenizer=tokenizer) for name, tokenizer in settings.tokenizers.items()
         }
-        table = differences_table(
-            [
-                hold_against(students[name], students[baseline], excluded_domains=settings.excluded_domains)
-                for name, baseline in settings.baselines.items()
-            ]
-        )
+        rows = [
+            hold_against(students[name], students[baseline], excluded_domains=settings.excluded_domains)
+            for name, baseline in settings.baselines.items()
+        ]
+        rows += [
+            hold_on_text((name, baseline), text, _on_text(work, name, text), _on_text(work, baseline, text))
+            for name, baseline in settings.baselines.items()
+            for text in settings.texts
+        ]
+        table = differences_table(rows)
         table.write_parquet(draft.path / TABLE)
         draft.facts = {"differences": table.to_dicts()}
 
     return work.make(write)
+
+
+def _on_text(work: Work[HeldStudents], student: str, text: str) -> Measured:
+    """Return what the seeds of a student cost on a text."""
+    results = list(work.input_pieces(text_evaluation_key(student, text)).values())
+    tables = [pl.read_parquet(result.file(DOCUMENT_LOSSES), glob=False) for result in results]
+    return Measured.of(
+        (result.facts["bits_per_byte"] for result in results),
+        (in_groups(table.drop("domain").rename({"document_id": "sequence_id"})) for table in tables),
+        PER_BYTE,
+    )
 
 
 def _outlook(node: Node[HeldStudents], sizes: Sizes) -> Iterator[str]:
@@ -121,8 +144,8 @@ STUDENT_DIFFERENCES = Kind(
     code_version="1",
     section="reports",
     technologies=frozenset({"parquet"}),
-    description="""One row for each student that is held against a baseline: the difference of their held-out losses,
-and the tokens saved, each with a 95 % interval.
+    description="""One row for each student that is held against a baseline, and for each text of the two: how their
+held-out losses differ, and the tokens saved, each with a 95 % interval.
 
 With several seeds of both, the interval is over seeds (Welch) and over the text (bootstrap over the held-out sequences,
 on which both were measured). With one seed it is over the text alone, and speaks of these two models, not of what made
@@ -134,11 +157,12 @@ them.""",
     columns={
         "student": "its name",
         "baseline": "what it is held against",
+        "text": "beside the corpus, that both were measured on; empty: the validation split",
         "unit": "of the losses: nats_per_token, or bits_per_byte where the two have different tokenizers",
         "num_seeds": "of the student",
         "baseline_num_seeds": "of the baseline",
-        "num_sequences": "held-out sequences that count",
-        "loss": "mean over the seeds, on the whole validation split without evaluation.excluded_domains",
+        "num_sequences": "held-out sequences that count, or documents of the text",
+        "loss": "mean over the seeds; of the validation split, without evaluation.excluded_domains",
         "baseline_loss": "likewise",
         "difference": "loss - baseline_loss",
         "difference_low": "lower end of its 95 % interval",
