@@ -294,8 +294,8 @@ def test_a_text_beside_the_corpus_is_told_with_its_documents() -> None:
     )
     sure = replace(on_text, difference_low=-0.3, difference_high=0.1, outcome="not told apart", is_over_seeds=True)
     assert verdict([BASE, AHEAD], [held, sure], baseline="no_kd").endswith(
-        "cannot be told apart from no_kd: 1.500 against 1.600 bits a byte over 900 documents; the 95 % interval reaches "
-        "from 0.300 bits a byte lower to 0.100 higher."
+        "cannot be told apart from no_kd: 1.500 against 1.600 bits a byte over 900 documents; the 95 % interval "
+        "reaches from 0.300 bits a byte lower to 0.100 higher."
     )
 
 
