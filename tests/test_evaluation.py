@@ -18,7 +18,13 @@ from miniplm_assets.evaluation.comparison import (
     unmeasured,
 )
 from miniplm_assets.evaluation.differences import hold_all
-from miniplm_assets.evaluation.held_out import count_scored_bytes, counted_domains, held_out_table
+from miniplm_assets.evaluation.held_out import (
+    count_scored_bytes,
+    counted_domains,
+    held_out_table,
+    in_context_gain,
+    losses_by_context,
+)
 from miniplm_assets.evaluation.plots import (
     plot_break_even,
     plot_difference_distribution,
@@ -90,6 +96,37 @@ def test_scores_pair_one_to_one_with_sequences() -> None:
         held_out_table(sequences, scores.filter(pl.col("sequence_id") != 5))
     with pytest.raises(ScoringError, match=r"held-out sequence 9 has more than one score"):
         held_out_table(sequences, pl.concat([scores, scores[:1]]))
+
+
+def test_losses_by_context_are_those_worked_by_hand() -> None:
+    # 0 ends a document: what follows it is not scored, and begins another one.
+    sequences = [np.array([5, 6, 7, 8, 9, 0, 4, 3, 2], np.int32), np.array([9, 9], np.int32)]
+    nats = np.array([1, 2, 4, 8, 16, 32, 64, 128], np.float32)  # contexts 1 2 3 4 5 | 1 2 | 1
+    found = losses_by_context(sequences, nats, rule=RULE)
+    assert found.rows() == [(1, 3, 1 + 32 + 128.0), (2, 3, 2 + 4 + 64.0), (4, 2, 8 + 16.0)]
+    assert in_context_gain(found) is None  # nothing has an eighth of 4
+    longer = pl.concat([found, pl.DataFrame([(8, 2, 6.0), (1, 1, 9.0)], schema=found.schema, orient="row")])
+    assert in_context_gain(longer) == pytest.approx((161 + 9) / 4 - 6 / 2)
+    assert in_context_gain(found.clear()) is None
+
+
+@pytest.mark.parametrize("context", [1, 2, 3, 4, 7, 8, 1023, 1024, 4095, 4096])
+def test_contexts_are_put_between_powers_of_two(context: int) -> None:
+    found = losses_by_context([np.ones(context + 1, np.int32)], np.ones(context, np.float32), rule=RULE)
+    expected = {2**power: min(2 ** (power + 1), context + 1) - 2**power for power in range(13) if 2**power <= context}
+    assert dict(found.select("min_context", "num_scored_tokens").rows()) == expected
+
+
+def test_a_student_that_learns_less_from_its_context_is_told_of() -> None:
+    def gaining(one: StudentRecord, gain: float | None) -> StudentRecord:
+        return replace(one, runs=tuple(replace(run, in_context_gain=gain) for run in one.runs))
+
+    text = said([gaining(BASE, 0.5), gaining(AHEAD, 0.4)])
+    assert (
+        "It learns less from its context: long contexts lower its loss by 0.400 nats a token, that of no_kd by 0.500."
+    ) in text
+    assert "context" not in said([gaining(BASE, 0.5), gaining(AHEAD, 0.46)])
+    assert "context" not in said([gaining(BASE, 0.5), gaining(AHEAD, None)])
 
 
 # ---- students side by side

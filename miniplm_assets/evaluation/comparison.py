@@ -23,6 +23,7 @@ SCHEMA = {
     "tokens_to_baseline_loss": pl.Float64,
     "tokens_saved_factor": pl.Float64,
     "training_flops": pl.Float64,
+    "in_context_gain": pl.Float64,
 }
 
 
@@ -59,6 +60,7 @@ class StudentRun:
         held_out: as `held_out_table` returns it.
         groups: nll_nats, num_scored_tokens and num_scored_bytes of the held-out sequences that count, by group; see
             `core.resampling`.
+        in_context_gain: nats a token by which long contexts lower its loss; None where it was not measured.
     """
 
     seed: int
@@ -69,6 +71,7 @@ class StudentRun:
     held_out_log: pl.DataFrame
     held_out: pl.DataFrame
     groups: pl.DataFrame
+    in_context_gain: float | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -145,6 +148,11 @@ class StudentRecord:
         """Return the mean over its seeds of a value of the held-out table, over all domains that count."""
         return fmean(run.overall(column) for run in self.runs)
 
+    def mean_in_context_gain(self) -> float | None:
+        """Return the mean over its seeds of what long contexts lower its loss by; None where one has none."""
+        gains = [run.in_context_gain for run in self.runs if run.in_context_gain is not None]
+        return fmean(gains) if len(gains) == len(self.runs) else None
+
     def final_curve_loss(self, excluded_domains: Collection[str]) -> float:
         """Return the mean over its seeds of the last loss along the way, in nats a token: that of the sample."""
         return fmean(float(run.curve(excluded_domains)["held_out_nll_nats_per_token"][-1]) for run in self.runs)
@@ -199,6 +207,7 @@ def comparison_table(
                     "tokens_to_baseline_loss": needed,
                     "tokens_saved_factor": factor,
                     "training_flops": float(run.training_flops),  # that of a real model does not fit into 64 bits
+                    "in_context_gain": run.in_context_gain,
                 }
             )
     return pl.DataFrame(rows, schema=SCHEMA)

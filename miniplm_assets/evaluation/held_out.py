@@ -38,6 +38,55 @@ def count_scored_bytes(
     )
 
 
+def losses_by_context(
+    sequences: Sequence[NDArray[np.int32]], token_nll_nats: NDArray[np.float32], *, rule: TokenRule
+) -> pl.DataFrame:
+    """Add up the losses of tokens by how much of their own document stood before them in the sequence.
+
+    A model that learns from its context loses less the more of it there is (Olsson et al. 2022, arXiv 2209.11895, who
+    take the 50th and the 500th token).
+
+    Args:
+        sequences: token ids, one array of shape (num_tokens,) a sequence.
+        token_nll_nats: of every scored token, sequence by sequence, of shape (total,).
+        rule: which tokens are scored.
+
+    Returns:
+        min_context (1, 2, 4, 8 ...: from so many tokens to below twice as many), num_scored_tokens, nll_nats.
+    """
+    contexts = [np.empty(0, np.int64)]
+    for token_ids in sequences:
+        places = np.arange(1, len(token_ids))
+        begins = np.where(token_ids[:-1] == rule.end_of_document_id, places, 0)
+        contexts.append((places - np.maximum.accumulate(begins))[rule.scored(token_ids)])
+    # What follows an end of document, where that is scored, has nothing before it.
+    _, exponents = np.frexp(np.maximum(np.concatenate(contexts), 1).astype(np.float64))
+    return (
+        pl.DataFrame({"min_context": 1 << (exponents - 1), "nll_nats": token_nll_nats.astype(np.float64)})
+        .with_columns(pl.col("min_context").cast(pl.Int64))
+        .group_by("min_context")
+        .agg(num_scored_tokens=pl.len().cast(pl.Int64), nll_nats=pl.col("nll_nats").sum())
+        .sort("min_context")
+    )
+
+
+def in_context_gain(by_context: pl.DataFrame) -> float | None:
+    """Return how much less a token costs with the longest contexts than with an eighth of them, in nats a token.
+
+    Args:
+        by_context: as `losses_by_context` returns it; rows of the same min_context are added up.
+
+    Returns:
+        Positive where context helps; None where one of the two has no tokens.
+    """
+    total = by_context.group_by("min_context").agg(pl.col("num_scored_tokens").sum(), pl.col("nll_nats").sum())
+    if total.is_empty():
+        return None
+    means = {context: nats / count for context, count, nats in total.iter_rows()}
+    longest = max(means)
+    return means[longest // 8] - means[longest] if longest // 8 in means else None
+
+
 def held_out_table(
     sequences: pl.DataFrame, scores: pl.DataFrame, *, excluded_domains: Collection[str] = ()
 ) -> pl.DataFrame:

@@ -17,6 +17,8 @@ KEEPS_NEARLY_ALL = 0.95
 # Repeating data up to about four times is nearly as good as new data, and loses its worth beyond (Muennighoff et al.
 # 2023, arXiv 2305.16264, section 5).
 MANY_EPOCHS = 4.0
+# A student that gains less than this share of what its baseline gains from long contexts is told of.
+LITTLE_CONTEXT = 0.9
 # Of what two students differ in; more would bury the outcome.
 NUM_SHOWN_SETTINGS = 4
 # From so many on, students are told in short before each is by itself.
@@ -110,6 +112,7 @@ def _judge(
         )
     yield from _sureness(student, base, held)
     yield from _pace(student, base, held, excluded_domains)
+    yield from _context(student, base)
     yield from _by_domain(student, base, is_by_selection=not also)
     yield from _more_than_the_corpus(student, also)
     if not also and student.selection is not None and held.outcome in (HIGHER, ALIKE):
@@ -226,6 +229,16 @@ def _interval_of_factor(held: HeldAgainst) -> str:
         f" (by pairs of seeds {held.tokens_saved_factor:.2f}, 95 % interval over seeds {held.tokens_saved_low:.2f} to "
         f"{held.tokens_saved_high:.2f})"
     )
+
+
+def _context(student: StudentRecord, base: StudentRecord) -> Iterator[str]:
+    """Say where a student learns less from its context than its baseline, as distilled logits are said to make it."""
+    ours, theirs = student.mean_in_context_gain(), base.mean_in_context_gain()
+    if ours is not None and theirs is not None and ours < LITTLE_CONTEXT * theirs:
+        yield (
+            f"It learns less from its context: long contexts lower its loss by {ours:.3f} nats a token, that of "
+            f"{base.name} by {theirs:.3f}."
+        )
 
 
 def _by_domain(student: StudentRecord, base: StudentRecord, *, is_by_selection: bool) -> Iterator[str]:

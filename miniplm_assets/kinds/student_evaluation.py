@@ -10,7 +10,12 @@ import polars as pl
 from miniplm_assets.core.recipe import key_of
 from miniplm_assets.core.splits import VALIDATION
 from miniplm_assets.corpus.tokenizer import load_tokenizer
-from miniplm_assets.evaluation.held_out import count_scored_bytes, held_out_table
+from miniplm_assets.evaluation.held_out import (
+    count_scored_bytes,
+    held_out_table,
+    in_context_gain,
+    losses_by_context,
+)
 from miniplm_assets.experiment import Scoring
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.costs import scoring_cost
@@ -31,6 +36,7 @@ from miniplm_assets.storage.store import Draft, Result
 HELD_OUT: Final = "held_out.parquet"
 # What each sequence cost: for intervals, and to hold two students against each other text by text.
 SEQUENCE_LOSSES: Final = "sequence_losses.parquet"
+CONTEXT_LOSSES: Final = "losses_by_context.parquet"
 # Students are measured in float32 whatever they were trained in, and as they were trained: without a loss after an
 # end-of-document token.
 EVALUATION: Final = Scoring()
@@ -73,7 +79,8 @@ def _make(work: Work[Measuring]) -> Result:
     checkpoints = work.input_pieces(STUDENT_CHECKPOINT.name)
 
     def write(seed: str, draft: Draft) -> None:
-        held_out = _measure(work, checkpoints[seed].verified_folder())
+        held_out, by_context = _measure(work, checkpoints[seed].verified_folder())
+        by_context.write_parquet(draft.path / CONTEXT_LOSSES)
         table = held_out_table(
             held_out.select("sequence_id", "domain", "num_scored_bytes"),
             held_out.select("sequence_id", "logprob_nats", "num_scored_tokens"),
@@ -91,21 +98,25 @@ def _make(work: Work[Measuring]) -> Result:
         total = table.filter("is_total")
         draft.facts = total.drop("domain", "is_total").row(0, named=True) | {
             "over": total["domain"].item(),
+            "in_context_gain_nats_per_token": in_context_gain(by_context),
             "by_domain": table.drop("is_total", "num_sequences", "nll_nats").to_dicts(),
         }
 
     return work.make_pieces(write)
 
 
-def _measure(work: Work[Measuring], model_folder: Path) -> pl.DataFrame:
-    """Return the scores of the validation sequences under a model, one row for each sequence."""
+def _measure(work: Work[Measuring], model_folder: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the scores of the validation sequences under a model, one row for each; and their losses by context.
+
+    The latter leave out the domains that do not count.
+    """
     tokenizer = load_tokenizer(work.input(TOKENIZER.name).verified_folder())
     rule = TokenRule(
         end_of_document_id=tokenizer.end_of_document_id,
         score_after_end_of_document=EVALUATION.score_after_end_of_document,
     )
     token_num_bytes = tokenizer.token_num_bytes.astype(np.int64)
-    measured = []
+    measured, by_context = [], []
     with (
         work.run.device(),
         open_scorer(
@@ -120,6 +131,14 @@ def _measure(work: Work[Measuring], model_folder: Path) -> pl.DataFrame:
         for rows in _validation_rows(work.input_tables(SEQUENCES.name)):
             token_ids = [tokens.to_numpy().astype(np.int32, copy=False) for tokens in rows["token_ids"]]
             scores = scorer.score(token_ids, rows["sequence_id"].to_numpy())
+            is_counted = (~rows["domain"].is_in(list(work.settings.excluded_domains))).to_numpy()
+            by_context.append(
+                losses_by_context(
+                    [ids for ids, counts in zip(token_ids, is_counted, strict=True) if counts],
+                    -scores.token_logprobs_nats()[np.repeat(is_counted, scores.num_scored_tokens)],
+                    rule=rule,
+                )
+            )
             measured.append(
                 rows.select("sequence_id", "domain").with_columns(
                     num_scored_bytes=count_scored_bytes(token_ids, rule=rule, token_num_bytes=token_num_bytes),
@@ -127,7 +146,8 @@ def _measure(work: Work[Measuring], model_folder: Path) -> pl.DataFrame:
                     num_scored_tokens=scores.num_scored_tokens,
                 )
             )
-    return pl.concat(measured)
+    contexts = pl.concat(by_context).group_by("min_context").agg(pl.all().sum()).sort("min_context")
+    return pl.concat(measured), contexts
 
 
 def _validation_rows(tables: Sequence[Path]) -> list[pl.DataFrame]:
@@ -163,7 +183,9 @@ STUDENT_EVALUATION = Kind(
     description="""Loss, perplexity and bits per byte of a student on the whole validation split, by domain.
 
 The total leaves out `evaluation.excluded_domains`, and says so. What each sequence cost is stored beside it, in
-sequence_losses.parquet.""",
+sequence_losses.parquet; what tokens cost by how much of their own document stood before them, in
+losses_by_context.parquet: a student that learns from its context loses less with more of it, which distilled logits are
+said to spoil (arXiv 2509.01649).""",
     nodes=_nodes,
     make=_make,
     pieces="seed",

@@ -67,4 +67,5 @@ def _run(seed: int, checkpoint: Result, evaluation: Result) -> StudentRun:
         held_out_log=table(checkpoint, HELD_OUT_LOG),
         held_out=table(evaluation, HELD_OUT),
         groups=in_groups(table(evaluation, SEQUENCE_LOSSES).filter("is_counted").drop("domain", "is_counted")),
+        in_context_gain=evaluation.facts["in_context_gain_nats_per_token"],
     )
