@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from miniplm_assets.core.intervals import difference_of_means
+from miniplm_assets.core.intervals import difference_of_means, in_words
 
 
 def test_the_interval_is_welchs() -> None:
@@ -48,6 +48,12 @@ def test_as_many_as_are_said_to_be_needed_tell_the_difference_in_eight_of_ten_ca
 
     assert 0.74 <= share_told(number) <= 0.88
     assert share_told(max(2, number // 2)) < 0.7
+
+
+def test_a_value_is_shown_with_its_interval() -> None:
+    assert in_words(0.25, -0.1, 0.6, signed=True) == "+0.250 (-0.100 to +0.600)"
+    assert in_words(2.0, 1.5, 2.5) == "2.000 (1.500 to 2.500)"
+    assert (in_words(2.0, None, None), in_words(None, None, None)) == ("2.000", "-")
 
 
 def test_a_difference_that_no_number_would_tell() -> None:

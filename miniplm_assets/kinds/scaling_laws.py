@@ -1,8 +1,9 @@
 """`scaling_laws`: how each student's loss falls with its compute, and where that leads."""
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
+from miniplm_assets.core.intervals import in_words
 from miniplm_assets.evaluation.plots import plot_scaling
 from miniplm_assets.evaluation.scaling import AHEAD, law_of, scaling_table
 from miniplm_assets.experiment.settings import Settings
@@ -55,9 +56,24 @@ def _make(work: Work[FittedStudents]) -> Result:
         for tokenizer in dict.fromkeys(settings.tokenizers.values()):
             of_one = [law for law in laws if law.student.tokenizer == tokenizer]
             (draft.path / f"scaling_{tokenizer}.png").write_bytes(plot_scaling(of_one))
-        draft.facts = {"laws": table.to_dicts()}
+        draft.facts = {"laws": [_shown(row) for row in table.iter_rows(named=True)]}
 
     return work.make(write)
+
+
+def _shown(row: dict[str, Any]) -> dict[str, str]:
+    """Return a row as a page shows it."""
+
+    def interval(name: str) -> str:
+        return in_words(row[name], row[f"{name}_low"], row[f"{name}_high"])
+
+    return {
+        "student": row["student"],
+        "exponent": interval("exponent"),
+        "floor, nats a token": interval("floor"),
+        f"loss at {AHEAD} times the FLOPs": interval("loss_ahead"),
+        "why not": row["problem"] or "",
+    }
 
 
 SCALING_LAWS = Kind(

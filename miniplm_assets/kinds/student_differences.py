@@ -7,9 +7,16 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from miniplm_assets.core.intervals import smallest_told
+from miniplm_assets.core.intervals import in_words, smallest_told
 from miniplm_assets.core.resampling import in_groups
-from miniplm_assets.evaluation.differences import PER_BYTE, Measured, differences_table, hold_against, hold_on_text
+from miniplm_assets.evaluation.differences import (
+    PER_BYTE,
+    HeldAgainst,
+    Measured,
+    differences_table,
+    hold_against,
+    hold_on_text,
+)
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.student_evaluation import evaluation_key
 from miniplm_assets.kinds.student_records import keys_of_student, read_student
@@ -80,9 +87,21 @@ def _make(work: Work[HeldStudents]) -> Result:
         ]
         table = differences_table(rows)
         table.write_parquet(draft.path / TABLE)
-        draft.facts = {"differences": table.to_dicts()}
+        draft.facts = {"differences": [_shown(row) for row in rows]}
 
     return work.make(write)
+
+
+def _shown(row: HeldAgainst) -> dict[str, str]:
+    """Return a row as a page shows it: what is asked first, and no more columns than fit."""
+    return {
+        "student": f"{row.student} against {row.baseline}",
+        "on": row.text or "held-out text",
+        "unit": row.unit,
+        "difference": in_words(row.difference, row.difference_low, row.difference_high, signed=True),
+        "outcome": row.outcome if row.is_over_seeds else f"{row.outcome} (one seed)",
+        "times fewer tokens": in_words(row.tokens_saved_factor, row.tokens_saved_low, row.tokens_saved_high),
+    }
 
 
 def _on_text(work: Work[HeldStudents], student: str, text: str) -> Measured:
