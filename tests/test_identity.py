@@ -41,6 +41,7 @@ MARTS = {
     "domain_shift",
     "length_bias",
     "extreme_sequences",
+    "what_if",
 }
 # What looks at a cutoff a second time moves with it.
 SECOND = {"agreement_teacher_scores", "agreement_reference_scores", "score_agreement"}

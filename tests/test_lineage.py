@@ -71,6 +71,7 @@ SELECTION = {
         "domain_shift",
         "length_bias",
         "extreme_sequences",
+        "what_if",
     )
 }
 BETTER = {"better/student_checkpoint", "better/student_evaluation"}

@@ -11,6 +11,8 @@ import pytest
 import yaml
 
 from miniplm_assets.assets.build import build_assets
+from miniplm_assets.cli import main
+from miniplm_assets.core.ranking import num_kept, within_domains
 from miniplm_assets.kinds import scores
 from miniplm_assets.kinds.registry import open_pipeline
 from miniplm_assets.lineage.plan import plan
@@ -170,6 +172,57 @@ def test_verify_finds_each_again_and_a_sequence_that_is_none(many):
         finally:
             path.write_bytes(whole)
         assert f"{name}/refined_corpus" in problem and "0 sequences too many, 1 missing" in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "amount"),
+    [
+        ("half", {"keep_fraction": 0.3}),
+        ("half", {"keep_fraction": 0.5}),
+        ("half", {"token_budget": 1_500, "within_domains": True}),
+        ("even", {"keep_fraction": 0.9}),
+        ("chance", {"token_budget": 700}),
+    ],
+)
+def test_what_would_be_kept_is_what_a_selection_of_that_amount_keeps(many, capsys, name, amount):
+    pipeline, _ = many
+    arguments = [f"--{option.replace('_', '-')}={value}" for option, value in amount.items() if value is not True]
+    arguments += ["--within-domains"] * ("within_domains" in amount)
+    experiment = str(pipeline.store.root.parent / "experiment.yaml")
+    assert main(["what-if", name, experiment, *arguments, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    of_amount = {field: amount.get(field) for field in ("keep_fraction", "token_budget")}
+    within = "domain" if amount.get("within_domains") or name == "even" else None
+    # Without its own quotas, what ranks is what stands before them.
+    table = {"half": "difference_scores", "even": "scale_corrected_scores", "chance": "random_scores"}[name]
+    node = pipeline.graph[f"{name}/{table}"]
+    stored = pipeline.store.require(pipeline.latest_fingerprints().recipe(node.key))
+    values = pl.concat(pl.read_parquet(path) for path in stored.matching("*.parquet"))
+    ranked = values.select("sequence_id", "domain", "num_tokens", value="rank_difference")
+    if within:
+        ranked = within_domains(ranked, **of_amount)
+    ranked = ranked.sort("value", "sequence_id", descending=[True, False])
+    then = ranked.head(num_kept(ranked, **of_amount))
+    [folder] = [one for one in (pipeline.store.root / name / "refined_corpus").iterdir() if one.is_dir()]
+    now = set(pl.concat(pl.read_parquet(path) for path in folder.glob("*.parquet"))["sequence_id"])
+    both, either = now & set(then["sequence_id"]), now | set(then["sequence_id"])
+    assert told["num_kept_by_both"] == len(both)
+    assert told["overlap"] == pytest.approx(len(both) / len(either))
+    assert (told["now"]["num_kept"], told["then"]["num_kept"]) == (len(now), len(then))
+    assert told["then"]["num_kept_tokens"] == then["num_tokens"].sum()
+    assert told["then"]["cutoff_difference"] == pytest.approx(then["value"][-1])
+    tokens = dict(then.group_by("domain").agg(pl.col("num_tokens").sum()).iter_rows())
+    assert {one["domain"]: one["then"]["num_kept_tokens"] for one in told["domains"]} == tokens
+    assert main(["what-if", name, experiment, *arguments]) == 0
+    assert f"keeps {len(then):,} of {len(values):,} sequences" in capsys.readouterr().out
+
+
+def test_what_if_asks_for_a_selection_and_an_amount_that_there_may_be(many, capsys):
+    experiment = str(many[0].store.root.parent / "experiment.yaml")
+    assert main(["what-if", "halve", experiment, "--keep-fraction", "0.1"]) == 2
+    assert "did you mean 'half'?" in capsys.readouterr().err
+    assert main(["what-if", "half", experiment, "--keep-fraction", "0"]) == 2
+    assert "more than 0 and at most 1" in capsys.readouterr().err
 
 
 def test_the_catalog_has_the_tables_of_all_and_the_comparison_does_without_a_teacher(many):

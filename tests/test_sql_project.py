@@ -36,6 +36,7 @@ MARTS = [
     "surviving_reference_scores",
     "surviving_sequences",
     "token_priors",
+    "what_if",
 ]
 # That begin with the candidates, as difference_scores does.
 BASES = ("likelihood_scores", "prior_statistics", "proxy_scores", "random_scores")
@@ -84,6 +85,7 @@ def test_dependencies_follow_from_the_sql_with_the_steps_expanded():
         "surviving_reference_scores": ("model_scores", "sequences"),
         "surviving_sequences": (*marks, "sequences"),
         "token_priors": ("token_counts",),
+        "what_if": marks,
     }
 
 
@@ -99,6 +101,7 @@ def test_parameters_follow_from_the_sql():
         "scale_corrected_scores": {"rank_by", "scale_correction"},
         "score_scales": {"rank_by"},
         "selection_cutoff": {"rank_by", "keep_fraction", "token_budget"},
+        "what_if": {"within"},
     }
 
 
