@@ -42,6 +42,7 @@ MARTS = {
     "length_bias",
     "extreme_sequences",
     "what_if",
+    "score_deciles",
 }
 # What looks at a cutoff a second time moves with it.
 SECOND = {"agreement_teacher_scores", "agreement_reference_scores", "score_agreement"}

@@ -72,6 +72,7 @@ SELECTION = {
         "length_bias",
         "extreme_sequences",
         "what_if",
+        "score_deciles",
     )
 }
 BETTER = {"better/student_checkpoint", "better/student_evaluation"}

@@ -30,6 +30,7 @@ MARTS = [
     "refined_corpus",
     "reversed_scores",
     "scale_corrected_scores",
+    "score_deciles",
     "score_distribution",
     "score_scales",
     "selection_cutoff",
@@ -79,6 +80,7 @@ def test_dependencies_follow_from_the_sql_with_the_steps_expanded():
         "refined_corpus": ("difference_scores", "documents", "selection_cutoff", "sequences"),  # documents: by a test
         "reversed_scores": ("difference_scores",),
         "scale_corrected_scores": ("difference_scores", "score_scales"),
+        "score_deciles": (*marks, "sequences"),
         "score_distribution": marks,
         "score_scales": ("difference_scores",),
         "selection_cutoff": ("difference_scores",),

@@ -1,9 +1,14 @@
-"""What other keep fractions, quotas and budgets would select, against selecting so."""
+"""What other keep fractions, quotas and budgets would select, and the tenths of a ranking, against sorting everything."""
 
+import hashlib
+import math
+from collections import Counter
+from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -69,3 +74,49 @@ def test_each_twentieth_keeps_what_a_selection_of_it_keeps(
             if chosen.keep_fraction == step / 20:
                 assert what_if[step / 20, None]["overlap"] == 1.0
                 assert what_if[step / 20, None]["cutoff_difference"] == cutoff["cutoff_difference"]
+
+
+@settings(max_examples=10, deadline=None, phases=[Phase.generate])
+@given(candidates, rankings, amounts)
+def test_the_tenths_of_a_ranking_are_those_of_sorting_everything(
+    rows: list[tuple[float, float, list[int], str]], ranking: dict[str, Any], amount: dict[str, Any]
+) -> None:
+    chosen = selection(**ranking, **amount)
+    with TemporaryDirectory() as folder:
+        tables = Ranked(Path(folder))
+        tables.write_candidates(rows, 2)
+        tables.rank(chosen)
+        for name in ("selection_cutoff", "score_deciles"):
+            checks = tables.run_for(chosen, name)
+            assert {check.name for check in checks.values() if not check.passed} <= {"token_budget_is_reached"}
+        found = {row["decile"]: row for row in tables.rows("score_deciles")}
+        ranks = tables.ranks()
+        [cutoff] = tables.rows("selection_cutoff")
+    ordered = sorted(ranks, key=lambda place: (-ranks[place], place))
+    tenths: dict[int, list[int]] = {}
+    for place, id_ in enumerate(ordered, 1):
+        tenths.setdefault(math.ceil(Fraction(10 * place, len(rows))), []).append(id_)
+    assert list(found) == sorted(tenths)
+    for decile, ids in tenths.items():
+        row, of_tenth = found[decile], [rows[id_] for id_ in ids]
+        num_tokens = [len(tokens) for _, _, tokens, _ in of_tenth]
+        assert (row["num_candidates"], row["num_tokens"]) == (len(ids), sum(num_tokens))
+        assert row["mean_num_tokens"] == pytest.approx(np.mean(num_tokens))
+        assert (row["highest_difference"], row["lowest_difference"]) == (ranks[ids[0]], ranks[ids[-1]])
+        assert row["share_kept"] == sum(ordered.index(id_) < cutoff["num_kept"] for id_ in ids) / len(ids)
+        for model, who in enumerate(("teacher", "reference")):
+            is_asked = chosen.score in ("difference", who)
+            nll = -sum(one[model] for one in of_tenth) / (sum(num_tokens) - len(ids)) if is_asked else None
+            assert row[f"{who}_nll_nats_per_token"] == (pytest.approx(nll) if is_asked else None)
+        domains: Counter[str] = Counter()
+        for _, _, tokens, domain in of_tenth:
+            domains[domain] += len(tokens)
+        largest = sorted(domains, key=lambda domain: (-domains[domain], domain))
+        shares = [row["domains"].split(", ")[place].split(" ") for place in range(len(largest))]
+        assert [share[0] for share in shares] == largest
+        assert [float(share[1]) for share in shares] == pytest.approx(
+            [100 * domains[domain] / sum(num_tokens) for domain in largest], abs=0.051
+        )
+        drawn = sorted(ids, key=lambda id_: hashlib.md5(str(id_).encode()).hexdigest())[:3]  # noqa: S324
+        texts = [f"text of {id_}" for id_ in drawn]
+        assert [row[f"example_{place}"] for place in (1, 2, 3)] == [*texts, None, None, None][:3]
