@@ -33,6 +33,7 @@ COSTS = {"ledger", "break_even"} | CATALOG
 REPORTS = COSTS | COMPARISON
 STUDENT = {"student_checkpoint", "student_evaluation"} | REPORTS
 EVALUATED = STUDENT - {"student_checkpoint"}
+OVERLAP = {"selection_overlap", "selection_differences"}
 MARTS = {
     "difference_scores",
     "selection_cutoff",
@@ -43,7 +44,8 @@ MARTS = {
     "extreme_sequences",
     "what_if",
     "score_deciles",
-}
+    "selection_diversity",
+} | OVERLAP
 # What looks at a cutoff a second time moves with it.
 SECOND = {"agreement_teacher_scores", "agreement_reference_scores", "score_agreement"}
 RESCORED = {"rescored_teacher_scores", "rescored_reference_scores"}
@@ -290,7 +292,7 @@ ROWS = [
         "selections.after.pre_filter",
         None,
         "other",
-        SURVIVING | {"difference_scores"} | RANK - {"corpus_profile"},
+        SURVIVING | {"difference_scores"} | RANK - {"corpus_profile"} - OVERLAP,
         "filtered",
     ),
     Row(
@@ -677,7 +679,7 @@ def test_the_fingerprints_of_a_release_are_those_of_the_next():
         "teacher_model": "77dd325a",
         "teacher_scores": "61000757",
         "tokenizer": "3788cd1e",
-        "warehouse_catalog": "f417cf45",
+        "warehouse_catalog": "377ee547",
     }
 
 
@@ -732,7 +734,7 @@ def test_an_unrelated_selection_and_a_student_that_nobody_compares_leave_the_com
     content = experiment()
     content["selections"]["third"] = {"teacher": "copied", "reference": "small", "keep_fraction": 0.1}
     before, after = before_of(""), fingerprints(content)
-    assert {key for key in before if before[key] != after[key]} == CATALOG
+    assert {key for key in before if before[key] != after[key]} == CATALOG | OVERLAP
 
 
 def test_what_is_named_has_its_own_owners_or_those_of_the_whole():

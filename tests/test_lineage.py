@@ -73,6 +73,7 @@ SELECTION = {
         "extreme_sequences",
         "what_if",
         "score_deciles",
+        "selection_diversity",
     )
 }
 BETTER = {"better/student_checkpoint", "better/student_evaluation"}

@@ -1,7 +1,9 @@
 """Selections that are no plain difference, as assets: what they need, what is shared, and what they leave."""
 
 import json
+from collections import Counter
 from contextlib import contextmanager
+from itertools import combinations
 
 import dagster as dg
 import duckdb
@@ -9,6 +11,8 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from safetensors.numpy import load_file
+from scipy.spatial.distance import pdist
 
 from miniplm_assets.assets.build import build_assets
 from miniplm_assets.cli import main
@@ -223,6 +227,68 @@ def test_what_if_asks_for_a_selection_and_an_amount_that_there_may_be(many, caps
     assert "did you mean 'half'?" in capsys.readouterr().err
     assert main(["what-if", "half", experiment, "--keep-fraction", "0"]) == 2
     assert "more than 0 and at most 1" in capsys.readouterr().err
+
+
+def stored_rows(pipeline, key):
+    """The rows of a whole asset's Parquet files."""
+    stored = pipeline.store.require(pipeline.latest_fingerprints().recipe(key))
+    return pl.concat(pl.read_parquet(path) for path in stored.matching("*.parquet"))
+
+
+def test_selections_over_the_same_candidates_are_held_against_each_other(many):
+    pipeline, _ = many
+    kept = {name: set(stored_rows(pipeline, f"{name}/refined_corpus")["sequence_id"]) for name in SELECTIONS}
+    pairs = list(combinations([name for name in SELECTIONS if name != "after"], 2))  # which has other candidates
+    found = stored_rows(pipeline, "selection_overlap")
+    assert list(found.select("first", "second").iter_rows()) == pairs
+    for row in found.iter_rows(named=True):
+        both, either = kept[row["first"]] & kept[row["second"]], kept[row["first"]] | kept[row["second"]]
+        assert (row["num_kept_by_both"], row["jaccard"]) == (len(both), pytest.approx(len(both) / len(either)))
+    differences = stored_rows(pipeline, "selection_differences")
+    texts = dict(stored_rows(pipeline, "half/refined_corpus").select("sequence_id", "texts").iter_rows())
+    for row in differences.iter_rows(named=True):
+        keeps, drops = (row["first"], row["second"]) if row["kept_by"] == "first" else (row["second"], row["first"])
+        assert row["sequence_id"] in kept[keeps] - kept[drops]
+        if row["sequence_id"] in texts:
+            assert row["text"] == "\n\n".join(texts[row["sequence_id"]])[:200]
+    assert set(differences.select("first", "second").iter_rows()) == set(pairs)
+
+
+@pytest.mark.parametrize("name", ["half", "chance", "after"])
+def test_the_diversity_of_what_is_kept_is_that_of_all_pairs(many, name):
+    pipeline, _ = many
+    folder = pipeline.store.require(pipeline.latest_fingerprints().recipe("large/teacher_model")).folder
+    embeddings = load_file(folder / "model.safetensors")["model.embed_tokens.weight"].astype(float)
+    kept = stored_rows(pipeline, f"{name}/refined_corpus")
+    ranked = stored_rows(pipeline, pipeline.graph[f"{name}/selection_cutoff"].inputs["difference_scores"])
+    shards = pipeline.latest_fingerprints().pieces("bpe/sequences").values()
+    sequences = pl.concat(
+        pl.read_parquet(pipeline.store.require(shard).file("sequences.parquet"), columns=["sequence_id", "token_ids"])
+        for shard in shards
+    )
+    candidates = sequences.filter(pl.col("sequence_id").is_in(ranked["sequence_id"].implode()))
+    counts = Counter(token for tokens in candidates["token_ids"] for token in tokens)
+    weights = {token: 1e-3 / (1e-3 + count / counts.total()) for token, count in counts.items()}
+
+    def mean_distance(ids):
+        chosen = candidates.filter(pl.col("sequence_id").is_in(ids.implode()))["token_ids"]
+        return pdist(
+            [sum(weights[token] * embeddings[token] for token in tokens) for tokens in chosen], "cosine"
+        ).mean()
+
+    rows = {row["texts"]: row for row in stored_rows(pipeline, f"{name}/selection_diversity").iter_rows(named=True)}
+    dropped = ranked.filter(~pl.col("sequence_id").is_in(kept["sequence_id"].implode()))
+    for texts, members in (("candidates", ranked), ("kept", kept), ("dropped", dropped)):
+        row = rows[texts]
+        assert row["num_sequences"] == row["num_sampled"] == len(members)  # all of so few
+        assert row["mean_distance"] == pytest.approx(mean_distance(members["sequence_id"]))
+        assert row["mean_distance_low"] < row["mean_distance"] < row["mean_distance_high"]
+    if name == "half":
+        scored = ranked.join(kept.select("sequence_id"), on="sequence_id", how="semi")
+        nll = -kept["teacher_logprob_nats"].sum() / scored["num_scored_tokens"].sum()
+        assert rows["kept"]["teacher_nll_nats_per_token"] == pytest.approx(nll)
+    if name == "chance":
+        assert rows["kept"]["teacher_nll_nats_per_token"] is None
 
 
 def test_the_catalog_has_the_tables_of_all_and_the_comparison_does_without_a_teacher(many):

@@ -26,6 +26,8 @@ from miniplm_assets.kinds.retokenised_sequences import RETOKENISED_SEQUENCES
 from miniplm_assets.kinds.scored_bytes import SCORED_BYTES
 from miniplm_assets.kinds.scores import SCORES
 from miniplm_assets.kinds.selection import selection_kinds
+from miniplm_assets.kinds.selection_diversity import SELECTION_DIVERSITY
+from miniplm_assets.kinds.selection_overlap import SELECTION_OVERLAP
 from miniplm_assets.kinds.sequences import SEQUENCES
 from miniplm_assets.kinds.student_checkpoint import STUDENT_CHECKPOINT
 from miniplm_assets.kinds.student_evaluation import STUDENT_EVALUATION
@@ -67,6 +69,8 @@ def all_kinds(sql: SqlProject) -> tuple[Kind[Any], ...]:
         PROXY_DIFFERENCES,
         SURVIVING_SCORES,
         *selection_kinds(sql),
+        SELECTION_DIVERSITY,
+        *SELECTION_OVERLAP,
         *AGREEMENT_SCORES.values(),
         SCORE_AGREEMENT,
         REFINED_SEQUENCES,
