@@ -10,6 +10,7 @@ from miniplm_assets.kinds.agreement import AGREEMENT_SCORES, SCORE_AGREEMENT
 from miniplm_assets.kinds.comparison import COMPARISON
 from miniplm_assets.kinds.documents import DOCUMENTS
 from miniplm_assets.kinds.exported import EXPORTED_CORPUS, EXPORTED_STUDENT
+from miniplm_assets.kinds.gap_by_text_class import GAP_BY_TEXT_CLASS
 from miniplm_assets.kinds.generated_corpus import GENERATED_CORPUS
 from miniplm_assets.kinds.ledger import BREAK_EVEN, LEDGER
 from miniplm_assets.kinds.models import MODELS
@@ -70,6 +71,7 @@ def all_kinds(sql: SqlProject) -> tuple[Kind[Any], ...]:
         SURVIVING_SCORES,
         *selection_kinds(sql),
         SELECTION_DIVERSITY,
+        GAP_BY_TEXT_CLASS,
         *SELECTION_OVERLAP,
         *AGREEMENT_SCORES.values(),
         SCORE_AGREEMENT,

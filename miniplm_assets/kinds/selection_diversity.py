@@ -12,7 +12,7 @@ import polars as pl
 
 from miniplm_assets.core.diversity import directions, diversity, token_weights
 from miniplm_assets.core.recipe import key_of
-from miniplm_assets.core.sampling import hash_fractions
+from miniplm_assets.core.sampling import drawn_ids
 from miniplm_assets.core.selection import is_kept
 from miniplm_assets.experiment import Experiment
 from miniplm_assets.experiment.settings import Settings
@@ -71,7 +71,7 @@ def _make(work: Work[Nothing]) -> Result:
 
     def write(draft: Draft) -> None:
         ranked = _ranked(work)
-        samples = {group: _sample(rows) for group, rows in _groups(ranked)}
+        samples = {group: drawn_ids(rows["sequence_id"], NUM_SAMPLED, seed=SEED) for group, rows in _groups(ranked)}
         token_ids = _token_ids(work, pl.concat(samples.values()).unique())
         texts = {group: [token_ids[id_] for id_ in ids] for group, ids in samples.items()}
         # Only the rows of the matrix that a sampled text asks for.
@@ -111,13 +111,6 @@ def _groups(ranked: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
     yield CANDIDATES, ranked
     yield KEPT, ranked.filter("is_kept")
     yield DROPPED, ranked.filter(~pl.col("is_kept"))
-
-
-def _sample(rows: pl.DataFrame) -> pl.Series:
-    """Return the ids with the smallest hash: the same ones whatever else is there."""
-    hashes = pl.Series("_hash", hash_fractions(rows["sequence_id"].to_numpy(), seed=SEED))
-    drawn = rows.select("sequence_id").with_columns(hashes).bottom_k(NUM_SAMPLED, by=["_hash", "sequence_id"])
-    return drawn["sequence_id"].sort()
 
 
 def _token_ids(work: Work[Any], wanted: pl.Series) -> dict[int, Any]:
