@@ -33,6 +33,7 @@ COSTS = {"ledger", "break_even"} | CATALOG
 REPORTS = COSTS | COMPARISON
 STUDENT = {"student_checkpoint", "student_evaluation"} | REPORTS
 EVALUATED = STUDENT - {"student_checkpoint"}
+CONTAMINATED = {"contaminated_documents"} | CATALOG
 OVERLAP = {"selection_overlap", "selection_differences"}
 MARTS = {
     "difference_scores",
@@ -131,6 +132,10 @@ VARIANTS: dict[str, Callable[[dict[str, Any]], object]] = {
         source={"type": "huggingface", "id": "a/b", "revision": HASH, "files": "*.jsonl"}
     ),
     "alike": lambda content: content["corpus"].update(cleaning={"duplicates": "near"}),
+    "counted": lambda content: content["corpus"].update(decontamination={"against": ["validation", "evals/a.txt"]}),
+    "removed": lambda content: content["corpus"].update(
+        decontamination={"against": ["validation", "evals/a.txt"], "action": "remove"}
+    ),
     "published": lambda content: content.update(publishing={"students": {"better": {}}, "selections": {"half": {}}}),
     "vllm": lambda content: content["teachers"]["large"].update(scoring={"backend": "vllm"}),
     "ray": lambda content: content["teachers"]["large"].update(scoring={"engine": "ray"}),
@@ -182,6 +187,10 @@ ROWS = [
     Row("corpus.cleaning.near.min_similarity", 0.8, 0.7, DOCUMENTS, "alike"),
     Row("corpus.cleaning.near.shingle_words", 5, 3, DOCUMENTS, "alike"),
     Row("corpus.cleaning.near.num_permutations", 128, 64, DOCUMENTS, "alike"),
+    Row("corpus.decontamination.ngram", 13, 8, {"protected_ngrams"} | CONTAMINATED, "counted"),
+    Row("corpus.decontamination.against", REQUIRED, ["validation"], {"protected_ngrams"} | CONTAMINATED, "counted"),
+    Row("corpus.decontamination.action", "count", "remove", CONTAMINATED | DOCUMENTS, "counted"),
+    Row("corpus.decontamination.ngram", 13, 8, {"protected_ngrams"} | CONTAMINATED | DOCUMENTS, "removed"),
     Row("corpus.max_rejected_share", 0.01, 0.5, set()),
     Row("corpus.fields.max_document_bytes", 10_000_000, 9, DOCUMENTS),
     Row("corpus.splits.validation", 0.01, 0.02, DOCUMENTS),

@@ -8,6 +8,7 @@ from typing import Any, Final
 from miniplm_assets.experiment import load_experiment
 from miniplm_assets.kinds.agreement import AGREEMENT_SCORES, SCORE_AGREEMENT
 from miniplm_assets.kinds.comparison import COMPARISON
+from miniplm_assets.kinds.contaminated_documents import CONTAMINATED_DOCUMENTS
 from miniplm_assets.kinds.documents import DOCUMENTS
 from miniplm_assets.kinds.exported import EXPORTED_CORPUS, EXPORTED_STUDENT
 from miniplm_assets.kinds.gap_by_text_class import GAP_BY_TEXT_CLASS
@@ -16,6 +17,7 @@ from miniplm_assets.kinds.ledger import BREAK_EVEN, LEDGER
 from miniplm_assets.kinds.models import MODELS
 from miniplm_assets.kinds.pilot import PILOT, PILOT_SCORES
 from miniplm_assets.kinds.pre_filter import SURVIVING_SCORES
+from miniplm_assets.kinds.protected_ngrams import PROTECTED_NGRAMS
 from miniplm_assets.kinds.proxy import PROXY_MODEL, SAMPLED
 from miniplm_assets.kinds.proxy_agreement import PROXY_AGREEMENT
 from miniplm_assets.kinds.proxy_differences import PROXY_DIFFERENCES
@@ -52,7 +54,9 @@ def all_kinds(sql: SqlProject) -> tuple[Kind[Any], ...]:
     """Return every kind, each after those whose nodes its own look at: gates first, the catalog of all last."""
     return (
         RAW_CORPUS,
+        PROTECTED_NGRAMS,
         DOCUMENTS,
+        CONTAMINATED_DOCUMENTS,
         TOKENIZER,
         SEQUENCES,
         TOKEN_COUNTS,
