@@ -164,7 +164,8 @@ def _make(model: SqlModel, work: Work[SelectionParameters]) -> Result:
         )
         tables = sorted(draft.path.glob("*.parquet"))
         if model.name == WHAT_IF:
-            draft.facts = _shown(_read(tables).filter(pl.col("domain").is_null()).drop("domain"))
+            over_all = _read(tables).filter(pl.col("domain").is_null())
+            draft.facts = _shown(over_all.drop("domain", "share_of_kept_tokens", "share_of_kept_tokens_now"))
         elif sum(pq.read_metadata(table).num_rows for table in tables) <= MAX_SHOWN_ROWS:
             draft.facts = _shown(_read(tables))
         if model.name in PICTURES:
