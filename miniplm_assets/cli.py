@@ -1,6 +1,7 @@
 """Commands beside Dagster's own: look before you pay, verify, prune, export, and read the outcome."""
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from miniplm_assets.core.errors import MiniplmError
 from miniplm_assets.kinds.exports import REFINED, STUDENT, find_export, write_corpus, write_student
 from miniplm_assets.kinds.publications import publication_of
 from miniplm_assets.kinds.registry import EXPERIMENT_VARIABLE, open_chosen
+from miniplm_assets.kinds.what_if import in_words, what_if
 from miniplm_assets.lineage.origins import StateResults
 from miniplm_assets.lineage.outcome import last_made, outcome
 from miniplm_assets.lineage.pipeline import Pipeline
@@ -60,6 +62,17 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=summary, description=summary)
         _add_experiment(command)
         command.set_defaults(run=run)
+    other = commands.add_parser(
+        "what-if", help="say what a selection would keep at another cutoff, from its stored scores"
+    )
+    other.add_argument("selection", help="of the experiment")
+    _add_experiment(other)
+    amount = other.add_mutually_exclusive_group(required=True)
+    amount.add_argument("--keep-fraction", type=float, metavar="SHARE", help="of the candidates to keep")
+    amount.add_argument("--token-budget", type=int, metavar="TOKENS", help="to keep the best until they hold so many")
+    other.add_argument("--within-domains", action="store_true", help="keep the same share of each domain")
+    other.add_argument("--json", action="store_true", help="for a program")
+    other.set_defaults(run=_what_if)
     prune = commands.add_parser("prune", help="list, or delete, what no given experiment refers to")
     prune.add_argument("experiments", nargs="+", type=Path, help="every experiment whose results are to stay")
     prune.add_argument("--delete", action="store_true", help="delete what is listed")
@@ -135,6 +148,18 @@ def _verify(options: argparse.Namespace) -> int:
         print(f"WRONG {problem}", flush=True)
     print(f"{num_problems} problems" if num_problems else "all is well")
     return 1 if num_problems else 0
+
+
+def _what_if(options: argparse.Namespace) -> int:
+    told = what_if(
+        _open(options.experiment),
+        options.selection,
+        keep_fraction=options.keep_fraction,
+        token_budget=options.token_budget,
+        within_domains=options.within_domains,
+    )
+    print(json.dumps(told, indent=2) if options.json else in_words(told))
+    return 0
 
 
 def _prune(options: argparse.Namespace) -> int:

@@ -30,6 +30,7 @@ from hypothesis import strategies as st
 
 from miniplm_assets.core.errors import MiniplmError
 from miniplm_assets.core.recipe import Recipe
+from miniplm_assets.corpus.contamination import Protected, protect_texts, texts_of_file
 from miniplm_assets.corpus.documents import write_documents
 from miniplm_assets.corpus.duplicates import KeptDocuments
 from miniplm_assets.corpus.shards import FileSource, observe_corpus
@@ -222,6 +223,10 @@ def _parquets() -> Iterator[bytes]:
         yield target.getvalue()
 
 
+def _enter_benchmark(folder: Path) -> None:
+    protect_texts(Protected(3), texts_of_file(folder / "a.jsonl"), num_words=3, found_in="a.jsonl")
+
+
 def _enter_tokenizer(folder: Path) -> None:
     tokenizer = load_tokenizer(folder)
     tokenizer.encode(["some text of ours \u00e9\U0001f600 123\n", "x"])
@@ -309,6 +314,7 @@ def doors() -> dict[str, Callable[[], Door]]:
         "zstandard": lambda: Door(
             "a.jsonl.zst", [zstandard.compress(_jsonl())], _enter_shard(JsonlSource, "a.jsonl.zst")
         ),
+        "benchmark": lambda: Door("a.jsonl", [_jsonl()], _enter_benchmark),
         "parquet": lambda: Door(
             "a.parquet",
             list(_parquets()),

@@ -125,7 +125,8 @@ class Tables:
         """Run a model on what is there, make its result an input of the next, and return its checks by name."""
         target = self.folder / name
         target.mkdir()
-        settings = {"rank_by": "nats_per_token", "keep_fraction": None, "token_budget": None, **parameters}
+        nothing = dict.fromkeys(("keep_fraction", "token_budget", "within"))
+        settings = {"rank_by": "nats_per_token", **nothing, **parameters}
         outcomes = run_model(sql, name, inputs=self.paths, parameters=settings, target=target, traits=traits)
         self.paths[name] = sorted(target.glob("*.parquet"))
         return {outcome.name: outcome for outcome in outcomes}

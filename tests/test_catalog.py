@@ -81,6 +81,32 @@ def test_everything_is_described(tmp_path: Path, shown: list[CatalogTable]):
         assert undescribed <= {"domains_that_lost_most", "kept_and_dropped_texts"}
 
 
+def test_the_sequences_of_contaminated_documents(tmp_path: Path, shown: list[CatalogTable]):
+    [documents] = [table for table in shown if table.name == "documents"]
+    listed = pl.concat(pl.read_parquet(path) for path in documents.files[()]).filter(pl.col("line") == 1).head(3)
+    columns = {"found_in": "validation", "ngram": "one two three", "num_ngrams": 1}
+    path = tmp_path / "contaminated.parquet"
+    listed.drop("text", "num_bytes").with_columns(
+        **{name: pl.lit(value) for name, value in columns.items()}
+    ).write_parquet(path)
+    sequences = {("bpe",): [*(tmp_path / "half warehouse").glob("sequences-*.parquet")]}
+    write_catalog(
+        tmp_path / "warehouse.duckdb",
+        [
+            CatalogTable(name="contaminated_documents", description="", columns={}, files={(): [path]}),
+            CatalogTable(name="sequences", description="", columns={}, files=sequences, name_columns=("tokenizer",)),
+        ],
+        warehouse=tmp_path,
+    )
+    with duckdb.connect(str(tmp_path / "warehouse.duckdb"), read_only=True) as reader:
+        found = reader.execute(
+            "select tokenizer, sequence_id, document_id, ngram from contaminated_sequences"
+        ).fetchall()
+    ids = sorted(listed["document_id"].to_list())
+    # The one document of a sequence has its id and 1,000,000.
+    assert found == [("bpe", id_ - 1_000_000, id_, "one two three") for id_ in ids]
+
+
 def test_a_reader_reads_on_while_a_newer_catalog_takes_its_place(tmp_path: Path, shown: list[CatalogTable]):
     target = tmp_path / "warehouse.duckdb"
     write_catalog(target, shown, warehouse=tmp_path)

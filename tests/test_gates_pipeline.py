@@ -95,6 +95,43 @@ def test_a_pilot_scores_its_share_of_the_candidates_alone_and_as_the_whole_does(
     assert "**Go.**" in facts["verdict"].value
 
 
+def test_a_student_that_is_stored_already_and_as_good_as_the_teacher_is_told_of(gates, tmp_path):
+    _, content, _, result = gates
+
+    def check_of(result):
+        checks = {("/".join(one.asset_key.path), one.check_name): one for one in result.get_asset_check_evaluations()}
+        return checks["half/pilot", "teacher_is_ahead_of_students"]
+
+    before = check_of(result)
+    assert before.passed and before.metadata["num_students"].value == 0
+    student = {"architecture": "tiny", "tokenizer": "bpe"}
+    few, many = (content["teachers"]["large"]["model"]["training"] | {"token_budget": of} for of in (600, 60_000))
+    content = content | {"students": {"few": {**student, "training": few}, "many": {**student, "training": many}}}
+    experiment_file = write_experiment(tmp_path / "experiment.yaml", content)
+    evaluations = 'key:raw_corpus or key:"few/student_checkpoint" or key:"few/student_evaluation" or '
+    evaluations += 'key:"many/student_checkpoint" or key:"many/student_evaluation"'
+    pipeline, result = materialise(experiment_file, evaluations)
+    assert result.success
+    pilot = scores(pipeline, "large/pilot_teacher_scores")
+    sequences = pl.read_parquet(f"{pipeline.store.root}/bpe/sequences/*/sequences.parquet")
+    counted = pilot.join(sequences.filter(pl.col("domain") != "noise"), on="sequence_id", how="semi")
+    teacher = -counted["logprob_nats"].sum() / counted["num_scored_tokens"].sum()
+    losses = {
+        name: pl.read_parquet(f"{pipeline.store.root}/{name}/student_evaluation/*/held_out.parquet")
+        .filter("is_total")["nll_nats_per_token"]
+        .item()
+        for name in ("few", "many")
+    }
+    assert losses["many"] < teacher < losses["few"]
+    _, result = materialise(experiment_file, 'key:raw_corpus or key:"half/pilot"')
+    after = check_of(result)
+    assert not after.passed and after.severity == dg.AssetCheckSeverity.WARN
+    assert after.metadata["num_students"].value == 2
+    told = str(after.description) + str(after.metadata)
+    assert f"many, seed 3: {losses['many']:.3f} nats a token, the teacher {teacher:.3f}" in told
+    assert "few, seed" not in told
+
+
 def test_agreement_holds_the_sample_against_scores_in_another_dtype(gates):
     _, _, pipeline, result = gates
     compared = tables(pipeline, "half/score_agreement")

@@ -35,6 +35,8 @@ STUDENT = {"student_checkpoint", "student_evaluation"} | REPORTS
 EVALUATED = STUDENT - {"student_checkpoint"}
 # What hangs on a text beside the corpus.
 BESIDE = {"evaluation_text", "text_evaluation", "student_differences"} | COMPARISON
+CONTAMINATED = {"contaminated_documents"} | CATALOG
+OVERLAP = {"selection_overlap", "selection_differences"}
 MARTS = {
     "difference_scores",
     "selection_cutoff",
@@ -43,7 +45,10 @@ MARTS = {
     "domain_shift",
     "length_bias",
     "extreme_sequences",
-}
+    "what_if",
+    "score_deciles",
+    "selection_diversity",
+} | OVERLAP
 # What looks at a cutoff a second time moves with it.
 SECOND = {"agreement_teacher_scores", "agreement_reference_scores", "score_agreement"}
 RESCORED = {"rescored_teacher_scores", "rescored_reference_scores"}
@@ -130,6 +135,10 @@ VARIANTS: dict[str, Callable[[dict[str, Any]], object]] = {
     ),
     "alike": lambda content: content["corpus"].update(cleaning={"duplicates": "near"}),
     "beside": lambda content: content.update(evaluation={"texts": {"own": {"path": "beside"}}}),
+    "counted": lambda content: content["corpus"].update(decontamination={"against": ["validation", "evals/a.txt"]}),
+    "removed": lambda content: content["corpus"].update(
+        decontamination={"against": ["validation", "evals/a.txt"], "action": "remove"}
+    ),
     "published": lambda content: content.update(publishing={"students": {"better": {}}, "selections": {"half": {}}}),
     "vllm": lambda content: content["teachers"]["large"].update(scoring={"backend": "vllm"}),
     "ray": lambda content: content["teachers"]["large"].update(scoring={"engine": "ray"}),
@@ -181,6 +190,10 @@ ROWS = [
     Row("corpus.cleaning.near.min_similarity", 0.8, 0.7, DOCUMENTS, "alike"),
     Row("corpus.cleaning.near.shingle_words", 5, 3, DOCUMENTS, "alike"),
     Row("corpus.cleaning.near.num_permutations", 128, 64, DOCUMENTS, "alike"),
+    Row("corpus.decontamination.ngram", 13, 8, {"protected_ngrams"} | CONTAMINATED, "counted"),
+    Row("corpus.decontamination.against", REQUIRED, ["validation"], {"protected_ngrams"} | CONTAMINATED, "counted"),
+    Row("corpus.decontamination.action", "count", "remove", CONTAMINATED | DOCUMENTS, "counted"),
+    Row("corpus.decontamination.ngram", 13, 8, {"protected_ngrams"} | CONTAMINATED | DOCUMENTS, "removed"),
     Row("corpus.max_rejected_share", 0.01, 0.5, set()),
     Row("corpus.fields.max_document_bytes", 10_000_000, 9, DOCUMENTS),
     Row("corpus.splits.validation", 0.01, 0.02, DOCUMENTS),
@@ -291,7 +304,7 @@ ROWS = [
         "selections.after.pre_filter",
         None,
         "other",
-        SURVIVING | {"difference_scores"} | RANK - {"corpus_profile"},
+        SURVIVING | {"difference_scores"} | RANK - {"corpus_profile"} - OVERLAP,
         "filtered",
     ),
     Row(
@@ -686,7 +699,7 @@ def test_the_fingerprints_of_a_release_are_those_of_the_next():
         "teacher_model": "77dd325a",
         "teacher_scores": "61000757",
         "tokenizer": "3788cd1e",
-        "warehouse_catalog": "8d275a14",
+        "warehouse_catalog": "e75d7e0a",
     }
 
 
@@ -744,7 +757,7 @@ def test_an_unrelated_selection_and_a_student_that_nobody_compares_leave_the_com
     content = experiment()
     content["selections"]["third"] = {"teacher": "copied", "reference": "small", "keep_fraction": 0.1}
     before, after = before_of(""), fingerprints(content)
-    assert {key for key in before if before[key] != after[key]} == CATALOG
+    assert {key for key in before if before[key] != after[key]} == CATALOG | OVERLAP
 
 
 def test_what_is_named_has_its_own_owners_or_those_of_the_whole():

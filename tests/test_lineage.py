@@ -72,6 +72,9 @@ SELECTION = {
         "domain_shift",
         "length_bias",
         "extreme_sequences",
+        "what_if",
+        "score_deciles",
+        "selection_diversity",
     )
 }
 BETTER = {"better/student_checkpoint", "better/student_evaluation"}

@@ -1,7 +1,9 @@
 """Selections that are no plain difference, as assets: what they need, what is shared, and what they leave."""
 
 import json
+from collections import Counter
 from contextlib import contextmanager
+from itertools import combinations
 
 import dagster as dg
 import duckdb
@@ -9,8 +11,12 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from safetensors.numpy import load_file
+from scipy.spatial.distance import pdist
 
 from miniplm_assets.assets.build import build_assets
+from miniplm_assets.cli import main
+from miniplm_assets.core.ranking import num_kept, within_domains
 from miniplm_assets.kinds import scores
 from miniplm_assets.kinds.registry import open_pipeline
 from miniplm_assets.lineage.plan import plan
@@ -170,6 +176,119 @@ def test_verify_finds_each_again_and_a_sequence_that_is_none(many):
         finally:
             path.write_bytes(whole)
         assert f"{name}/refined_corpus" in problem and "0 sequences too many, 1 missing" in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "amount"),
+    [
+        ("half", {"keep_fraction": 0.3}),
+        ("half", {"keep_fraction": 0.5}),
+        ("half", {"token_budget": 1_500, "within_domains": True}),
+        ("even", {"keep_fraction": 0.9}),
+        ("chance", {"token_budget": 700}),
+    ],
+)
+def test_what_would_be_kept_is_what_a_selection_of_that_amount_keeps(many, capsys, name, amount):
+    pipeline, _ = many
+    arguments = [f"--{option.replace('_', '-')}={value}" for option, value in amount.items() if value is not True]
+    arguments += ["--within-domains"] * ("within_domains" in amount)
+    experiment = str(pipeline.store.root.parent / "experiment.yaml")
+    assert main(["what-if", name, experiment, *arguments, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    of_amount = {field: amount.get(field) for field in ("keep_fraction", "token_budget")}
+    within = "domain" if amount.get("within_domains") or name == "even" else None
+    # Without its own quotas, what ranks is what stands before them.
+    table = {"half": "difference_scores", "even": "scale_corrected_scores", "chance": "random_scores"}[name]
+    node = pipeline.graph[f"{name}/{table}"]
+    stored = pipeline.store.require(pipeline.latest_fingerprints().recipe(node.key))
+    values = pl.concat(pl.read_parquet(path) for path in stored.matching("*.parquet"))
+    ranked = values.select("sequence_id", "domain", "num_tokens", value="rank_difference")
+    if within:
+        ranked = within_domains(ranked, **of_amount)
+    ranked = ranked.sort("value", "sequence_id", descending=[True, False])
+    then = ranked.head(num_kept(ranked, **of_amount))
+    [folder] = [one for one in (pipeline.store.root / name / "refined_corpus").iterdir() if one.is_dir()]
+    now = set(pl.concat(pl.read_parquet(path) for path in folder.glob("*.parquet"))["sequence_id"])
+    both, either = now & set(then["sequence_id"]), now | set(then["sequence_id"])
+    assert told["num_kept_by_both"] == len(both)
+    assert told["overlap"] == pytest.approx(len(both) / len(either))
+    assert (told["now"]["num_kept"], told["then"]["num_kept"]) == (len(now), len(then))
+    assert told["then"]["num_kept_tokens"] == then["num_tokens"].sum()
+    assert told["then"]["cutoff_difference"] == pytest.approx(then["value"][-1])
+    tokens = dict(then.group_by("domain").agg(pl.col("num_tokens").sum()).iter_rows())
+    assert {one["domain"]: one["then"]["num_kept_tokens"] for one in told["domains"]} == tokens
+    assert main(["what-if", name, experiment, *arguments]) == 0
+    assert f"keeps {len(then):,} of {len(values):,} sequences" in capsys.readouterr().out
+
+
+def test_what_if_asks_for_a_selection_and_an_amount_that_there_may_be(many, capsys):
+    experiment = str(many[0].store.root.parent / "experiment.yaml")
+    assert main(["what-if", "halve", experiment, "--keep-fraction", "0.1"]) == 2
+    assert "did you mean 'half'?" in capsys.readouterr().err
+    assert main(["what-if", "half", experiment, "--keep-fraction", "0"]) == 2
+    assert "more than 0 and at most 1" in capsys.readouterr().err
+
+
+def stored_rows(pipeline, key):
+    """The rows of a whole asset's Parquet files."""
+    stored = pipeline.store.require(pipeline.latest_fingerprints().recipe(key))
+    return pl.concat(pl.read_parquet(path) for path in stored.matching("*.parquet"))
+
+
+def test_selections_over_the_same_candidates_are_held_against_each_other(many):
+    pipeline, _ = many
+    kept = {name: set(stored_rows(pipeline, f"{name}/refined_corpus")["sequence_id"]) for name in SELECTIONS}
+    pairs = list(combinations([name for name in SELECTIONS if name != "after"], 2))  # which has other candidates
+    found = stored_rows(pipeline, "selection_overlap")
+    assert list(found.select("first", "second").iter_rows()) == pairs
+    for row in found.iter_rows(named=True):
+        both, either = kept[row["first"]] & kept[row["second"]], kept[row["first"]] | kept[row["second"]]
+        assert (row["num_kept_by_both"], row["jaccard"]) == (len(both), pytest.approx(len(both) / len(either)))
+    differences = stored_rows(pipeline, "selection_differences")
+    texts = dict(stored_rows(pipeline, "half/refined_corpus").select("sequence_id", "texts").iter_rows())
+    for row in differences.iter_rows(named=True):
+        keeps, drops = (row["first"], row["second"]) if row["kept_by"] == "first" else (row["second"], row["first"])
+        assert row["sequence_id"] in kept[keeps] - kept[drops]
+        if row["sequence_id"] in texts:
+            assert row["text"] == "\n\n".join(texts[row["sequence_id"]])[:200]
+    assert set(differences.select("first", "second").iter_rows()) == set(pairs)
+
+
+@pytest.mark.parametrize("name", ["half", "chance", "after"])
+def test_the_diversity_of_what_is_kept_is_that_of_all_pairs(many, name):
+    pipeline, _ = many
+    folder = pipeline.store.require(pipeline.latest_fingerprints().recipe("large/teacher_model")).folder
+    embeddings = load_file(folder / "model.safetensors")["model.embed_tokens.weight"].astype(float)
+    kept = stored_rows(pipeline, f"{name}/refined_corpus")
+    ranked = stored_rows(pipeline, pipeline.graph[f"{name}/selection_cutoff"].inputs["difference_scores"])
+    shards = pipeline.latest_fingerprints().pieces("bpe/sequences").values()
+    sequences = pl.concat(
+        pl.read_parquet(pipeline.store.require(shard).file("sequences.parquet"), columns=["sequence_id", "token_ids"])
+        for shard in shards
+    )
+    candidates = sequences.filter(pl.col("sequence_id").is_in(ranked["sequence_id"].implode()))
+    counts = Counter(token for tokens in candidates["token_ids"] for token in tokens)
+    weights = {token: 1e-3 / (1e-3 + count / counts.total()) for token, count in counts.items()}
+
+    def mean_distance(ids):
+        chosen = candidates.filter(pl.col("sequence_id").is_in(ids.implode()))["token_ids"]
+        return pdist(
+            [sum(weights[token] * embeddings[token] for token in tokens) for tokens in chosen], "cosine"
+        ).mean()
+
+    rows = {row["texts"]: row for row in stored_rows(pipeline, f"{name}/selection_diversity").iter_rows(named=True)}
+    dropped = ranked.filter(~pl.col("sequence_id").is_in(kept["sequence_id"].implode()))
+    for texts, members in (("candidates", ranked), ("kept", kept), ("dropped", dropped)):
+        row = rows[texts]
+        assert row["num_sequences"] == row["num_sampled"] == len(members)  # all of so few
+        assert row["mean_distance"] == pytest.approx(mean_distance(members["sequence_id"]))
+        assert row["mean_distance_low"] < row["mean_distance"] < row["mean_distance_high"]
+    if name == "half":
+        scored = ranked.join(kept.select("sequence_id"), on="sequence_id", how="semi")
+        nll = -kept["teacher_logprob_nats"].sum() / scored["num_scored_tokens"].sum()
+        assert rows["kept"]["teacher_nll_nats_per_token"] == pytest.approx(nll)
+    if name == "chance":
+        assert rows["kept"]["teacher_nll_nats_per_token"] is None
 
 
 def test_the_catalog_has_the_tables_of_all_and_the_comparison_does_without_a_teacher(many):

@@ -31,12 +31,14 @@ MARTS = [
     "refined_corpus",
     "reversed_scores",
     "scale_corrected_scores",
+    "score_deciles",
     "score_distribution",
     "score_scales",
     "selection_cutoff",
     "surviving_reference_scores",
     "surviving_sequences",
     "token_priors",
+    "what_if",
 ]
 # That begin with the candidates, as difference_scores does.
 BASES = ("likelihood_scores", "prior_statistics", "proxy_scores", "random_scores")
@@ -80,12 +82,14 @@ def test_dependencies_follow_from_the_sql_with_the_steps_expanded():
         "refined_corpus": ("difference_scores", "documents", "selection_cutoff", "sequences"),  # documents: by a test
         "reversed_scores": ("difference_scores",),
         "scale_corrected_scores": ("difference_scores", "score_scales"),
+        "score_deciles": (*marks, "sequences"),
         "score_distribution": marks,
         "score_scales": ("difference_scores",),
         "selection_cutoff": ("difference_scores",),
         "surviving_reference_scores": ("model_scores", "sequences"),
         "surviving_sequences": (*marks, "sequences"),
         "token_priors": ("token_counts",),
+        "what_if": marks,
     }
 
 
@@ -102,6 +106,7 @@ def test_parameters_follow_from_the_sql():
         "scale_corrected_scores": {"rank_by", "scale_correction"},
         "score_scales": {"rank_by"},
         "selection_cutoff": {"rank_by", "keep_fraction", "token_budget"},
+        "what_if": {"within"},
     }
 
 

@@ -31,6 +31,12 @@ def with_share(rows: pl.DataFrame, *, share: float, seed: int) -> pl.DataFrame:
     return rows.filter(pl.Series(hash_fractions(rows["sequence_id"].to_numpy(), seed=seed) < share))
 
 
+def drawn_ids(sequence_ids: pl.Series, count: int, *, seed: int) -> pl.Series:
+    """Return the ids with the smallest hash, so many, in their order: the same ones whatever else is there."""
+    rows = pl.DataFrame({"_id": sequence_ids, "_hash": hash_fractions(sequence_ids.to_numpy(), seed=seed)})
+    return rows.sort("_hash", "_id").head(count)["_id"].sort().alias(sequence_ids.name)
+
+
 def agreement_sample(
     differences: Iterable[pl.DataFrame], cutoff: dict[str, float], *, num_random: int, num_around_cutoff: int, seed: int
 ) -> pl.DataFrame:

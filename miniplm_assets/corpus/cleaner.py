@@ -1,7 +1,7 @@
-"""Drops documents though nothing is wrong with them: those of other languages, and those that are there twice."""
+"""Drops documents though nothing is wrong with them: of other languages, of benchmarks, and those that are twice."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -11,11 +11,13 @@ import numpy as np
 import pyarrow as pa
 
 from miniplm_assets.corpus.cleaning import Document, Rejected, excerpt_of
+from miniplm_assets.corpus.decontaminator import Decontaminator
 from miniplm_assets.corpus.duplicates import NO_TWIN, KeptDocuments
 from miniplm_assets.corpus.hashes import Hashes, hashes_schema
 from miniplm_assets.corpus.languages import languages_of
-from miniplm_assets.corpus.tables import DOCUMENTS, LANGUAGE, REJECTED, TWIN, RowGroupWriter
+from miniplm_assets.corpus.tables import CONTAMINATED, DOCUMENTS, LANGUAGE, REJECTED, TWIN, RowGroupWriter
 from miniplm_assets.experiment.cleaning import EVERY_LANGUAGE, Cleaning
+from miniplm_assets.storage.tables import CONTAMINATED as CONTAMINATED_FILE
 from miniplm_assets.storage.tables import HASHES as HASHES_FILE
 
 
@@ -27,8 +29,11 @@ class Cleaner:
         kept: the documents of the files before, which those that stay of this one are added to; None where duplicates
             stay.
         files: the names of its files: one, or of a folder of texts one for each line.
+        shard: the name of the file in the tables.
         first_document_id: of those that stay.
-        folder: gets the hashes of these, where duplicates are dropped.
+        folder: gets the hashes of these, where duplicates are dropped; and what shares words with a protected text.
+        decontaminator: knows the protected texts; None where none are.
+        split_of: gives the split of a text.
     """
 
     def __init__(
@@ -36,13 +41,17 @@ class Cleaner:
         cleaning: Cleaning,
         kept: KeptDocuments | None,
         *,
+        shard: str,
         files: Sequence[str],
         first_document_id: int,
         folder: Path,
+        decontaminator: Decontaminator | None,
+        split_of: Callable[[str], str],
     ) -> None:
         self._cleaning = cleaning
         self._kept = kept
-        self._files = files
+        self._shard, self._files = shard, files
+        self._decontaminator, self._split_of = decontaminator, split_of
         self._folder = folder
         self._languages: list[str] = []  # of the documents that stayed last
         self._per_language: Counter[str] = Counter()
@@ -57,6 +66,10 @@ class Cleaner:
         if self._kept is not None:
             self._writer = self._open.enter_context(
                 RowGroupWriter(self._folder / HASHES_FILE, hashes_schema(self._kept.near))
+            )
+        if self._decontaminator is not None:
+            self._contaminated = self._open.enter_context(
+                RowGroupWriter(self._folder / CONTAMINATED_FILE, CONTAMINATED)
             )
         return self
 
@@ -78,11 +91,16 @@ class Cleaner:
     @property
     def num_dropped(self) -> int:
         """How many documents were dropped."""
-        return self._per_other_language.total() + self._per_twin_reason.total()
+        num_contaminated = 0 if self._decontaminator is None else self._decontaminator.num_found
+        return self._per_other_language.total() + num_contaminated + self._per_twin_reason.total()
 
     def drop(self, documents: list[Document]) -> list[Rejected]:
         """Take what is dropped out of the next documents, and return it."""
-        return [*self._drop_other_languages(documents), *self._drop_twins(documents)]
+        return [
+            *self._drop_other_languages(documents),
+            *self._drop_contaminated(documents),
+            *self._drop_twins(documents),
+        ]
 
     def document_columns(self) -> dict[str, Any]:
         """Return the further columns of documents.parquet, for the documents that stayed last."""
@@ -101,6 +119,8 @@ class Cleaner:
             facts["num_of_other_languages"] = self._per_other_language.total()
             facts["dropped_per_language"] = dict(sorted(self._per_other_language.items()))
             facts["documents_per_language"] = dict(sorted(self._per_language.items()))
+        if self._decontaminator is not None:
+            facts |= self._decontaminator.facts()
         if self._kept is not None:
             facts["num_duplicates"] = self._per_twin_reason.total()
             facts["duplicates_per_reason"] = dict(sorted(self._per_twin_reason.items()))
@@ -135,13 +155,26 @@ class Cleaner:
             self._per_twin_domain[documents[place].domain] += 1
             twin_id, similarity = int(twins.document_id[place]), float(twins.similarity[place])
             rejected.append(self._rejected(documents[place], reason, twin_id, similarity))
-        stay = np.flatnonzero(are_kept).tolist()
-        documents[:] = [documents[place] for place in stay]
+        self._keep(documents, np.flatnonzero(are_kept).tolist())
+        return rejected
+
+    def _drop_contaminated(self, documents: list[Document]) -> list[Rejected]:
+        if self._decontaminator is None:
+            return []
+        splits = [self._split_of(document.text) for document in documents]
+        found, columns = self._decontaminator.listed(documents, splits, None, shard=self._shard)
+        self._contaminated.write(columns)
+        rejected = [self._rejected(documents[place], "contaminated") for place in found]
+        self._keep(documents, sorted(set(range(len(documents))) - set(found)))
+        return rejected
+
+    def _keep(self, documents: list[Document], places: list[int]) -> None:
+        """Leave the documents at some places, after their languages were counted."""
+        documents[:] = [documents[place] for place in places]
         if self._cleaning.names_languages:
             self._per_language.subtract(self._languages)
-            self._languages = [self._languages[place] for place in stay]
+            self._languages = [self._languages[place] for place in places]
             self._per_language.update(self._languages)
-        return rejected
 
     def _rejected(
         self, document: Document, reason: str, twin_id: int | None = None, similarity: float | None = None

@@ -30,8 +30,8 @@ class Rejected:
     Attributes:
         file: relative to the source.
         line: from 1.
-        reason: a `Reason`; or of a document that is dropped, exact_duplicate, near_duplicate, or
-            language_ and the code of its own.
+        reason: a `Reason`; or of a document that is dropped, exact_duplicate, near_duplicate,
+            contaminated, or language_ and the code of its own.
         excerpt: its first characters.
         twin_id: the document that stays in the place of a duplicate.
         similarity: of that one and a duplicate, in (0, 1].

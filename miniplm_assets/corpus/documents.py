@@ -2,14 +2,16 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from miniplm_assets.core.errors import CorpusError
 from miniplm_assets.core.facts import counts_in_words
-from miniplm_assets.core.splits import SPLITS, split_of
+from miniplm_assets.core.splits import SPLITS, VALIDATION, split_of
 from miniplm_assets.corpus.cleaner import Cleaner
 from miniplm_assets.corpus.cleaning import UNKNOWN_DOMAIN, Document, Rejected
+from miniplm_assets.corpus.decontaminator import Decontaminator
 from miniplm_assets.corpus.duplicates import KeptDocuments
 from miniplm_assets.corpus.listing import file_names
 from miniplm_assets.corpus.progress import Progress, Report
@@ -21,6 +23,7 @@ from miniplm_assets.experiment.cleaning import Cleaning
 from miniplm_assets.experiment.sources import DocumentFields, Source
 from miniplm_assets.storage.tables import DOCUMENTS as DOCUMENTS_FILE
 from miniplm_assets.storage.tables import REJECTED as REJECTED_FILE
+from miniplm_assets.storage.tables import VALIDATION_NGRAMS
 
 _BATCH_BYTES: Final = 4 << 20
 _BATCH_ROWS: Final = 4_096
@@ -38,6 +41,7 @@ def write_documents(
     report: Report,
     cleaning: Cleaning | None = None,
     kept: KeptDocuments | None = None,
+    decontaminator: Decontaminator | None = None,
 ) -> dict[str, Any]:
     """Write the documents of a shard, and apart from them the rows that are none, or one too many.
 
@@ -54,6 +58,8 @@ def write_documents(
         cleaning: which documents are dropped; absent: none.
         kept: the documents of the shards before, which those that stay of this one are added to; None where
             duplicates stay.
+        decontaminator: those that share words with a protected text, its own validation split included, are dropped and
+            listed in contaminated.parquet; validation_ngrams.parquet has what of this file is protected.
 
     Returns:
         num_documents, num_rejected, num_bytes, documents_per_split, rejected_per_reason, domains, num_without_domain
@@ -77,9 +83,12 @@ def write_documents(
     cleaner = Cleaner(
         cleaning or Cleaning(),
         kept,
+        shard=shard.name,
         files=file_names(shard.name, shard.files, source),
         first_document_id=ids.first,
         folder=folder,
+        decontaminator=decontaminator,
+        split_of=partial(split_of, shares=shares, seed=seed),
     )
     with (
         unchanged_while_read(shard, source=source),
@@ -87,6 +96,13 @@ def write_documents(
         RowGroupWriter(folder / REJECTED_FILE, cleaner.rejected_schema) as rejected_writer,
         cleaner,
     ):
+        if decontaminator is not None:
+            # The file is read once more: a candidate may stand before the document that it shares words with.
+            rows = read_rows(shard, source=source, fields=fields, keys=RowKeys())
+            texts = (row.text for row in rows if isinstance(row, Document))
+            is_held_out = decontaminator.runs.against_validation
+            validation = (text for text in texts if split_of(text, shares=shares, seed=seed) == VALIDATION)
+            decontaminator.begin_shard(validation if is_held_out else ()).write(folder / VALIDATION_NGRAMS)
 
         def write_batch() -> None:
             nonlocal total_bytes

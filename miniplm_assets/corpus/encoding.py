@@ -59,15 +59,11 @@ class PackingTokenizer:
 
         vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocabulary.values()) + 1
-        self.token_num_bytes: NDArray[np.int32] = np.zeros(self.vocab_size, dtype=np.int32)
-        self.ends_sentence: NDArray[np.bool_] = np.zeros(self.vocab_size, dtype=np.bool_)
-        added_ids = {token["id"]: token["special"] for token in added}
-        for piece, token_id in vocabulary.items():
-            if added_ids.get(token_id, False):
-                continue
-            spelt = piece.encode() if token_id in added_ids else _piece_bytes(piece, self._is_byte_level)
-            self.token_num_bytes[token_id] = len(spelt)
-            self.ends_sentence[token_id] = _ends_sentence(spelt.decode(errors="ignore"))
+        spelt = self.token_bytes()
+        self.token_num_bytes: NDArray[np.int32] = np.array([len(piece) for piece in spelt], dtype=np.int32)
+        self.ends_sentence: NDArray[np.bool_] = np.array(
+            [_ends_sentence(piece.decode(errors="ignore")) for piece in spelt], dtype=np.bool_
+        )
 
     def decode(self, token_ids: list[int]) -> str:
         """Return the text of some tokens, special ones left out; a character that is cut shows as U+FFFD."""
@@ -80,6 +76,15 @@ class PackingTokenizer:
         special = {token["content"] for token in self._spec["added_tokens"] if token["special"]} - {end_of_document}
         vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
         return {piece: token_id for piece, token_id in vocabulary.items() if piece not in special}
+
+    def token_bytes(self) -> list[bytes]:
+        """Return the UTF-8 bytes that each token of the vocabulary stands for, as `token_num_bytes` counts them."""
+        spelt = [b""] * self.vocab_size
+        added = {token["id"]: token["special"] for token in self._spec["added_tokens"]}
+        for piece, token_id in self._tokenizer.get_vocab(with_added_tokens=True).items():
+            if not added.get(token_id, False):
+                spelt[token_id] = piece.encode() if token_id in added else _piece_bytes(piece, self._is_byte_level)
+        return spelt
 
     @cached_property
     def byte_ids(self) -> NDArray[np.int32] | None:

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from miniplm_assets.experiment.cleaning import NearDuplicates
 
 # Scripts that are written without spaces: Thai, Lao, Burmese, Khmer, Chinese, Japanese, Yi. A character is a word.
-_WITHOUT_SPACES: Final = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\ua4cf\uf900-\ufaff\U00020000-\U0003ffff"
+WITHOUT_SPACES: Final = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\ua4cf\uf900-\ufaff\U00020000-\U0003ffff"
 # Else a run of anything but white space and the punctuation of ASCII.
-_WORD: Final = re.compile(rf"[{_WITHOUT_SPACES}]|[^\s!-/:-@\[-`{{-~{_WITHOUT_SPACES}]+")
+_WORD: Final = re.compile(rf"[{WITHOUT_SPACES}]|[^\s!-/:-@\[-`{{-~{WITHOUT_SPACES}]+")
 # Shingles of a long document that are held at once.
 _MAX_SHINGLES: Final = 1 << 16
 _SEED: Final = 1

@@ -36,6 +36,19 @@ REJECTED: Final = pa.schema(
 # Of documents whose language is looked for; of rejected rows, where duplicates are dropped.
 LANGUAGE: Final = pa.schema([("language", pa.string())])
 TWIN: Final = pa.schema([("twin_id", pa.int64()), ("similarity", pa.float32())])
+# Documents that share words with what models are measured by.
+CONTAMINATED: Final = pa.schema(
+    [
+        ("shard", pa.string()),
+        ("line", pa.int64()),
+        ("document_id", pa.int64()),
+        ("domain", pa.string()),
+        ("split", pa.string()),
+        ("found_in", pa.string()),
+        ("ngram", pa.string()),
+        ("num_ngrams", pa.int64()),
+    ]
+)
 SPAN: Final = pa.struct([("document_id", pa.int64()), ("char_start", pa.int64()), ("char_end", pa.int64())])
 SEQUENCES: Final = pa.schema(
     [

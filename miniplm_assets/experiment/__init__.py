@@ -1,6 +1,7 @@
 """The experiment file: one YAML that names the corpus, the models, the selections and the students."""
 
 from miniplm_assets.experiment.cleaning import Cleaning
+from miniplm_assets.experiment.decontamination import Decontamination
 from miniplm_assets.experiment.generations import Decoding, Generation, Sampling
 from miniplm_assets.experiment.load import load_experiment
 from miniplm_assets.experiment.models import (
@@ -38,6 +39,7 @@ __all__ = [
     "Cleaning",
     "CrossEntropy",
     "Decoding",
+    "Decontamination",
     "DemoSource",
     "DocumentFields",
     "Experiment",

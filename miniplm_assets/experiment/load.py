@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from miniplm_assets.core.errors import ExperimentError
 from miniplm_assets.experiment.cross_check import LEFT_OUT
+from miniplm_assets.experiment.decontamination import VALIDATION
 from miniplm_assets.experiment.places import place_of, secret_in
 from miniplm_assets.experiment.schema import Experiment
 from miniplm_assets.experiment.yaml_file import YamlFile
@@ -124,6 +125,11 @@ def _with_places(value: Any, folder: Path, keys: tuple[Any, ...], found: list[Pr
         return {name: _with_places(inner, folder, (*keys, name), found) for name, inner in value.items()}
     if keys and keys[-1] in ("path", "warehouse") and isinstance(value, str):
         return _place(value, folder, keys, found)
+    if keys == ("corpus", "decontamination", "against") and isinstance(value, list):
+        return [
+            _place(one, folder, (*keys, place), found) if isinstance(one, str) and one != VALIDATION else one
+            for place, one in enumerate(value)
+        ]
     return value
 
 

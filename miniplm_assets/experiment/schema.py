@@ -12,6 +12,7 @@ from miniplm_assets.core.splits import HELD_APART, REFERENCE, TEACHER, VALIDATIO
 from miniplm_assets.experiment.automation import Automation
 from miniplm_assets.experiment.cleaning import Cleaning
 from miniplm_assets.experiment.cross_check import LEFT_OUT, CrossCheck
+from miniplm_assets.experiment.decontamination import Decontamination
 from miniplm_assets.experiment.generations import Generation
 from miniplm_assets.experiment.models import Owners, Scored, Seed, StudentTraining, TokenizerSource
 from miniplm_assets.experiment.objectives import CrossEntropy, Objective
@@ -52,6 +53,9 @@ class Corpus(Settings):
     source: Source
     fields: DocumentFields = DocumentFields()
     cleaning: Cleaning = Cleaning()
+    decontamination: Decontamination | None = Field(
+        None, description="documents that share words with what models are measured by are listed, or dropped"
+    )
     splits: Splits = Splits()
     max_rejected_share: float = Field(
         0.01, ge=0, le=1, description="of the rows; where more are no documents, a check warns"

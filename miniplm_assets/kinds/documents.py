@@ -6,12 +6,15 @@ from typing import ClassVar, Final
 
 from miniplm_assets.core.facts import counts_in_words, sum_facts
 from miniplm_assets.core.identity import first_id
+from miniplm_assets.corpus.decontaminator import Decontaminator
 from miniplm_assets.corpus.documents import write_documents
 from miniplm_assets.corpus.duplicates import KeptDocuments
 from miniplm_assets.corpus.hashes import Hashes
 from miniplm_assets.experiment import Cleaning, DemoSource, DocumentFields, Source, Splits
 from miniplm_assets.experiment.cleaning import EVERY_LANGUAGE
+from miniplm_assets.experiment.decontamination import Runs
 from miniplm_assets.experiment.settings import Settings, nearest
+from miniplm_assets.kinds.protected_ngrams import open_protected, protected_by
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS
 from miniplm_assets.lineage.kind import Blueprint, Check, Kind, Node
 from miniplm_assets.lineage.work import Work
@@ -50,6 +53,7 @@ class Reading(Settings):
         format: of the files.
         fields: which of a row's are read.
         cleaning: which documents are dropped.
+        decontamination: which are dropped for words that they share with what models are measured by, if any are.
         splits: shares of the documents.
         seed: of the split.
         max_rejected_share: of the rows; more is a warning.
@@ -67,13 +71,15 @@ class Reading(Settings):
     max_rejected_share: float
     excluded_domains: tuple[str, ...]
     cleaning: Cleaning = Cleaning()
+    decontamination: Runs | None = None
 
 
 def _nodes(blueprint: Blueprint) -> Iterator[Node[Reading]]:
     corpus = blueprint.experiment.corpus
+    removed = corpus.decontamination if corpus.decontamination and corpus.decontamination.removes else None
     yield Node(
         kind=DOCUMENTS,
-        inputs={RAW_CORPUS: RAW_CORPUS},
+        inputs={RAW_CORPUS: RAW_CORPUS} | protected_by(removed),
         settings=Reading(
             source=corpus.source,
             format="jsonl" if isinstance(corpus.source, DemoSource) else corpus.source.type,
@@ -83,8 +89,9 @@ def _nodes(blueprint: Blueprint) -> Iterator[Node[Reading]]:
             max_rejected_share=corpus.max_rejected_share,
             excluded_domains=blueprint.experiment.evaluation.excluded_domains,
             cleaning=corpus.cleaning,
+            decontamination=removed and removed.runs,
         ),
-        reads_earlier_pieces=corpus.cleaning.drops_duplicates,
+        reads_earlier_pieces=corpus.cleaning.drops_duplicates or bool(removed and removed.runs.against_validation),
     )
 
 
@@ -92,9 +99,10 @@ def _make(work: Work[Reading]) -> Result:
     """Read, check, clean and split the documents of each corpus file."""
     settings = work.settings
     observed = {shard.name: shard for shard in work.run.snapshot().shards}
-    earlier = _Earlier(work) if settings.cleaning.drops_duplicates else None
+    earlier = _Earlier(work)
 
     def write(shard: str, draft: Draft) -> None:
+        earlier.go_to(shard)
         draft.facts = write_documents(
             observed[shard],
             source=settings.source,
@@ -105,7 +113,8 @@ def _make(work: Work[Reading]) -> Result:
             folder=draft.path,
             report=work.report,
             cleaning=settings.cleaning,
-            kept=None if earlier is None else earlier.kept_before(shard),
+            kept=earlier.kept,
+            decontaminator=earlier.decontaminator,
         )
 
     def check(pieces: Mapping[str, Result]) -> Iterator[CheckOutcome]:
@@ -118,22 +127,33 @@ def _make(work: Work[Reading]) -> Result:
 
 
 class _Earlier:
-    """The documents that stay of the corpus files before one: as this run found them, or as they are stored."""
+    """What is known of the corpus files before one: as this run found them, or as they are stored.
+
+    Attributes:
+        kept: the documents that stay of them, which those of the file itself are added to; None where duplicates stay.
+        decontaminator: protects their validation split and the texts of files; None where nothing is dropped.
+    """
 
     def __init__(self, work: Work[Reading]) -> None:
+        settings = work.settings
         self._work = work
         self._shards = deque(sorted(work.piece_recipes))
-        self._kept = KeptDocuments(work.settings.cleaning.alike)
+        self.kept = KeptDocuments(settings.cleaning.alike) if settings.cleaning.drops_duplicates else None
+        self.decontaminator: Decontaminator | None = None
+        if settings.decontamination is not None:
+            self.decontaminator = open_protected(work, settings.decontamination)
 
-    def kept_before(self, shard: str) -> KeptDocuments:
-        """Return those before a corpus file, which those of the file itself are added to."""
-        while (earlier := self._shards.popleft()) != shard:
+    def go_to(self, shard: str) -> None:
+        """Read what is stored of the corpus files before one, from the last one that was asked for."""
+        while self._work.node.reads_earlier_pieces and (earlier := self._shards.popleft()) != shard:
             recipe = self._work.piece_recipes[earlier]
             self._work.run.stop.look()
-            self._kept.begin_shard(first_id(recipe.fingerprint))
             stored = self._work.pipeline.store.require(recipe)
-            self._kept.add(Hashes.read(stored.file(tables.HASHES), self._kept.near))
-        return self._kept
+            if self.kept is not None:
+                self.kept.begin_shard(first_id(recipe.fingerprint))
+                self.kept.add(Hashes.read(stored.file(tables.HASHES), self.kept.near))
+            if self.decontaminator is not None:
+                self.decontaminator.protected.read(stored.file(tables.VALIDATION_NGRAMS))
 
 
 def _domain_field_is_found(field: str | None, pieces: Mapping[str, Result]) -> CheckOutcome:
@@ -206,7 +226,7 @@ DOCUMENTS = Kind(
 
 Rows that are no document (not JSON, no text, not UTF-8, empty, too long) lie in `rejected.parquet` beside them, each
 with its file, line and reason. So do those that `corpus.cleaning` drops: a duplicate with the id of its twin, others
-with their language.""",
+with their language. And those that `corpus.decontamination` removes; `contaminated_documents` says why.""",
     nodes=_nodes,
     make=_make,
     pieces="shard",

@@ -31,9 +31,10 @@ from miniplm_assets.kinds.scores import (
     scores_kinds,
 )
 from miniplm_assets.kinds.sequences import SEQUENCES, sequences_key
+from miniplm_assets.kinds.tokenizer import TOKENIZER
 from miniplm_assets.lineage.kind import ALL_FILES, Blueprint, Check, Kind, Node
 from miniplm_assets.lineage.work import Work
-from miniplm_assets.lm.score_shard import Choose
+from miniplm_assets.lm.score_shard import Choose, mean_nll
 from miniplm_assets.storage.manifest import CheckOutcome
 from miniplm_assets.storage.store import Draft, Result
 
@@ -44,6 +45,13 @@ MIN_SEQUENCES = 30
 PILOT_SAYS_GO = Check(
     "pilot_says_go",
     "A failure means that the pilot speaks against scoring the whole corpus with these two models.",
+)
+
+TEACHER_IS_AHEAD_OF_STUDENTS = Check(
+    "teacher_is_ahead_of_students",
+    "A failure names students that are stored already and predict held-out text as well as the teacher does that of "
+    "the pilot: what it finds easy is then nothing that they lack.",
+    is_blocking=False,
 )
 
 
@@ -172,7 +180,44 @@ def _make(work: Work[Judging]) -> Result:
             )
         )
 
-    return work.make(write)
+    result = work.make(write)
+    work.tally.checks.append(_teacher_is_ahead(work))
+    return result
+
+
+def _teacher_is_ahead(work: Work[Judging]) -> CheckOutcome:
+    """Hold the teacher's loss on the pilot against the held-out losses of the students that are stored by now.
+
+    Neither has seen the text, and both are drawn from the same corpus by hashes.
+    """
+    role = "teacher_scores"
+    tokenizer = work.input_node(role).inputs[TOKENIZER.name]
+    domains = work.input(role).facts["by_split_and_domain"][CANDIDATE]
+    evaluations = [node for node in work.pipeline.graph.values() if node.kind.name == "student_evaluation"]
+    num_held_against, ahead = 0, []
+    for node in evaluations:
+        if node.inputs[TOKENIZER.name] != tokenizer:  # in other tokens, a loss is another quantity
+            continue
+        teacher_nll = mean_nll(domains, excluded_domains=node.settings.excluded_domains)
+        for seed, recipe in work.fingerprints.pieces(node.key).items():
+            stored = work.pipeline.store.find(recipe)
+            if stored is None or teacher_nll is None:
+                continue
+            num_held_against += 1
+            student_nll = stored.facts["nll_nats_per_token"]
+            if student_nll <= teacher_nll:
+                ahead.append(
+                    f"{node.names[0]}, seed {seed}: {student_nll:.3f} nats a token, the teacher {teacher_nll:.3f}"
+                )
+    return CheckOutcome(
+        name=TEACHER_IS_AHEAD_OF_STUDENTS.name,
+        passed=not ahead,
+        is_warning=True,
+        description="take a stronger teacher, or train it for longer; as good as it are: " + "; ".join(ahead)
+        if ahead
+        else "",
+        facts={"num_students": num_held_against},
+    )
 
 
 def _cost_of_the_whole(work: Work[Judging]) -> list[dict[str, Any]]:
@@ -211,7 +256,7 @@ the domains, and what scoring everything would cost.""",
     nodes=_nodes,
     make=_make,
     table=ALL_FILES,
-    checks=(PILOT_SAYS_GO,),
+    checks=(PILOT_SAYS_GO, TEACHER_IS_AHEAD_OF_STUDENTS),
     columns={
         "domain": "of the candidates",
         "share_of_candidate_tokens": "in the pilot",

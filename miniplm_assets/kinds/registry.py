@@ -8,14 +8,17 @@ from typing import Any, Final
 from miniplm_assets.experiment import load_experiment
 from miniplm_assets.kinds.agreement import AGREEMENT_SCORES, SCORE_AGREEMENT
 from miniplm_assets.kinds.comparison import COMPARISON
+from miniplm_assets.kinds.contaminated_documents import CONTAMINATED_DOCUMENTS
 from miniplm_assets.kinds.documents import DOCUMENTS
 from miniplm_assets.kinds.evaluation_text import EVALUATION_TEXT
 from miniplm_assets.kinds.exported import EXPORTED_CORPUS, EXPORTED_STUDENT
+from miniplm_assets.kinds.gap_by_text_class import GAP_BY_TEXT_CLASS
 from miniplm_assets.kinds.generated_corpus import GENERATED_CORPUS
 from miniplm_assets.kinds.ledger import BREAK_EVEN, LEDGER
 from miniplm_assets.kinds.models import MODELS
 from miniplm_assets.kinds.pilot import PILOT, PILOT_SCORES
 from miniplm_assets.kinds.pre_filter import SURVIVING_SCORES
+from miniplm_assets.kinds.protected_ngrams import PROTECTED_NGRAMS
 from miniplm_assets.kinds.proxy import PROXY_MODEL, SAMPLED
 from miniplm_assets.kinds.proxy_agreement import PROXY_AGREEMENT
 from miniplm_assets.kinds.proxy_differences import PROXY_DIFFERENCES
@@ -28,6 +31,8 @@ from miniplm_assets.kinds.scaling_laws import SCALING_LAWS
 from miniplm_assets.kinds.scored_bytes import SCORED_BYTES
 from miniplm_assets.kinds.scores import SCORES
 from miniplm_assets.kinds.selection import selection_kinds
+from miniplm_assets.kinds.selection_diversity import SELECTION_DIVERSITY
+from miniplm_assets.kinds.selection_overlap import SELECTION_OVERLAP
 from miniplm_assets.kinds.sequences import SEQUENCES
 from miniplm_assets.kinds.student_checkpoint import STUDENT_CHECKPOINT
 from miniplm_assets.kinds.student_differences import STUDENT_DIFFERENCES
@@ -53,7 +58,9 @@ def all_kinds(sql: SqlProject) -> tuple[Kind[Any], ...]:
     """Return every kind, each after those whose nodes its own look at: gates first, the catalog of all last."""
     return (
         RAW_CORPUS,
+        PROTECTED_NGRAMS,
         DOCUMENTS,
+        CONTAMINATED_DOCUMENTS,
         TOKENIZER,
         SEQUENCES,
         TOKEN_COUNTS,
@@ -71,6 +78,9 @@ def all_kinds(sql: SqlProject) -> tuple[Kind[Any], ...]:
         PROXY_DIFFERENCES,
         SURVIVING_SCORES,
         *selection_kinds(sql),
+        SELECTION_DIVERSITY,
+        GAP_BY_TEXT_CLASS,
+        *SELECTION_OVERLAP,
         *AGREEMENT_SCORES.values(),
         SCORE_AGREEMENT,
         REFINED_SEQUENCES,

@@ -52,6 +52,7 @@ PICTURE_VERSION: Final = "2"
 REFINED_CORPUS: Final = "refined_corpus"
 DOMAIN_SHIFT: Final = "domain_shift"
 SCORE_DISTRIBUTION: Final = "score_distribution"
+WHAT_IF: Final = "what_if"
 # Too large to be copied into the catalog.
 VIEWS: Final = frozenset({*TABLES - SMALL_TABLES, REFINED_CORPUS})
 # As much of a table, and of a text in it, as a page of the UI shows well.
@@ -162,7 +163,10 @@ def _make(model: SqlModel, work: Work[SelectionParameters]) -> Result:
             traits=model.traits,
         )
         tables = sorted(draft.path.glob("*.parquet"))
-        if sum(pq.read_metadata(table).num_rows for table in tables) <= MAX_SHOWN_ROWS:
+        if model.name == WHAT_IF:
+            over_all = _read(tables).filter(pl.col("domain").is_null())
+            draft.facts = _shown(over_all.drop("domain", "share_of_kept_tokens", "share_of_kept_tokens_now"))
+        elif sum(pq.read_metadata(table).num_rows for table in tables) <= MAX_SHOWN_ROWS:
             draft.facts = _shown(_read(tables))
         if model.name in PICTURES:
             name, picture = PICTURES[model.name](work, _read(tables))

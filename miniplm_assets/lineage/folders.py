@@ -46,10 +46,11 @@ class FolderFingerprints:
         now_ns = time.time_ns()
         for path in files:
             state = local_state(path)
-            old_stamp, digest = known.get(path.name, (None, ""))
-            digests[path.name] = digest if old_stamp == state.stamp else sha256_of(path)
+            name = path.relative_to(folder).as_posix()
+            old_stamp, digest = known.get(name, (None, ""))
+            digests[name] = digest if old_stamp == state.stamp else sha256_of(path)
             if state.modified_ns <= now_ns - RACY_NS:
-                trusted[path.name] = [state.stamp, digests[path.name]]
+                trusted[name] = [state.stamp, digests[name]]
         if self._takes_notes and trusted != known:
             write_note(cache, trusted)
         return fingerprint_of(digests)
@@ -68,8 +69,8 @@ def require_copied(node: Node[Any], recipe: Recipe, copy: Path) -> None:
     """
     if node.folder is None:
         return
-    _, files = _copied(node, copy)
-    found = fingerprint_of({path.name: sha256_of(path) for path in files})
+    folder, files = _copied(node, copy)
+    found = fingerprint_of({path.relative_to(folder).as_posix(): sha256_of(path) for path in files})
     if found != recipe.settings["content"]:
         raise ModelError(
             f"{node.key}: the files in {node.folder} changed while they were copied (fingerprint "
@@ -77,8 +78,25 @@ def require_copied(node: Node[Any], recipe: Recipe, copy: Path) -> None:
         )
 
 
+def files_of_node(node: Node[Any]) -> list[Path]:
+    """Return the files of a node's folder that go into it, by name.
+
+    Raises:
+        ModelError: if one of its patterns matches none.
+    """
+    return _copied(node)[1]
+
+
 def _copied(node: Node[Any], copy: Path | None = None) -> tuple[Path, list[Path]]:
     """Return the folder of a node, or a copy of it, and those of its files that are copied."""
     assert node.folder is not None and node.kind.copied_files is not None, f"{node.key} copies no folder"
     folder = copy or node.folder
-    return folder, node.kind.copied_files(folder)
+    if not node.files:
+        return folder, node.kind.copied_files(folder)
+    found: set[Path] = set()
+    for pattern in node.files:
+        matching = {path for path in folder.glob(pattern) if path.is_file()}
+        if not matching:
+            raise ModelError(f"{node.key}: no file matches {folder / pattern}; correct the path in the experiment file")
+        found |= matching
+    return folder, sorted(found)

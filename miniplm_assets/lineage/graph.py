@@ -52,6 +52,7 @@ def definition_digests(graph: Graph) -> dict[str, str]:
                 "shards": list(node.shards),
                 "seeds": list(node.seeds),
                 "folder": None if node.folder is None else str(node.folder),
+                **({"files": list(node.files)} if node.files else {}),
             }
         )
     return digests

@@ -152,6 +152,7 @@ class Node(Generic[S]):
             before its own.
         seeds: of an asset with a result for each seed.
         folder: a local folder whose content goes into it.
+        files: glob patterns of the files of the folder that do; none where its kind says which.
         gates: keys of assets whose checks must pass first, and which are no part of its result.
         owners: who answers for it.
         rank: place of its kind in the registry: of what is ready, the lowest is made first.
@@ -165,6 +166,7 @@ class Node(Generic[S]):
     reads_earlier_pieces: bool = False
     seeds: tuple[int, ...] = ()
     folder: Path | None = None
+    files: tuple[str, ...] = ()
     gates: tuple[str, ...] = ()
     owners: tuple[str, ...] = ()
     rank: int = 0

@@ -87,6 +87,20 @@ READY_MADE_VIEWS: Final = (
             order by selection, extreme, place
         """,
     ),
+    ReadyMadeView(
+        name="contaminated_sequences",
+        description="One row for each sequence and each contaminated document that it holds a part of.",
+        reads=("contaminated_documents", "sequences"),
+        sql="""
+            select
+                spans_of_sequences.tokenizer, sequence_id, document_id, contaminated.shard, contaminated.domain,
+                contaminated.split, found_in, ngram
+            from contaminated_documents as contaminated
+            join (select tokenizer, sequence_id, unnest(spans).document_id as document_id from sequences)
+                as spans_of_sequences using (document_id)
+            order by all
+        """,
+    ),
 )
 
 

@@ -5,6 +5,8 @@ from typing import Final
 DOCUMENTS: Final = "documents.parquet"
 REJECTED: Final = "rejected.parquet"
 HASHES: Final = "hashes.parquet"
+CONTAMINATED: Final = "contaminated.parquet"
+VALIDATION_NGRAMS: Final = "validation_ngrams.parquet"
 SEQUENCES: Final = "sequences.parquet"
 SCORES: Final = "scores.parquet"
 # A column of sequences: places of end-of-document tokens that stand where a text was cut.
