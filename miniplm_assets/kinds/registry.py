@@ -11,6 +11,7 @@ from miniplm_assets.kinds.comparison import COMPARISON
 from miniplm_assets.kinds.documents import DOCUMENTS
 from miniplm_assets.kinds.exported import EXPORTED_CORPUS, EXPORTED_STUDENT
 from miniplm_assets.kinds.generated_corpus import GENERATED_CORPUS
+from miniplm_assets.kinds.held_out_tasks import HELD_OUT_TASKS
 from miniplm_assets.kinds.ledger import BREAK_EVEN, LEDGER
 from miniplm_assets.kinds.models import MODELS
 from miniplm_assets.kinds.pilot import PILOT, PILOT_SCORES
@@ -29,6 +30,8 @@ from miniplm_assets.kinds.selection import selection_kinds
 from miniplm_assets.kinds.sequences import SEQUENCES
 from miniplm_assets.kinds.student_checkpoint import STUDENT_CHECKPOINT
 from miniplm_assets.kinds.student_evaluation import STUDENT_EVALUATION
+from miniplm_assets.kinds.student_tasks import STUDENT_TASKS
+from miniplm_assets.kinds.tasks import TASKS
 from miniplm_assets.kinds.token_counts import TOKEN_COUNTS
 from miniplm_assets.kinds.tokenizer import TOKENIZER
 from miniplm_assets.kinds.warehouse_catalog import WAREHOUSE_CATALOG
@@ -50,6 +53,8 @@ def all_kinds(sql: SqlProject) -> tuple[Kind[Any], ...]:
     return (
         RAW_CORPUS,
         DOCUMENTS,
+        HELD_OUT_TASKS,
+        TASKS,
         TOKENIZER,
         SEQUENCES,
         TOKEN_COUNTS,
@@ -73,6 +78,7 @@ def all_kinds(sql: SqlProject) -> tuple[Kind[Any], ...]:
         GENERATED_CORPUS,
         STUDENT_CHECKPOINT,
         STUDENT_EVALUATION,
+        STUDENT_TASKS,
         COMPARISON,
         LEDGER,
         BREAK_EVEN,

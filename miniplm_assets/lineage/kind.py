@@ -22,7 +22,9 @@ if TYPE_CHECKING:  # both work on nodes
     from miniplm_assets.storage.store import Result
 
 S = TypeVar("S", bound=Settings)
-Section = Literal["corpus", "tokenizer", "teacher", "reference", "selection", "generation", "student", "reports"]
+Section = Literal[
+    "corpus", "tokenizer", "teacher", "reference", "selection", "generation", "tasks", "student", "reports"
+]
 
 EVERY_SHARD: Final = ("*",)
 # A table that is all Parquet files of a result.
