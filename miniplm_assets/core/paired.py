@@ -8,7 +8,7 @@ number a document: Student's t over the differences.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import hypot, sqrt
-from statistics import fmean
+from statistics import fmean, stdev
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,26 @@ def wilson_interval(num_right: float, number: int) -> tuple[float, float]:
     spread = z * sqrt(max(0.0, share * (1 - share)) / number + z**2 / (4 * number**2))
     scale = 1 + z**2 / number
     return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+
+
+def share_interval(seeds: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
+    """Return the 95 % interval of a share of right answers, over the seeds of a student.
+
+    With one seed it is Wilson's. With more, its distances and those of Student's interval over the seeds are added in
+    squares, since other documents and other seeds would both give another share.
+
+    Args:
+        seeds: for each, a number in [0, 1] for each document.
+    """
+    shares = [float(one.mean()) for one in seeds]
+    share, number = fmean(shares), len(seeds[0])
+    low, high = wilson_interval(share * number, number)
+    if len(shares) == 1:
+        return low, high
+    from scipy.stats import t
+
+    half = float(t.ppf((1 + CONFIDENCE) / 2, len(shares) - 1)) * stdev(shares) / sqrt(len(shares))
+    return max(0.0, share - hypot(share - low, half)), min(1.0, share + hypot(high - share, half))
 
 
 def mcnemar_p_value(num_only_ours: int, num_only_theirs: int) -> float:

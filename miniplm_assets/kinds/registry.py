@@ -31,6 +31,7 @@ from miniplm_assets.kinds.sequences import SEQUENCES
 from miniplm_assets.kinds.student_checkpoint import STUDENT_CHECKPOINT
 from miniplm_assets.kinds.student_evaluation import STUDENT_EVALUATION
 from miniplm_assets.kinds.student_tasks import STUDENT_TASKS
+from miniplm_assets.kinds.task_comparison import TASK_COMPARISON
 from miniplm_assets.kinds.tasks import TASKS
 from miniplm_assets.kinds.token_counts import TOKEN_COUNTS
 from miniplm_assets.kinds.tokenizer import TOKENIZER
@@ -80,6 +81,7 @@ def all_kinds(sql: SqlProject) -> tuple[Kind[Any], ...]:
         STUDENT_EVALUATION,
         STUDENT_TASKS,
         COMPARISON,
+        TASK_COMPARISON,
         LEDGER,
         BREAK_EVEN,
         EXPORTED_STUDENT,

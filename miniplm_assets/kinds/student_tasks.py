@@ -153,8 +153,8 @@ def _require_same(loaded: list[LoadedTask], described: dict[str, dict[str, Any]]
             what = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
             raise TaskError(
                 f"task {name}: {', '.join(what)} changed since `tasks` was made, so that students would not be asked "
-                "the same: was its data set fetched anew? Bring back what was there; or, to begin anew with what is there "
-                "now, delete what is stored of `tasks` and `student_tasks`"
+                "the same: was its data set fetched anew? Bring back what was there; or, to begin anew with what is "
+                "there now, delete what is stored of `tasks` and `student_tasks`"
             )
 
 
