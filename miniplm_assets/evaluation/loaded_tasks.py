@@ -8,7 +8,7 @@ import random
 import shutil
 import tempfile
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,13 +18,13 @@ from miniplm_assets.core.doors import cause_of, explained_as
 from miniplm_assets.core.errors import MiniplmError, TaskError, UnreachableTaskError
 from miniplm_assets.core.recipe import fingerprint_of
 from miniplm_assets.evaluation.task_files import (
+    LOCAL_READERS,
     definitions_in,
     harness_files,
     harness_folder,
     local_data,
-    missing_names,
     require_harness,
-    say_unknown,
+    require_known,
     task_files,
 )
 from miniplm_assets.storage.hub import may_pass
@@ -158,16 +158,13 @@ def _manager(names: Sequence[str], copy: Path | None, *, cache_folder: Path) -> 
     from lm_eval.tasks._yaml_loader import load_yaml
 
     own = {} if copy is None else definitions_in(copy)
-    is_alone = not missing_names(names, copy) and all("group" not in definition for _, definition in own.values())
-    folders = {harness_files()[name].parent for name in names if name not in own} if is_alone else {harness_folder()}
+    require_known(names, own)
+    own_names, folders = _needed(names, own)
     manager = TaskManager(include_defaults=False, include_path=[*sorted(folders), *([copy] if copy else [])])
     index = manager.task_index
-    if unknown := [name for name in names if name not in index]:
-        raise say_unknown(unknown, sorted({*index, *harness_files()}))
     originals = {}
-    for name, (path, definition) in own.items():
-        if name not in index or "group" in definition:
-            continue
+    for name in own_names:
+        path, definition = own[name]
         with explained_as(TaskError, f"{path.name}: cannot be loaded as a task", "correct the file"):
             content = load_yaml(path, resolve_func=True)
         originals[name] = dict(definition.get("dataset_kwargs") or {})
@@ -176,6 +173,24 @@ def _manager(names: Sequence[str], copy: Path | None, *, cache_folder: Path) -> 
             content["dataset_kwargs"] = {**local_data(path, definition), "cache_dir": str(cache_folder)}
         index[name] = replace(index[name], yaml_path=None, cfg=content)
     return manager, originals
+
+
+def _needed(names: Sequence[str], own: Mapping[str, tuple[Path, dict[str, Any]]]) -> tuple[set[str], set[Path]]:
+    """Return one's own tasks that are meant, and the folders of the harness to look in: all of it for a group of its."""
+    own_names: set[str] = set()
+    folders: set[Path] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in own:
+            path = harness_files().get(name)
+            folders.add(harness_folder() if path is None else path.parent)
+        elif "group" not in own[name][1]:
+            own_names.add(name)
+        else:
+            members = own[name][1].get("task") or []
+            waiting += [one if isinstance(one, str) else str(one.get("task") or one.get("group")) for one in members]
+    return own_names, {harness_folder()} if folders and harness_folder() in folders else folders
 
 
 def _built(manager: Any, named: str) -> dict[str, Any]:
@@ -205,6 +220,8 @@ def _missing_data(manager: Any, named: str, error: Exception) -> TaskError:
     data_set = (entry.cfg or {}).get("dataset_path") or "of a task that it holds"
     name = (entry.cfg or {}).get("dataset_name")
     call = f"datasets.load_dataset({data_set!r}{'' if name is None else f', {name!r}'})"
+    if data_set in LOCAL_READERS:
+        return TaskError(f"task {named}: its data cannot be read as {data_set} ({_cause(error)}); correct the file")
     is_script = "script" in str(error).lower()
     home = os.environ.get("HF_HOME") or "~/.cache/huggingface"
     remedy = (
@@ -214,8 +231,23 @@ def _missing_data(manager: Any, named: str, error: Exception) -> TaskError:
         else f"with a network it comes by itself; without one, call {call} elsewhere and copy what that leaves in its "
         f"HF_HOME into the one here ({home}), or write a task file of your own that reads local files (docs/tasks.md)"
     )
-    kind = UnreachableTaskError if may_pass(error) and not is_script else TaskError
+    kind = UnreachableTaskError if _is_unreachable(error) else TaskError
     return kind(f"task {named}: its data set {data_set} cannot be read ({cause_of(error)}); {remedy}")
+
+
+def _is_unreachable(error: BaseException) -> bool:
+    """Whether an error is of a network or a server, or follows from one."""
+    response = getattr(error, "response", None)
+    if isinstance(error, ConnectionError | TimeoutError) or (
+        isinstance(error, Exception) and response is not None and may_pass(error)
+    ):
+        return True
+    return error.__cause__ is not None and _is_unreachable(error.__cause__)
+
+
+def _cause(error: BaseException) -> str:
+    """Return what is at the bottom of an error; `datasets` tells of a wrong line only there."""
+    return cause_of(error) if error.__cause__ is None else _cause(error.__cause__)
 
 
 def _set_shots(task: Any, name: str, num_fewshot: int) -> None:

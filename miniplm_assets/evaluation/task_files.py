@@ -1,13 +1,13 @@
 """Which tasks there are: those of lm-evaluation-harness, and those of a folder of one's own.
 
 The harness's own index reads its fourteen thousand files as YAML, which takes a quarter of a minute. Here they are
-looked through for the line that names a task; only where that does not find a name is the index asked.
+looked through for the lines that name tasks, groups and tags; only to open a group or a tag is the index asked.
 """
 
 import importlib.metadata
 import importlib.util
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -36,7 +36,12 @@ TASK_FILES: Final = (
 # The builders of `datasets` that read local files.
 LOCAL_READERS: Final = frozenset({"json", "csv", "text", "parquet", "arrow"})
 
-_TASK_LINE: Final = re.compile(r"^task:[ \t]*[\"']?([^\s\"'\[\]{}#]+)[\"']?[ \t]*(?:#.*)?$", re.MULTILINE)
+_NAMING: Final = re.compile(
+    r"""^["']?(task|group|tag)["']?[ \t]*:[ \t]*  # then a name, or a list of them in either of YAML's ways
+    (?:["']?([^\s"'\[\]{}#]+)["']?[ \t]*(?:\#.*)?$ | \[([^\]]*)\] | ((?:\n[ \t]*-[^\n]*)+))""",
+    re.MULTILINE | re.VERBOSE,
+)
+_WORD: Final = re.compile(r"""[^\s"',\-\[\]][^\s"',\[\]]*""")
 
 
 def require_harness() -> None:
@@ -96,40 +101,52 @@ def local_data(path: Path, definition: dict[str, Any]) -> dict[str, Any]:
         TaskError: if a file is not there; it says where it is from, if the task file does (metadata.data_from).
     """
     keywords = dict(definition.get("dataset_kwargs") or {})
-    if definition.get("dataset_path") in LOCAL_READERS and keywords.get("data_files"):
+    if definition.get("dataset_path") in LOCAL_READERS:
+        if not keywords.get("data_files"):
+            raise TaskError(
+                f"{path}: dataset_path is {definition['dataset_path']}, which reads files, and none is named; name "
+                "them in dataset_kwargs.data_files, relative to this file"
+            )
         metadata = definition.get("metadata") or {}
         keywords["data_files"] = _beside(path, keywords["data_files"], metadata.get("data_from"))
     return keywords
 
 
-def missing_names(names: Sequence[str], folder: Path | None) -> list[str]:
-    """Return those of some names that neither a folder nor the harness has; a tag of the harness may be among them.
+def require_known(names: Sequence[str], own: Collection[str]) -> None:
+    """Make sure that somebody has each task, group or tag that is named.
+
+    Args:
+        names: that are asked for.
+        own: names that a folder of one's own has.
 
     Raises:
-        TaskError: if a task file of the folder cannot be read.
+        TaskError: naming those that nobody has, each with the nearest that there is.
     """
-    own = {} if folder is None else definitions_in(folder)
     rest = [name for name in names if name not in own]
-    return [name for name in rest if name not in harness_files()] if rest else []
-
-
-def say_unknown(names: Sequence[str], known: Sequence[str]) -> TaskError:
-    """Return the error over names that nobody knows, each with the nearest that are."""
-    lines = (f"  - {name}: {nearest(name, list(known))}" for name in names)
-    return TaskError(
-        f"evaluation.tasks.names: no such task in lm_eval {HARNESS}, nor in evaluation.tasks.folder:\n"
-        + "\n".join(lines)
-    )
+    if not rest:
+        return
+    harness = harness_files()
+    unknown = [name for name in rest if name not in harness]
+    if unknown:
+        known = [*harness, *own]
+        lines = "".join(f"\n  - {name}: {nearest(name, known)}" for name in unknown)
+        raise TaskError(
+            f"evaluation.tasks.names: no such task in lm_eval {HARNESS}, nor in evaluation.tasks.folder:{lines}"
+        )
 
 
 @cache
-def harness_files() -> dict[str, Path]:
-    """Return the file of each task that the harness names in a line of its own; no group and no tag."""
-    found: dict[str, Path] = {}
-    for path in sorted(harness_folder().rglob("*.yaml")):
-        match = _TASK_LINE.search(path.read_text(encoding="utf-8", errors="replace"))
-        if match is not None:
-            found.setdefault(match[1], path)
+def harness_files() -> dict[str, Path | None]:
+    """Return all that the harness names: for a task its file, for a group or a tag None."""
+    found: dict[str, Path | None] = {}
+    for path in sorted(harness_folder().rglob("*yaml")):  # some that others include have no suffix
+        for match in _NAMING.finditer(path.read_text(encoding="utf-8", errors="replace")):
+            what, name, inline, lines = match.groups()
+            if what == "task" and name:
+                found[name] = path
+            elif what == "tag" or name:  # the list behind `task:` is what a group holds
+                for one in [name] if name else _WORD.findall(inline or lines):
+                    found.setdefault(one, None)
     return found
 
 
@@ -145,19 +162,22 @@ def harness_folder() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / "tasks"
 
 
-def own_problems(folder: Path, names: Sequence[str]) -> Iterator[str]:
-    """Say what is wrong with the task files that are named: one that cannot be read, or data that is not there."""
-    try:
-        definitions = definitions_in(folder)
-    except TaskError as error:
-        yield str(error)
-        return
+def check_tasks(names: Sequence[str], folder: Path | None) -> None:
+    """Make sure that tasks are known, and their files right as far as that shows without their documents.
+
+    Args:
+        names: of tasks, groups and tags.
+        folder: task files of one's own.
+
+    Raises:
+        TaskError: if a name is unknown, a task file cannot be read, or a data file is not there.
+    """
+    require_harness()
+    own = {} if folder is None else definitions_in(folder)
+    require_known(names, own)
     for name in names:
-        if name in definitions:
-            try:
-                local_data(*definitions[name])
-            except TaskError as error:
-                yield str(error)
+        if name in own:
+            local_data(*own[name])
 
 
 def _read(path: Path) -> dict[str, Any]:

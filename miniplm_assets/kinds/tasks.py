@@ -9,16 +9,7 @@ import polars as pl
 
 from miniplm_assets.core.errors import TaskError
 from miniplm_assets.evaluation.loaded_tasks import open_tasks
-from miniplm_assets.evaluation.task_files import (
-    HARNESS,
-    definitions_in,
-    harness_files,
-    missing_names,
-    own_problems,
-    require_harness,
-    say_unknown,
-    task_files,
-)
+from miniplm_assets.evaluation.task_files import HARNESS, check_tasks, task_files
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.experiment.tasks import HELD_OUT_TASKS as HELD_OUT_NAMES
 from miniplm_assets.kinds.held_out_tasks import HELD_OUT_TASKS
@@ -74,7 +65,7 @@ def _make(work: Work[TaskList]) -> Result:
     settings = work.settings
 
     def write(draft: Draft) -> None:
-        require_harness()
+        check_tasks(_named_elsewhere(settings), None if settings.folder is None else Path(settings.folder))
         if settings.folder is not None:
             _refuse_held_out_names(Path(settings.folder))
             for path in task_files(Path(settings.folder)):
@@ -104,6 +95,11 @@ def _make(work: Work[TaskList]) -> Result:
     return work.make(write)
 
 
+def _named_elsewhere(settings: TaskList) -> list[str]:
+    """Return the names of tasks that are not made of the validation split."""
+    return [name for name in settings.names if name not in HELD_OUT_NAMES]
+
+
 def _refuse_held_out_names(folder: Path) -> None:
     taken = sorted({path.stem for path in task_files(folder)}.intersection(HELD_OUT_NAMES))
     if taken:
@@ -115,27 +111,10 @@ def _refuse_held_out_names(folder: Path) -> None:
 def _problems(node: Node[TaskList], _sizes: Sizes) -> Iterator[str]:
     settings = node.settings
     folder = None if settings.folder is None else Path(settings.folder)
-    names = [name for name in settings.names if name not in HELD_OUT_NAMES]
     try:
-        require_harness()
-        if folder is not None:
-            yield from own_problems(folder, names)
-        unknown = missing_names(names, folder)
-        if unknown:
-            yield from _unless_tags(unknown, folder)
+        check_tasks(_named_elsewhere(settings), folder)
     except TaskError as error:
         yield str(error)
-
-
-def _unless_tags(names: list[str], folder: Path | None) -> Iterator[str]:
-    """Say which names nobody knows; the harness's own index, which takes long, knows groups and tags as well."""
-    from lm_eval.tasks import TaskManager
-
-    index = TaskManager().task_index
-    unknown = [name for name in names if name not in index]
-    if unknown:
-        own = {} if folder is None else definitions_in(folder)
-        yield str(say_unknown(unknown, sorted({*index, *harness_files(), *own})))
 
 
 def _copied_files(folder: Path) -> list[Path]:
