@@ -128,22 +128,14 @@ def open_student(
         ModelError: if the model cannot be loaded, or vLLM is not installed.
     """
     requests = Requests(report, look)
-    settings = {
-        "max_length": max_tokens,
-        "prefix_token_id": end_of_document_id,
-        "add_bos_token": False,  # students learn from texts as they are
-    }
+    # Students learn from texts as they are, and an end of document stands before each.
+    settings = {"prefix_token_id": end_of_document_id, "add_bos_token": False}
     if tasks.backend == "vllm":
         require_vllm()
-        from lm_eval.models.vllm_causallms import VLLM
+        from miniplm_assets.evaluation.harness_vllm import open_vllm
 
-        with explained_as(ModelError, f"{folder}: cannot be evaluated by vllm", "take backend torch"):
-            vllm = VLLM(pretrained=str(folder), dtype=tasks.dtype, batch_size="auto", **settings)
-        try:
+        with open_vllm(folder, tasks, requests, max_tokens=max_tokens, **settings) as vllm:
             yield vllm, requests
-        finally:
-            del vllm
-            gc.collect()
         return
     scoring = Scoring(dtype=tasks.dtype)
     with kept_memory():
@@ -152,7 +144,14 @@ def open_student(
             tokenizer = transformers.AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
-        student = TorchStudent(model, requests, tokenizer=tokenizer, batch_size=tasks.requests_per_batch, **settings)
+        student = TorchStudent(
+            model,
+            requests,
+            tokenizer=tokenizer,
+            batch_size=tasks.requests_per_batch,
+            max_length=max_tokens,
+            **settings,
+        )
         try:
             yield student, requests
         finally:

@@ -176,7 +176,7 @@ def _manager(names: Sequence[str], copy: Path | None, *, cache_folder: Path) -> 
 
 
 def _needed(names: Sequence[str], own: Mapping[str, tuple[Path, dict[str, Any]]]) -> tuple[set[str], set[Path]]:
-    """Return one's own tasks that are meant, and the folders of the harness to look in: all of it for a group of its."""
+    """Return which tasks of one's own are meant, and which folders of the harness: all of it for a group of its."""
     own_names: set[str] = set()
     folders: set[Path] = set()
     waiting = list(names)
