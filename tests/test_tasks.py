@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from miniplm_assets.assets.build import build_assets
-from miniplm_assets.core.errors import ExperimentError, TaskError, UnreachableTaskError
+from miniplm_assets.core.errors import ExperimentError, ModelError, TaskError, UnreachableTaskError
 from miniplm_assets.core.stop import Stopped
 from miniplm_assets.corpus.tokenizer import load_tokenizer
 from miniplm_assets.evaluation import task_files
@@ -343,9 +343,8 @@ def test_an_unknown_name_is_refused_with_the_nearest(asked):
 def test_data_that_is_not_there_is_named_with_its_place(asked, tmp_path):
     (tmp_path / "tasks" / "mine.jsonl").unlink()
     path = asked("last_word")
-    [problem] = problems(path)
-    assert "last_word.yaml: reads" in problem and f"{tmp_path}/tasks/mine.jsonl, which does not exist" in problem
-    assert "mine.jsonl, which does not exist" in failure(path)
+    assert f"{tmp_path}/tasks/last_word.yaml: reads {tmp_path}/tasks/mine.jsonl, which does not exist." in failure(path)
+    assert problems(path) == []  # what is not here yet can still be planned for
 
 
 @pytest.mark.parametrize(
@@ -453,18 +452,22 @@ def test_a_harness_that_is_missing_or_another_gives_the_command(asked, monkeypat
     path = asked("mine")
     for found, told in ((None, "none is installed"), ("0.4.9", "0.4.9 is installed")):
         monkeypatch.setattr(task_files, "harness_version", lambda found=found: found)
-        [problem] = problems(path)
-        assert told in problem and "pip install 'miniplm_assets[tasks]'" in problem
+        said = failure(path)
+        assert told in said and "pip install 'miniplm_assets[tasks]'" in said
 
 
-def test_vllm_that_is_missing_gives_the_command(asked, monkeypatch):
+def test_vllm_that_is_missing_gives_the_command(tmp_path, monkeypatch):
     import importlib.util
 
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *rest: None if name == "vllm" else find_spec(name, *rest)
-    )
-    assert any("pip install 'miniplm_assets[vllm" in problem for problem in problems(asked("mine", backend="vllm")))
+    from miniplm_assets.evaluation.harness_model import open_student
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda *_: None)
+    tasks = Tasks(names=["mine"], backend="vllm")
+    with (
+        pytest.raises(ModelError, match=r"vllm is not installed here; run: pip install 'miniplm_assets\[vllm"),
+        open_student(tmp_path, tasks, max_tokens=8, end_of_document_id=0, report=print, look=print),
+    ):
+        pass
 
 
 def test_the_file_names_each_task_once_and_paper_stands_for_nine():

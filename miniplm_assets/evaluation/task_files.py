@@ -162,21 +162,22 @@ def harness_folder() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / "tasks"
 
 
-def check_tasks(names: Sequence[str], folder: Path | None) -> None:
-    """Make sure that tasks are known, and their files right as far as that shows without their documents.
+def check_tasks(names: Sequence[str], folder: Path | None, *, with_data: bool) -> None:
+    """Make sure that tasks are known and their files can be read.
 
     Args:
         names: of tasks, groups and tags.
         folder: task files of one's own.
+        with_data: whether the data that these read must be there as well.
 
     Raises:
-        TaskError: if a name is unknown, a task file cannot be read, or a data file is not there.
+        TaskError: if the harness is not installed, a name is unknown, a task file cannot be read, or a data file is
+            not there.
     """
-    require_harness()
     own = {} if folder is None else definitions_in(folder)
     require_known(names, own)
     for name in names:
-        if name in own:
+        if with_data and name in own:
             local_data(*own[name])
 
 

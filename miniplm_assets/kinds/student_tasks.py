@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Final
 
 import polars as pl
 
-from miniplm_assets.core.errors import ModelError, TaskError
+from miniplm_assets.core.errors import TaskError
 from miniplm_assets.core.recipe import key_of
 from miniplm_assets.corpus.tokenizer import load_tokenizer
 from miniplm_assets.evaluation.evaluated_tasks import evaluate_task, tables_of
@@ -17,9 +17,7 @@ from miniplm_assets.kinds.student_checkpoint import STUDENT_CHECKPOINT, checkpoi
 from miniplm_assets.kinds.tasks import TASK_TABLE, TASKS
 from miniplm_assets.kinds.tokenizer import TOKENIZER, tokenizer_key
 from miniplm_assets.lineage.kind import Blueprint, Kind, Node
-from miniplm_assets.lineage.sizes import Sizes
 from miniplm_assets.lineage.work import Work
-from miniplm_assets.lm.scorer import require_vllm
 from miniplm_assets.storage.store import Draft, Result
 
 METRICS: Final = "metrics.parquet"
@@ -158,14 +156,6 @@ def _require_same(loaded: list[LoadedTask], described: dict[str, dict[str, Any]]
             )
 
 
-def _problems(node: Node[Examination], _sizes: Sizes) -> Iterator[str]:
-    if node.settings.backend == "vllm":
-        try:
-            require_vllm()
-        except ModelError as error:
-            yield f"evaluation.tasks: {error}"
-
-
 STUDENT_TASKS = Kind(
     name="student_tasks",
     code_version="1",
@@ -193,7 +183,6 @@ STUDENT_TASKS = Kind(
         "config_hash": "of all that its definition says",
         "num_truncated": "questions, each with one of its answers, that were too long, and lost their beginning",
     },
-    problems=_problems,
 )
 
 

@@ -9,7 +9,7 @@ import polars as pl
 
 from miniplm_assets.core.errors import TaskError
 from miniplm_assets.evaluation.loaded_tasks import open_tasks
-from miniplm_assets.evaluation.task_files import HARNESS, check_tasks, task_files
+from miniplm_assets.evaluation.task_files import HARNESS, check_tasks, harness_version, require_harness, task_files
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.experiment.tasks import HELD_OUT_TASKS as HELD_OUT_NAMES
 from miniplm_assets.kinds.held_out_tasks import HELD_OUT_TASKS
@@ -62,13 +62,14 @@ def _nodes(blueprint: Blueprint) -> Iterator[Node[TaskList]]:
 
 def _make(work: Work[TaskList]) -> Result:
     """Copy the task files of one's own, and open every task."""
-    settings = work.settings
+    settings, node_folder = work.settings, work.node.folder
 
     def write(draft: Draft) -> None:
-        check_tasks(_named_elsewhere(settings), None if settings.folder is None else Path(settings.folder))
-        if settings.folder is not None:
-            _refuse_held_out_names(Path(settings.folder))
-            for path in task_files(Path(settings.folder)):
+        require_harness()
+        check_tasks(_named_elsewhere(settings), node_folder, with_data=True)
+        if node_folder is not None:
+            _refuse_held_out_names(node_folder)
+            for path in task_files(node_folder):
                 shutil.copyfile(path, draft.path / path.name)
             require_copied(work.node, draft.recipe, draft.path)
         if HELD_OUT_TASKS.name in work.node.inputs:
@@ -109,10 +110,11 @@ def _refuse_held_out_names(folder: Path) -> None:
 
 
 def _problems(node: Node[TaskList], _sizes: Sizes) -> Iterator[str]:
-    settings = node.settings
-    folder = None if settings.folder is None else Path(settings.folder)
+    """Say which tasks nobody knows; that something is not here yet, the harness or data, making it will tell."""
+    if harness_version() is None:
+        return
     try:
-        check_tasks(_named_elsewhere(settings), folder)
+        check_tasks(_named_elsewhere(node.settings), node.folder, with_data=False)
     except TaskError as error:
         yield str(error)
 
