@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -446,6 +447,22 @@ def test_story_cloze_is_read_from_the_file_that_one_is_sent(tmp_path):
         assert loaded.task.doc_to_choice(document) == ["One end.", "Another end."]
         assert loaded.task.doc_to_target(document) == 1
         assert loaded.describe()["metric"] == "acc"
+
+
+def test_the_task_file_of_the_docs_is_one(tmp_path):
+    page = (PROJECT / "docs" / "tasks.md").read_text(encoding="utf-8")
+    [example] = [block for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if block.startswith("task:")]
+    (tmp_path / "capitals.yaml").write_text(example, encoding="utf-8")
+    with (
+        pytest.raises(TaskError, match=r"capitals.jsonl, which does not exist. Ask the geographers. Put it there."),
+        open_tasks(["capitals"], tmp_path, num_fewshot=0, limit=None),
+    ):
+        pass
+    row = {"question": "Of Norway:", "choices": ["Oslo", "Bergen"], "right": 0}
+    (tmp_path / "capitals.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    with open_tasks(["capitals"], tmp_path, num_fewshot=0, limit=None) as [loaded]:
+        described = loaded.describe()
+    assert (described["metric"], described["num_documents"], described["data_set"]) == ("acc", 1, "json")
 
 
 def test_a_harness_that_is_missing_or_another_gives_the_command(asked, monkeypatch):

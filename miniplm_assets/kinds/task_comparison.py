@@ -9,6 +9,7 @@ from miniplm_assets.evaluation.task_comparison import TaskScore, score_of, task_
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.student_tasks import ANSWERS, METRICS, student_tasks_key
 from miniplm_assets.lineage.kind import Blueprint, Kind, Node
+from miniplm_assets.lineage.outcome import TASK_COMPARISON as NAME
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.store import Draft, Result
 
@@ -59,7 +60,7 @@ def _scores(work: Work[ComparedOnTasks], student: str) -> dict[str, TaskScore]:
 
 
 TASK_COMPARISON = Kind(
-    name="task_comparison",
+    name=NAME,
     code_version="1",
     section="reports",
     technologies=frozenset({"parquet"}),
