@@ -19,10 +19,12 @@ from miniplm_assets.core.errors import ExperimentError, ModelError, TaskError, U
 from miniplm_assets.core.stop import Stopped
 from miniplm_assets.corpus.tokenizer import load_tokenizer
 from miniplm_assets.evaluation import task_files
+from miniplm_assets.evaluation.evaluated_tasks import evaluate_task
 from miniplm_assets.evaluation.held_out_tasks import pieces_of, questions_of
 from miniplm_assets.evaluation.loaded_tasks import open_tasks
 from miniplm_assets.evaluation.task_comparison import TaskScore, score_of, task_table
 from miniplm_assets.experiment import Cloze, Scoring, Tasks
+from miniplm_assets.kinds import student_tasks
 from miniplm_assets.kinds.registry import PROJECT, open_pipeline
 from miniplm_assets.kinds.student_tasks import _require_same
 from miniplm_assets.lineage.plan import plan
@@ -295,6 +297,38 @@ def test_a_second_run_computes_nothing_and_leaves_no_file_in_a_result(evaluated)
     assert not [key for key, one in made.items() if one.metadata["num_results_computed"].value]
     for key in ("tasks", "held_out_tasks"):
         assert list(pipeline.store.require(pipeline.latest_fingerprints().recipe(key)).problems()) == []
+
+
+def test_another_task_costs_itself_alone(evaluated, tmp_path, monkeypatch):
+    folder, pipeline, _ = evaluated
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    more = yaml.safe_load((copy / "tasks" / "last_word.yaml").read_text()) | {"task": "more"}
+    (copy / "tasks" / "more.yaml").write_text(yaml.safe_dump(more), encoding="utf-8")
+    with (copy / "tasks" / "mine.yaml").open("a", encoding="utf-8") as file:
+        file.write("description: changed\n")
+    asked = []
+
+    def counted(loaded, *rest):
+        asked.append(loaded.name)
+        return evaluate_task(loaded, *rest)
+
+    monkeypatch.setattr(student_tasks, "evaluate_task", counted)
+    names = ["more", "held_out_cloze", "mine", "last_word"]
+    other, _ = materialise(write(copy, names=names))
+    assert sorted(asked) == ["mine"] * 4 + ["more"] * 4
+    before, after = (tables(one, "other", 3, "answers") for one in (pipeline, other))
+    assert after["task"].unique(maintain_order=True).to_list() == names
+    for task in ("held_out_cloze", "last_word"):
+        assert after.filter(task=task).equals(before.filter(task=task))
+    assert after.filter(task="more")["value"].to_list() == before.filter(task="last_word")["value"].to_list()
+    assert tables(other, "other", 3, "metrics").filter("is_primary")["task"].to_list() == names
+    # A function that a task calls may have changed, though its own file has not.
+    asked.clear()
+    with (copy / "tasks" / "mine_tools.py").open("a", encoding="utf-8") as file:
+        file.write("# changed\n")
+    materialise(write(copy, names=["held_out_cloze", "last_word"]))
+    assert sorted(asked) == ["held_out_cloze"] * 4 + ["last_word"] * 4
 
 
 def test_a_changed_data_file_is_another_question(evaluated, tmp_path):

@@ -1,7 +1,7 @@
 """Tasks evaluated by lm-evaluation-harness: what a student answers to each document, and each metric over all."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite, sqrt
 from statistics import fmean, stdev
 from typing import Any, Final
@@ -11,6 +11,7 @@ import polars as pl
 
 from miniplm_assets.core.doors import explained_as
 from miniplm_assets.core.errors import TaskError
+from miniplm_assets.core.recipe import fingerprint_of
 from miniplm_assets.evaluation.loaded_tasks import RANDOM_SEED, LoadedTask, quiet
 
 MULTIPLE_CHOICE: Final = "multiple_choice"
@@ -89,6 +90,31 @@ def evaluate_task(
             f"task {loaded.name}: {len(hashes):,} documents were evaluated, and it has {described['num_documents']:,}"
         )
     return list(_metrics(loaded, described, found["results"][loaded.name], samples)), answers
+
+
+def taken_over(
+    metrics: pl.DataFrame, answers: pl.DataFrame, described: Mapping[str, dict[str, Any]]
+) -> Iterator[tuple[str, list[dict[str, Any]], list[dict[str, Any]]]]:
+    """Go through the tasks of an earlier evaluation of the same student that are the same, to the letter, as some now.
+
+    Args:
+        metrics: its table of metrics.
+        answers: its table of answers.
+        described: by task, the row in the table of tasks now.
+
+    Returns:
+        Of each such task its name, the rows of its metrics and those of its answers.
+    """
+    for name, row in described.items():
+        of_task, of_documents = metrics.filter(pl.col("task") == name), answers.filter(pl.col("task") == name)
+        primary = of_task.filter("is_primary")
+        if len(primary) != 1:
+            continue
+        before = primary.row(0, named=True)
+        hashes = of_documents.filter(pl.col("filter") == before["filter"])["doc_hash"].to_list()
+        is_same = all(before[name] == row[name] for name in ("metric", "num_fewshot", "task_version", "config_hash"))
+        if is_same and fingerprint_of(hashes) == row["documents_hash"]:
+            yield name, of_task.with_columns(named=pl.lit(row["named"])).to_dicts(), of_documents.to_dicts()
 
 
 def tables_of(

@@ -127,7 +127,7 @@ def open_tasks(
                         f"evaluation.tasks.names: the task {name} is of both {loaded[name].named} and {named}; name one"
                     )
                 _set_shots(task, name, num_fewshot)
-                config_hash = _config_hash(task, originals.get(name))
+                config_hash = _config_hash(task, originals.get(name), copy)
                 loaded[name] = LoadedTask(name, named, task, limit, config_hash)
         yield list(loaded.values())
 
@@ -265,13 +265,16 @@ def _set_shots(task: Any, name: str, num_fewshot: int) -> None:
     task.set_fewshot_seed(FEWSHOT_SEED)
 
 
-def _config_hash(task: Any, original_data: dict[str, Any] | None) -> str:
+def _config_hash(task: Any, original_data: dict[str, Any] | None, folder: Path | None) -> str:
     config = _plain(task.dump_config())
     metadata = dict(config.get("metadata") or {})
     metadata.pop("config_source", None)  # where it lies
     config["metadata"] = metadata
     if original_data is not None:
         config["dataset_kwargs"] = _plain(original_data)
+        assert folder is not None, "an own task is of a folder"
+        # A function calls others, which its own source does not tell.
+        config["python"] = {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.py"))}
     return fingerprint_of(config)
 
 

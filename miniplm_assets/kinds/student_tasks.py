@@ -1,14 +1,14 @@
 """`<student>/student_tasks`: what a student scores on tasks of lm-evaluation-harness, for each of its seeds."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Final
 
 import polars as pl
 
 from miniplm_assets.core.errors import TaskError
-from miniplm_assets.core.recipe import key_of
+from miniplm_assets.core.recipe import Recipe, key_of
 from miniplm_assets.corpus.tokenizer import load_tokenizer
-from miniplm_assets.evaluation.evaluated_tasks import evaluate_task, tables_of
+from miniplm_assets.evaluation.evaluated_tasks import evaluate_task, tables_of, taken_over
 from miniplm_assets.evaluation.loaded_tasks import LoadedTask, open_tasks
 from miniplm_assets.evaluation.task_files import HARNESS, require_harness, task_files
 from miniplm_assets.experiment import Tasks
@@ -19,6 +19,9 @@ from miniplm_assets.kinds.tokenizer import TOKENIZER, tokenizer_key
 from miniplm_assets.lineage.kind import Blueprint, Kind, Node
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.store import Draft, Result
+
+# The rows of the metrics of a task, and those of its answers.
+Evaluated = tuple[list[dict[str, Any]], list[dict[str, Any]]]
 
 METRICS: Final = "metrics.parquet"
 ANSWERS: Final = "answers.parquet"
@@ -90,7 +93,11 @@ def _make(work: Work[Examination]) -> Result:
             limit=work.settings.limit,
         ) as loaded:
             _require_same(loaded, described)
-            metrics, answers = _evaluate(work, checkpoints[seed], loaded, described)
+            known = _answered_before(work, draft.recipe, described)
+            asked = [task for task in loaded if task.name not in known]
+            known |= _evaluate(work, checkpoints[seed], asked, described)
+        parts = [known[name] for name in described]
+        metrics, answers = tables_of(*([row for rows in part for row in rows] for part in zip(*parts, strict=True)))
         metrics.write_parquet(draft.path / METRICS)
         answers.write_parquet(draft.path / ANSWERS)
         primary = metrics.filter("is_primary")
@@ -103,14 +110,39 @@ def _make(work: Work[Examination]) -> Result:
     return work.make_pieces(write)
 
 
+def _answered_before(
+    work: Work[Examination], recipe: Recipe, described: dict[str, dict[str, Any]]
+) -> dict[str, Evaluated]:
+    """Return what earlier results have of the same student, asked in the same way: all but what was added since."""
+    known: dict[str, Evaluated] = {}
+    for result in work.pipeline.store.results(work.node.key, on_problem=lambda _problem: None):
+        if not result.described(ANSWERS) or not _differ_in_tasks_alone(result.manifest.ingredients, recipe.ingredients):
+            continue
+        metrics, answers = (pl.read_parquet(result.file(name), glob=False) for name in (METRICS, ANSWERS))
+        rest = {name: row for name, row in described.items() if name not in known}
+        known |= {name: (of_task, rows) for name, of_task, rows in taken_over(metrics, answers, rest)}
+    if known:
+        work.report(f"{work.node.key}: {len(known)} of {len(described)} tasks are answered already")
+    return known
+
+
+def _differ_in_tasks_alone(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    def without_tasks(ingredients: Mapping[str, Any]) -> dict[str, Any]:
+        inputs = {role: value for role, value in ingredients["inputs"].items() if role != TASKS.name}
+        return {**ingredients, "inputs": inputs}
+
+    return without_tasks(one) == without_tasks(other)
+
+
 def _evaluate(
     work: Work[Examination], checkpoint: Result, loaded: list[LoadedTask], described: dict[str, dict[str, Any]]
-) -> tuple[pl.DataFrame, pl.DataFrame]:
+) -> dict[str, Evaluated]:
+    if not loaded:
+        return {}
     from miniplm_assets.evaluation.harness_model import open_student
 
     tokenizer = load_tokenizer(work.input(TOKENIZER.name).verified_folder())
-    metrics: list[dict[str, Any]] = []
-    answers: list[dict[str, Any]] = []
+    evaluated: dict[str, Evaluated] = {}
     with (
         work.run.device(),
         open_student(
@@ -127,15 +159,15 @@ def _evaluate(
             requests.begin(task.name)
             row = described[task.name]
             of_task, of_documents = evaluate_task(task, row, student)
-            metrics += [{**one, "num_truncated": requests.num_truncated} for one in of_task]
-            answers += of_documents
+            of_task = [{**one, "num_truncated": requests.num_truncated} for one in of_task]
+            evaluated[task.name] = of_task, of_documents
             told = next(one for one in of_task if one["is_primary"])
             cut = f"; {requests.num_truncated:,} requests lost their beginning" if requests.num_truncated else ""
             work.report(
                 f"{work.node.key}: task {place} of {len(loaded)}, {task.name}: {told['metric']} {told['value']:.4f} "
                 f"on {row['num_documents']:,} documents{cut}"
             )
-    return tables_of(metrics, answers)
+    return evaluated
 
 
 def _require_same(loaded: list[LoadedTask], described: dict[str, dict[str, Any]]) -> None:
