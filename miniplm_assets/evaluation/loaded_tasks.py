@@ -159,7 +159,8 @@ def _manager(names: Sequence[str], copy: Path | None, *, cache_folder: Path) -> 
 
     own = {} if copy is None else definitions_in(copy)
     require_known(names, own)
-    own_names, folders = _needed(names, own)
+    with explained_as(TaskError, "evaluation.tasks.folder: a group cannot be read", "its `task` is a list of names"):
+        own_names, folders = _needed(names, own)
     manager = TaskManager(include_defaults=False, include_path=[*sorted(folders), *([copy] if copy else [])])
     index = manager.task_index
     originals = {}

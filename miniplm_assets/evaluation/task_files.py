@@ -41,6 +41,7 @@ _NAMING: Final = re.compile(
     (?:["']?([^\s"'\[\]{}#]+)["']?[ \t]*(?:\#.*)?$ | \[([^\]]*)\] | ((?:\n[ \t]*-[^\n]*)+))""",
     re.MULTILINE | re.VERBOSE,
 )
+_SEE: Final = "see docs/tasks.md for what stands in one"
 _WORD: Final = re.compile(r"""[^\s"',\-\[\]][^\s"',\[\]]*""")
 
 
@@ -100,6 +101,11 @@ def local_data(path: Path, definition: dict[str, Any]) -> dict[str, Any]:
     Raises:
         TaskError: if a file is not there; it says where it is from, if the task file does (metadata.data_from).
     """
+    with explained_as(TaskError, f"{path}: cannot be read as a task file", _SEE):
+        return _local_data(path, definition)
+
+
+def _local_data(path: Path, definition: dict[str, Any]) -> dict[str, Any]:
     keywords = dict(definition.get("dataset_kwargs") or {})
     if definition.get("dataset_path") in LOCAL_READERS:
         if not keywords.get("data_files"):
@@ -185,7 +191,7 @@ def _read(path: Path) -> dict[str, Any]:
     require_harness()
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    with explained_as(TaskError, f"{path}: cannot be read as a task file", "see docs/tasks.md for what stands in one"):
+    with explained_as(TaskError, f"{path}: cannot be read as a task file", _SEE):
         return dict(load_yaml(path, resolve_func=False))
 
 
