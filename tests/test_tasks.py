@@ -254,6 +254,7 @@ def test_a_last_word_and_bits_per_byte_are_as_our_own_scorer_has_them(evaluated)
         assert num_short
         [bits] = metrics.filter(task="held_out_bits_per_byte", metric="bits_per_byte")["value"]
         assert bits == pytest.approx(-total_nats / math.log(2) / total_bytes)
+        assert rows["value"].mean() == pytest.approx(bits)
 
 
 def test_each_seed_has_its_results_and_every_task_is_there(evaluated):
@@ -288,6 +289,8 @@ def test_the_comparison_is_of_the_stored_answers(evaluated):
     assert row["value"] == pytest.approx(mean("other", (3, 4)))
     assert row["difference"] == pytest.approx(mean("other", (3, 4)) - mean("plain", (1, 2)))
     assert row["p_value"] is None and row["num_seeds"] == 2
+    bits = table.filter(student="other", task="held_out_bits_per_byte").row(0, named=True)
+    assert bits["difference_low"] < bits["difference"] < bits["difference_high"] and bits["low"] is None
     assert "other" in made["task_comparison"].metadata["verdict"].value
 
 
@@ -457,6 +460,22 @@ def test_a_limit_takes_the_first_documents_and_a_group_is_its_tasks(tmp_path):
     with open_tasks(["both"], folder, num_fewshot=0, limit=3) as loaded:
         assert [(task.name, task.named) for task in loaded] == [("mine", "both"), ("last_word", "both")]
         assert [task.documents for task in loaded] == [hashes[:3], hashes[:3]]
+
+
+def test_examples_stand_in_front_of_a_question(tmp_path):
+    folder = write_tasks(tmp_path / "tasks")
+    with (folder / "mine.yaml").open("a", encoding="utf-8") as file:
+        file.write("fewshot_split: test\n")
+    contexts = {}
+    for number in (0, 2):
+        with open_tasks(["mine"], folder, num_fewshot=number, limit=1) as [loaded]:
+            assert loaded.describe()["num_fewshot"] == number
+            loaded.task.build_all_requests(limit=1)
+            contexts[number] = loaded.task.instances[0].args[0]
+    asked = ["# " + one["question"] + one["options"][one["right"]] for one in QUESTIONS]
+    *examples, question = contexts[2].split("\n\n")
+    assert question == contexts[0] == "# " + QUESTIONS[0]["question"]
+    assert len(examples) == 2 and set(examples) < set(asked) - {asked[0]}
 
 
 def test_story_cloze_is_read_from_the_file_that_one_is_sent(tmp_path):

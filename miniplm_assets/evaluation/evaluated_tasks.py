@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from math import isfinite, sqrt
+from math import isfinite, log, sqrt
 from statistics import fmean, stdev
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from miniplm_assets.core.recipe import fingerprint_of
 from miniplm_assets.evaluation.loaded_tasks import RANDOM_SEED, LoadedTask, quiet
 
 MULTIPLE_CHOICE: Final = "multiple_choice"
+BITS_PER_BYTE: Final = "bits_per_byte"
 
 METRICS_SCHEMA: Final[dict[str, pl.DataType]] = {
     "task": pl.String(),
@@ -82,7 +83,8 @@ def evaluate_task(
             log_samples=True,
         )
     samples = found["samples"][loaded.name]
-    answers = [_answer(loaded, described, sample) for sample in samples]
+    values = _values(samples, described["metric"])
+    answers = [_answer(loaded, described, *one) for one in zip(samples, values, strict=True)]
     first_filter = samples[0]["filter"]
     hashes = [sample["doc_hash"] for sample in samples if sample["filter"] == first_filter]
     if len(hashes) != described["num_documents"]:
@@ -133,7 +135,7 @@ def _metrics(
             value = results.get(f"{name},{filter_name}")
             if not isinstance(value, int | float):
                 continue
-            values = [_number(sample.get(name)) for sample in samples if sample["filter"] == filter_name]
+            values = _values([sample for sample in samples if sample["filter"] == filter_name], name)
             yield {
                 "task": loaded.name,
                 "named": loaded.named,
@@ -158,7 +160,22 @@ def _standard_error(values: Sequence[float | None], mean: float) -> float | None
     return stdev(numbers) / sqrt(len(numbers))
 
 
-def _answer(loaded: LoadedTask, described: dict[str, Any], sample: dict[str, Any]) -> dict[str, Any]:
+def _values(samples: Sequence[dict[str, Any]], metric: str) -> list[float | None]:
+    """Return a number for each document whose mean over all is the metric; None where there is no such.
+
+    Bits per byte are those of all documents by the bytes of all: a document's own bits by the bytes of a mean one.
+    """
+    found = [sample.get(metric) for sample in samples]
+    if metric != BITS_PER_BYTE or not all(isinstance(one, tuple) for one in found):
+        return [_number(one) for one in found]
+    pairs = [one for one in found if isinstance(one, tuple)]
+    mean_bytes = fmean(num_bytes for _, num_bytes in pairs)
+    return [-nats / log(2) / mean_bytes for nats, _ in pairs]
+
+
+def _answer(
+    loaded: LoadedTask, described: dict[str, Any], sample: dict[str, Any], value: float | None
+) -> dict[str, Any]:
     metric = described["metric"]
     answers = sample["filtered_resps"]
     logprobs, is_greedy, prediction = [], [], None
@@ -187,7 +204,7 @@ def _answer(loaded: LoadedTask, described: dict[str, Any], sample: dict[str, Any
         "acc": _number(sample.get("acc")),
         "acc_norm": _number(sample.get("acc_norm")),
         "metric": metric,
-        "value": _number(sample.get(metric)),
+        "value": value,
     }
 
 

@@ -231,7 +231,7 @@ def _in_words(name: str, baseline: str, rows: Sequence[Mapping[str, Any]]) -> It
                 f"{name} {verb}{comparison} {baseline} in the average over the tasks: {held} right, {_points(average)}."
             )
     else:
-        yield f"{name} against {baseline}:"
+        yield f"{name} is held against {baseline} on {len(tasks)} {'task' if len(tasks) == 1 else 'tasks'}."
     by_verdict: dict[str, list[str]] = {BETTER: [], WORSE: [], ALIKE: []}
     for row in tasks:
         if row.get("verdict") is not None:
