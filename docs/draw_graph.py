@@ -20,6 +20,7 @@ FILLS = {
     "teacher": "#D6E9F5",
     "reference": "#DDF1EA",
     "selection": "#FBE9C8",
+    "tasks": "#E8E8E8",
     "student": "#F2DDE9",
     "reports": "#FFFFFF",
 }

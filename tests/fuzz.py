@@ -35,6 +35,7 @@ from miniplm_assets.corpus.documents import write_documents
 from miniplm_assets.corpus.duplicates import KeptDocuments
 from miniplm_assets.corpus.shards import FileSource, observe_corpus
 from miniplm_assets.corpus.tokenizer import load_tokenizer, train_tokenizer
+from miniplm_assets.evaluation.task_files import check_tasks
 from miniplm_assets.experiment import Cleaning, DocumentFields, JsonlSource, ParquetSource, Scoring, load_experiment
 from miniplm_assets.experiment.cleaning import NearDuplicates
 from miniplm_assets.kinds.registry import DEMO, PROJECT, all_kinds
@@ -324,6 +325,9 @@ def doors() -> dict[str, Callable[[], Door]]:
         "tokenizer": lambda: Door("tokenizer.json", [_tokenizer()], _enter_tokenizer, _tokenizer_config),
         "safetensors": lambda: Door("model.safetensors", [_model_file("model.safetensors")], _enter_model, _model),
         "model_config": lambda: Door("config.json", [_model_file("config.json")], _enter_model, _model),
+        "task": lambda: Door(
+            "task.yaml", [_task()], lambda folder: check_tasks(["mine"], folder, with_data=True), _data
+        ),
         "manifest": lambda: Door(
             f"lengths/{RECIPE.fingerprint}/manifest.json",
             [_manifest()],
@@ -331,6 +335,22 @@ def doors() -> dict[str, Callable[[], Door]]:
             lambda root: [_stored(root)][1:],
         ),
     }
+
+
+def _task() -> bytes:
+    """Return a task file: each damage of it is one of YAML, or of what stands in it."""
+    definition = {
+        "task": "mine",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": ["mine.jsonl"]}},
+        "metadata": {"version": 1.0, "data_from": "Ask for it."},
+        "metric_list": [{"metric": "acc", "aggregation": "mean"}],
+    }
+    return (yaml.safe_dump(definition) + "doc_to_text: !function tools.text\n").encode()
+
+
+def _data(folder: Path) -> None:
+    (folder / "mine.jsonl").write_text("{}\n", encoding="utf-8")
 
 
 def _plain_experiment() -> bytes:

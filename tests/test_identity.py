@@ -79,6 +79,10 @@ SURVIVING = {"surviving_sequences", "surviving_teacher_scores", "surviving_refer
 # What follows a proxy, of a selection that nobody learns from, where others have both models score everything.
 PREDICTED = {"proxy_agreement", "proxy_differences", "proxy_scores"} | RANK - {"corpus_profile"}
 LEARNT = {"proxy_model"} | PREDICTED
+# What hangs on how students are asked; and on what they are asked.
+ASKED = {"student_tasks", "task_comparison"} | CATALOG
+TASKS = {"tasks"} | ASKED
+HELD_OUT_TASKS = {"held_out_tasks"} | TASKS
 NOTHING: set[str] = set()
 
 
@@ -142,6 +146,9 @@ VARIANTS: dict[str, Callable[[dict[str, Any]], object]] = {
     "published": lambda content: content.update(publishing={"students": {"better": {}}, "selections": {"half": {}}}),
     "vllm": lambda content: content["teachers"]["large"].update(scoring={"backend": "vllm"}),
     "ray": lambda content: content["teachers"]["large"].update(scoring={"engine": "ray"}),
+    "asked": lambda content: content.update(
+        evaluation={"tasks": {"names": ["held_out_cloze", "held_out_bits_per_byte", "mine"], "folder": "tasks"}}
+    ),
     "minillm": lambda content: content["students"]["plain"].update(
         objective={"type": "minillm", "teacher": "large", "num_sampled_tokens": 16}
     ),
@@ -419,6 +426,27 @@ ROWS = [
     Row("evaluation.texts.own.fields.text_field", "text", "body", BESIDE, "beside"),
     Row("evaluation.texts.own.fields.domain_field", None, "kind", BESIDE, "beside"),
     Row("evaluation.texts.own.fields.max_document_bytes", 10_000_000, 9, BESIDE, "beside"),
+    Row("evaluation.tasks.names", REQUIRED, ["held_out_cloze"], HELD_OUT_TASKS, "asked"),
+    Row("evaluation.tasks.names", REQUIRED, ["mine", "held_out_cloze", "held_out_bits_per_byte"], TASKS, "asked"),
+    Row("evaluation.tasks.num_fewshot", 0, 5, TASKS, "asked"),
+    Row("evaluation.tasks.limit", None, 5, TASKS, "asked"),
+    Row("evaluation.tasks.folder", None, "moved", NOTHING, "asked"),  # the content counts
+    Row("evaluation.tasks.backend", "torch", "vllm", ASKED, "asked"),
+    Row("evaluation.tasks.dtype", "float32", "bfloat16", ASKED, "asked"),
+    Row("evaluation.tasks.requests_per_batch", 16, 5, NOTHING, "asked"),
+    Row("evaluation.tasks.held_out.num_documents", 500, 5, HELD_OUT_TASKS, "asked"),
+    Row("evaluation.tasks.held_out.context_characters", 200, 5, HELD_OUT_TASKS, "asked"),
+    Row("evaluation.tasks.held_out.continuation_characters", 80, 5, HELD_OUT_TASKS, "asked"),
+    Row(
+        "evaluation.excluded_domains",
+        (),
+        ["noise"],
+        {"student_evaluation"} | REPORTS | HELD_OUT_TASKS,
+        "asked",
+    ),
+    Row("students.better.training.weight_decay", 0.01, 0.1, STUDENT | ASKED, "asked"),
+    Row("students.plain.baseline", None, "better", (REPORTS - {"scaling_laws"}) | {"task_comparison"}, "asked"),
+    Row("sequences.sequence_length", 1_024, 32, AFTER_TOKENIZER | ASKED, "asked"),
     Row("automation.seconds_between_looks", 15, 5, NOTHING),
     Row("automation.quiet_seconds", 60, 5, NOTHING),
     Row("automation.nightly", "0 3 * * *", "0 4 * * *", NOTHING),

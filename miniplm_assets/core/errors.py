@@ -6,6 +6,7 @@
     │   └── CorpusChangedError    a source file is not the one that the run works on any more
     ├── ModelError            a model or tokenizer cannot be found, built or used as asked
     ├── ScoringError          a score is not finite, or a sequence cannot be scored
+    ├── TaskError             a task cannot be found, read or evaluated as asked
     ├── TrainingError         a model cannot be trained, or resumed, as asked
     ├── SqlError              a model or test of dbt_like_sql is wrong
     ├── PublishingError       something cannot be exported, or sent to a hub, as asked
@@ -14,6 +15,7 @@
     │   └── DamagedResultError    a stored file is not what its manifest says
     └── TransientError        a network or a server failed; another try may succeed
         ├── UnreachableModelError     is a ModelError too
+        ├── UnreachableTaskError      is a TaskError too
         └── UnreachableCorpusError    is a CorpusError too
 
 All are ValueErrors: the input, not the program, has to change; after a TransientError perhaps only the time.
@@ -43,6 +45,10 @@ class ModelError(MiniplmError):
 
 class ScoringError(MiniplmError):
     """A score is not finite, or a sequence cannot be scored."""
+
+
+class TaskError(MiniplmError):
+    """A task cannot be found, read or evaluated as asked."""
 
 
 class TrainingError(MiniplmError):
@@ -75,6 +81,10 @@ class TransientError(MiniplmError):
 
 class UnreachableModelError(ModelError, TransientError):
     """A model or tokenizer is out of reach."""
+
+
+class UnreachableTaskError(TaskError, TransientError):
+    """The data set of a task is out of reach."""
 
 
 class UnreachableCorpusError(CorpusError, TransientError):

@@ -32,11 +32,13 @@ from miniplm_assets.experiment.sources import (
     TextSource,
 )
 from miniplm_assets.experiment.student_check import CANDIDATES
+from miniplm_assets.experiment.tasks import Cloze, Tasks
 
 __all__ = [
     "CANDIDATES",
     "Agreement",
     "Cleaning",
+    "Cloze",
     "CrossEntropy",
     "Decoding",
     "Decontamination",
@@ -70,6 +72,7 @@ __all__ = [
     "Splits",
     "Student",
     "StudentTraining",
+    "Tasks",
     "TextSource",
     "TokenizerSource",
     "TrainedModel",

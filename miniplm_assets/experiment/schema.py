@@ -22,6 +22,7 @@ from miniplm_assets.experiment.selections import Selection, Who
 from miniplm_assets.experiment.settings import Name, Settings, Share
 from miniplm_assets.experiment.sources import DocumentFields, EvaluationText, Source
 from miniplm_assets.experiment.student_check import CANDIDATES, generation_of, selection_of
+from miniplm_assets.experiment.tasks import Tasks
 
 
 class Splits(Settings):
@@ -107,12 +108,13 @@ class Student(Settings):
 
 
 class Evaluation(Settings):
-    """What held-out losses are measured on: the validation split, and texts beside the corpus."""
+    """What students are measured on: the validation split, texts beside the corpus, and tasks."""
 
     excluded_domains: tuple[str, ...] = Field(
         (), description="measured by themselves, and left out of the total: noise, which no model should be good at"
     )
     texts: dict[Name, EvaluationText] = Field({}, description="measured in bits per byte, by each seed of each student")
+    tasks: Tasks | None = Field(None, description="of lm-evaluation-harness; none are evaluated where it is absent")
 
 
 class Experiment(Settings):

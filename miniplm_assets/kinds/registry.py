@@ -14,6 +14,7 @@ from miniplm_assets.kinds.evaluation_text import EVALUATION_TEXT
 from miniplm_assets.kinds.exported import EXPORTED_CORPUS, EXPORTED_STUDENT
 from miniplm_assets.kinds.gap_by_text_class import GAP_BY_TEXT_CLASS
 from miniplm_assets.kinds.generated_corpus import GENERATED_CORPUS
+from miniplm_assets.kinds.held_out_tasks import HELD_OUT_TASKS
 from miniplm_assets.kinds.ledger import BREAK_EVEN, LEDGER
 from miniplm_assets.kinds.models import MODELS
 from miniplm_assets.kinds.pilot import PILOT, PILOT_SCORES
@@ -37,6 +38,9 @@ from miniplm_assets.kinds.sequences import SEQUENCES
 from miniplm_assets.kinds.student_checkpoint import STUDENT_CHECKPOINT
 from miniplm_assets.kinds.student_differences import STUDENT_DIFFERENCES
 from miniplm_assets.kinds.student_evaluation import STUDENT_EVALUATION
+from miniplm_assets.kinds.student_tasks import STUDENT_TASKS
+from miniplm_assets.kinds.task_comparison import TASK_COMPARISON
+from miniplm_assets.kinds.tasks import TASKS
 from miniplm_assets.kinds.text_evaluation import TEXT_EVALUATION
 from miniplm_assets.kinds.token_counts import TOKEN_COUNTS
 from miniplm_assets.kinds.tokenizer import TOKENIZER
@@ -61,6 +65,8 @@ def all_kinds(sql: SqlProject) -> tuple[Kind[Any], ...]:
         PROTECTED_NGRAMS,
         DOCUMENTS,
         CONTAMINATED_DOCUMENTS,
+        HELD_OUT_TASKS,
+        TASKS,
         TOKENIZER,
         SEQUENCES,
         TOKEN_COUNTS,
@@ -90,7 +96,9 @@ def all_kinds(sql: SqlProject) -> tuple[Kind[Any], ...]:
         EVALUATION_TEXT,
         TEXT_EVALUATION,
         STUDENT_DIFFERENCES,
+        STUDENT_TASKS,
         COMPARISON,
+        TASK_COMPARISON,
         LEDGER,
         BREAK_EVEN,
         SCALING_LAWS,

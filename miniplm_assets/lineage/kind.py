@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # both work on nodes
 
 S = TypeVar("S", bound=Settings)
 Section = Literal[
-    "corpus", "text", "tokenizer", "teacher", "reference", "selection", "generation", "student", "reports"
+    "corpus", "text", "tokenizer", "teacher", "reference", "selection", "generation", "tasks", "student", "reports"
 ]
 
 EVERY_SHARD: Final = ("*",)

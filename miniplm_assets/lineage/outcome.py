@@ -10,12 +10,13 @@ from miniplm_assets.lineage.snapshot import complete_snapshot
 
 COMPARISON: Final = "comparison"
 BREAK_EVEN: Final = "break_even"
+TASK_COMPARISON: Final = "task_comparison"
 STUDENTS: Final = "students.parquet"
 CATALOG: Final = "warehouse.duckdb"
 
 
 def outcome(pipeline: Pipeline) -> str:
-    """Return the comparison of an experiment as text, and what each student cost.
+    """Return the comparison of an experiment as text, that on tasks, and what each student cost.
 
     While the latest state of the corpus is in the making, it is that of the last one on which everything was made.
 
@@ -33,7 +34,9 @@ def outcome(pipeline: Pipeline) -> str:
     ):
         table = str(pl.read_parquet(result.file(STUDENTS), glob=False))
     return (
-        f"{caution}{result.facts['verdict']}\n\n{table}\n\n{_cost(pipeline, fingerprints)}"
+        f"{caution}{result.facts['verdict']}\n\n{table}\n\n"
+        f"{_beside(pipeline, fingerprints, TASK_COMPARISON, 'On tasks:')}"
+        f"{_beside(pipeline, fingerprints, BREAK_EVEN, 'What it cost:')}"
         f"Plots:      {result.folder}\n"
         f"Warehouse:  {pipeline.store.root / CATALOG} (any DuckDB client)\n"
         "Graph:      make ui, then http://localhost:3000"
@@ -69,10 +72,10 @@ def last_made(pipeline: Pipeline, key: str, seed: int | None = None, *, called: 
     )
 
 
-def _cost(pipeline: Pipeline, fingerprints: Fingerprints) -> str:
-    """Return what each student cost, where students are held against a baseline."""
-    if BREAK_EVEN not in pipeline.graph:
+def _beside(pipeline: Pipeline, fingerprints: Fingerprints, key: str, title: str) -> str:
+    """Return the words of another report, where the experiment has it."""
+    if key not in pipeline.graph:
         return ""
-    result = pipeline.store.find(fingerprints.recipe(BREAK_EVEN))
-    told = f"not made yet; materialise {BREAK_EVEN}" if result is None else result.facts["verdict"]
-    return f"What it cost:\n{told}\n\n"
+    result = pipeline.store.find(fingerprints.recipe(key))
+    told = f"not made yet; materialise {key}" if result is None else result.facts["verdict"]
+    return f"{title}\n{told}\n\n"
