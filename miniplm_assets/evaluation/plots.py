@@ -1,14 +1,14 @@
 """The pictures: loss curves, the differences and their cutoff, the domains before and after.
 
-Each returns a PNG, 900 pixels wide. None names the asset that it is stored with, since that may be found again under
-another name. Names are drawn as they stand, never as markup, and shortened where they are long. The colours are those
-of Okabe and Ito, told apart by every eye.
+Each returns a PNG, 900 pixels wide; or an SVG, narrower and without its title, whose text is text. None names the asset
+that it is stored with, since that may be found again under another name. Names are drawn as they stand, never as
+markup, and shortened where they are long. The colours are those of Okabe and Ito, told apart by every eye.
 """
 
 import io
 import textwrap
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import polars as pl
 
@@ -25,7 +25,10 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
 GREY, PALE, INK = "#8A8A8A", "#B8B8B8", "#222222"
 MARKERS = "osD^vP"
-WIDTH_INCHES, DOTS_PER_INCH = 9.0, 100
+DOTS_PER_INCH = 100
+Format = Literal["png", "svg"]
+# An SVG is shown as wide as its page is, and read on a phone too.
+WIDTH_INCHES: Final[dict[Format, float]] = {"png": 9.0, "svg": 6.6}
 # Of a picture: what lines, and the edges of letters, need.
 NUM_COLOURS = 64
 # More bars than this cannot be read; the smaller domains stand in one.
@@ -35,12 +38,16 @@ MAX_MARKED_LINES = 6
 LINE_STYLES = ("-", "--", ":", "-.")
 # A third of the width, in the size of labels.
 MAX_NAME_CHARACTERS = 40
-# The width, in the size of a note.
-NOTE_CHARACTERS = 130
+# Of an inch, in the size of a note.
+NOTE_CHARACTERS = 14.5
 
 
 def plot_loss_curves(
-    students: Sequence[StudentRecord], *, baseline: str, excluded_domains: Collection[str] = ()
+    students: Sequence[StudentRecord],
+    *,
+    baseline: str,
+    excluded_domains: Collection[str] = (),
+    picture: Format = "png",
 ) -> bytes:
     """Draw the held-out loss of every student with the baseline's tokenizer against the tokens that it saw.
 
@@ -54,7 +61,7 @@ def plot_loss_curves(
     base = find_student(students, baseline)
     shown = [base, *(one for one in students if one is not base and one.tokenizer == base.tokenizer)]
     are_many = len(shown) > MAX_MARKED_LINES
-    figure, axes = _figure(max(4.8, 0.6 + 0.19 * len(shown)) if are_many else 4.8)
+    figure, axes = _figure(max(4.8, 0.6 + 0.19 * len(shown)) if are_many else 4.8, picture)
     unit, unit_name = _token_unit(max(student.num_tokens for student in shown))
     final = base.final_curve_loss(excluded_domains)
     line = axes.axhline(final, color=GREY, linestyle="--", linewidth=1, zorder=1)
@@ -111,7 +118,7 @@ def plot_loss_curves(
         _name_beside(axes, list(legend), list(legend.values()))
     else:
         axes.legend(list(legend), list(legend.values()), frameon=False, loc="upper right")
-    return _png(figure)
+    return _stored(figure, picture)
 
 
 def plot_difference_distribution(
@@ -121,6 +128,7 @@ def plot_difference_distribution(
     unit: str,
     quantity: str = "difference: log p teacher - log p reference",
     kept: str = "those with the highest differences",
+    picture: Format = "png",
 ) -> bytes:
     """Draw how the differences are distributed, what is kept, and the cutoff.
 
@@ -131,6 +139,7 @@ def plot_difference_distribution(
         unit: nats per token or nats per sequence.
         quantity: what the candidates are ranked by.
         kept: which of them are kept, in words.
+        picture: its format.
     """
     inner = bins[1:-1] if bins.height > 2 else bins
     width = float((inner["bin_end_nats"] - inner["bin_start_nats"])[0])
@@ -139,7 +148,7 @@ def plot_difference_distribution(
     num_kept, dropped = bins["num_kept"], bins["num_candidates"] - bins["num_kept"]
     kept_share = int(num_kept.sum()) / max(1, int(bins["num_candidates"].sum()))
 
-    figure, axes = _figure(4.2)
+    figure, axes = _figure(4.2, picture)
     axes.bar(lefts, dropped, width=width, align="edge", color=PALE, label="discarded")
     axes.bar(lefts, num_kept, width=width, align="edge", bottom=dropped, color=BLUE, label="kept")
     axes.axvline(cutoff, color=RED, linewidth=1.6)
@@ -159,7 +168,7 @@ def plot_difference_distribution(
     axes.set_title(f"{kept_share:.1%} of the candidates are kept: {kept}", loc="left")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.legend(frameon=False, loc="upper left")
-    return _png(figure)
+    return _stored(figure, picture)
 
 
 def plot_domain_shares(domain_shift: pl.DataFrame) -> bytes:
@@ -192,7 +201,7 @@ def plot_domain_shares(domain_shift: pl.DataFrame) -> bytes:
     return _png(figure)
 
 
-def plot_break_even(break_even: pl.DataFrame, ledger: pl.DataFrame, *, baseline: str) -> bytes:
+def plot_break_even(break_even: pl.DataFrame, ledger: pl.DataFrame, *, baseline: str, picture: Format = "png") -> bytes:
     """Draw what reaching the baseline's final loss costs, over the number of students that are trained.
 
     A line for the baseline, and one for each student all of whose seeds reached that loss: what was made before is
@@ -202,6 +211,7 @@ def plot_break_even(break_even: pl.DataFrame, ledger: pl.DataFrame, *, baseline:
         break_even: as `break_even_table` returns it.
         ledger: as `ledger_table` returns it.
         baseline: whose loss is to be reached.
+        picture: its format.
     """
     against = break_even.filter(pl.col("opponent") == baseline)
     reached = against.filter(pl.col("training_flops").is_not_null())
@@ -210,7 +220,7 @@ def plot_break_even(break_even: pl.DataFrame, ledger: pl.DataFrame, *, baseline:
     lines += list(reached.select("student", "offline_flops", "training_flops").iter_rows())
     crossings = [count for count in reached["cheaper_from_students"] if count is not None]
     most = max(10, *(3 * count for count in crossings)) if crossings else 10
-    figure, axes = _figure(max(4.2, 0.6 + 0.19 * len(lines)))
+    figure, axes = _figure(max(4.2, 0.6 + 0.19 * len(lines)), picture)
     counts = [most ** (step / 60) for step in range(61)]
     drawn = []
     for place, (_, offline, training) in enumerate(lines):
@@ -228,10 +238,10 @@ def plot_break_even(break_even: pl.DataFrame, ledger: pl.DataFrame, *, baseline:
     axes.set_title(f"What it costs to reach the final loss of {shortened(baseline)}", loc="left")
     never = [shortened(name) for name in against.filter(pl.col("training_flops").is_null())["student"]]
     if never:
-        note = textwrap.fill("never there: " + ", ".join(never), NOTE_CHARACTERS)
+        note = textwrap.fill("never there: " + ", ".join(never), int(NOTE_CHARACTERS * WIDTH_INCHES[picture]))
         figure.supxlabel(note, x=0.01, ha="left", fontsize=9)
     _name_beside(axes, drawn, [shortened(name) for name, _, _ in lines])
-    return _png(figure)
+    return _stored(figure, picture)
 
 
 def _name_beside(axes: "Axes", lines: "Sequence[Line2D]", names: Sequence[str]) -> None:
@@ -266,23 +276,46 @@ def _token_unit(num_tokens: int) -> tuple[float, str]:
     return 1.0, "tokens"
 
 
-def _figure(height_inches: float) -> "tuple[Figure, Axes]":
+def _figure(height_inches: float, picture: Format = "png") -> "tuple[Figure, Axes]":
     # Without pyplot: no window system, no state that two threads would share.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH_INCHES, height_inches), dpi=DOTS_PER_INCH, layout="constrained")
+    figure = Figure(figsize=(WIDTH_INCHES[picture], height_inches), dpi=DOTS_PER_INCH, layout="constrained")
     axes: Any = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=9)
     return figure, axes
 
 
-def _png(figure: "Figure") -> bytes:
+def _stored(figure: "Figure", picture: Format) -> bytes:
+    return _svg(figure) if picture == "svg" else _png(figure)
+
+
+def _svg(figure: "Figure") -> bytes:
+    """Return a figure without its title, which the page around it says, and the same bytes each time."""
+    from matplotlib import rc_context
+
+    _take_text_as_it_is(figure)
+    for axes in figure.axes:
+        axes.set_title("", loc="left")
+    drawn = io.BytesIO()
+    # Text stays text, to be read out and searched; the salt makes the same names of parts each time.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "miniplm"}):
+        figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
+    return drawn.getvalue()
+
+
+def _take_text_as_it_is(figure: "Figure") -> None:
     from matplotlib.text import Text
-    from PIL import Image
 
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # else a name with two dollars is taken for a formula
+
+
+def _png(figure: "Figure") -> bytes:
+    from PIL import Image
+
+    _take_text_as_it_is(figure)
     drawn, stored = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png")
     # Dagster keeps each picture three times for each run: with a palette it has a third of the bytes.

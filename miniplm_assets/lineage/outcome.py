@@ -12,6 +12,8 @@ COMPARISON: Final = "comparison"
 BREAK_EVEN: Final = "break_even"
 STUDENTS: Final = "students.parquet"
 CATALOG: Final = "warehouse.duckdb"
+REPORT: Final = "report"
+REPORT_FILE: Final = "report.html"
 
 
 def outcome(pipeline: Pipeline) -> str:
