@@ -28,7 +28,7 @@ MARKERS = "osD^vP"
 DOTS_PER_INCH = 100
 Format = Literal["png", "svg"]
 # An SVG is shown as wide as its page is, and read on a phone too.
-WIDTH_INCHES: Final[dict[Format, float]] = {"png": 9.0, "svg": 6.6}
+WIDTH_INCHES: Final[dict[Format, float]] = {"png": 9.0, "svg": 5.6}
 # Of a picture: what lines, and the edges of letters, need.
 NUM_COLOURS = 64
 # More bars than this cannot be read; the smaller domains stand in one.
@@ -61,7 +61,7 @@ def plot_loss_curves(
     base = find_student(students, baseline)
     shown = [base, *(one for one in students if one is not base and one.tokenizer == base.tokenizer)]
     are_many = len(shown) > MAX_MARKED_LINES
-    figure, axes = _figure(max(4.8, 0.6 + 0.19 * len(shown)) if are_many else 4.8, picture)
+    figure, axes = _figure(_height(len(shown), picture, least=4.8), picture)
     unit, unit_name = _token_unit(max(student.num_tokens for student in shown))
     final = base.final_curve_loss(excluded_domains)
     line = axes.axhline(final, color=GREY, linestyle="--", linewidth=1, zorder=1)
@@ -115,7 +115,8 @@ def plot_loss_curves(
     axes.set_xlim(left=0)
     if are_many:
         del legend[next(iter(legend))]  # each line names its last loss
-        _name_beside(axes, list(legend), list(legend.values()))
+    if are_many or picture == "svg":
+        _name_lines(axes, list(legend), list(legend.values()), picture)
     else:
         axes.legend(list(legend), list(legend.values()), frameon=False, loc="upper right")
     return _stored(figure, picture)
@@ -163,11 +164,15 @@ def plot_difference_distribution(
         fontweight="bold",
     )
     axes.set_xlim(first - width, last + width)
-    axes.set_xlabel(f"{quantity} ({unit}); the outermost bars hold all beyond")
+    outermost = "the outermost bars hold all beyond"
+    axes.set_xlabel(f"{quantity} ({unit});{' ' if picture == 'png' else chr(10)}{outermost}")
     axes.set_ylabel("candidate sequences")
     axes.set_title(f"{kept_share:.1%} of the candidates are kept: {kept}", loc="left")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.legend(frameon=False, loc="upper left")
+    if picture == "png":
+        axes.legend(frameon=False, loc="upper left")
+    else:  # where the title is not
+        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return _stored(figure, picture)
 
 
@@ -220,7 +225,7 @@ def plot_break_even(break_even: pl.DataFrame, ledger: pl.DataFrame, *, baseline:
     lines += list(reached.select("student", "offline_flops", "training_flops").iter_rows())
     crossings = [count for count in reached["cheaper_from_students"] if count is not None]
     most = max(10, *(3 * count for count in crossings)) if crossings else 10
-    figure, axes = _figure(max(4.2, 0.6 + 0.19 * len(lines)), picture)
+    figure, axes = _figure(_height(len(lines), picture, least=4.2), picture)
     counts = [most ** (step / 60) for step in range(61)]
     drawn = []
     for place, (_, offline, training) in enumerate(lines):
@@ -237,16 +242,26 @@ def plot_break_even(break_even: pl.DataFrame, ledger: pl.DataFrame, *, baseline:
     axes.set_ylabel("FLOPs, with what was made before")
     axes.set_title(f"What it costs to reach the final loss of {shortened(baseline)}", loc="left")
     never = [shortened(name) for name in against.filter(pl.col("training_flops").is_null())["student"]]
-    if never:
+    if never and picture == "png":  # the page around it says so by itself
         note = textwrap.fill("never there: " + ", ".join(never), int(NOTE_CHARACTERS * WIDTH_INCHES[picture]))
         figure.supxlabel(note, x=0.01, ha="left", fontsize=9)
-    _name_beside(axes, drawn, [shortened(name) for name, _, _ in lines])
+    _name_lines(axes, drawn, [shortened(name) for name, _, _ in lines], picture)
     return _stored(figure, picture)
 
 
-def _name_beside(axes: "Axes", lines: "Sequence[Line2D]", names: Sequence[str]) -> None:
-    """Name lines to the right of a picture, where they cover nothing."""
-    axes.legend(lines, names, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=9)
+def _height(num_lines: int, picture: Format, *, least: float) -> float:
+    """Return the height of a picture of lines, in inches, with room for their names."""
+    if picture == "svg":
+        return 3.8 + 0.19 * num_lines
+    return max(least, 0.6 + 0.19 * num_lines)
+
+
+def _name_lines(axes: "Axes", lines: "Sequence[Line2D]", names: Sequence[str], picture: Format) -> None:
+    """Name lines where they cover nothing: to the right of a wide picture, below a narrow one."""
+    if picture == "png":
+        axes.legend(lines, names, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=9)
+    else:
+        axes.figure.legend(lines, names, frameon=False, loc="outside lower left", fontsize=9)
 
 
 def shortened(name: str) -> str:

@@ -99,6 +99,10 @@ class Inputs:
             return {"": self._work.input(key)}
         return self._work.input_pieces(key)
 
+    def found(self, key: str) -> list[str]:
+        """Return what the checks of an asset found, in words."""
+        return [f"{check.description}." for check in self._work.input(key).manifest.checks if check.description]
+
     def checks(self) -> list[Spoken]:
         """Return how the checks ended that are stored with a result."""
         return [

@@ -1,11 +1,14 @@
 """What the report says of selections, read from their stored tables."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+import polars as pl
+
 from miniplm_assets.core.recipe import key_of
-from miniplm_assets.evaluation.report.blocks import Picture, Section, Words
+from miniplm_assets.evaluation.report.blocks import Block, Picture, Section, Words
 from miniplm_assets.evaluation.report.drawings import column_lineage
+from miniplm_assets.evaluation.report.numbers import any_table
 from miniplm_assets.evaluation.report.selections import SelectionTold, selection_section
 from miniplm_assets.kinds.agreement import CUTOFF, DIFFERENCES
 from miniplm_assets.kinds.agreement import NAME as SCORE_AGREEMENT
@@ -79,7 +82,7 @@ def _told(
     return SelectionTold(
         name=name,
         made=_made(settings, sources, cutoff),
-        gates=_gates(inputs, name),
+        gates=list(_gates(inputs, name)),
         cutoff=cutoff,
         unit=WORDS_OF_UNIT[cutoff["rank_by"]],
         quantity="difference" if is_difference else ranking.replace("_", " "),
@@ -122,21 +125,23 @@ def _made(settings: Mapping[str, str], sources: Mapping[str, str], cutoff: Mappi
     return rows
 
 
-def _gates(inputs: Inputs, name: str) -> list[str]:
-    said = []
+def _gates(inputs: Inputs, name: str) -> Iterator[Block]:
+    """Say what each gate found, and by which numbers."""
     for gate, what in WORDS_OF_GATE.items():
         key = key_of(gate, name)
         if key not in inputs:
             continue
         facts = inputs.facts(key)
-        verdict = str(facts.get("verdict", "")).replace("**", "")
-        numbers = ", ".join(
-            f"{fact.replace('_', ' ')} {f'{value:,.4g}' if isinstance(value, float) else f'{value:,}'}"
-            for fact, value in facts.items()
-            if isinstance(value, int | float) and not isinstance(value, bool)
+        said = [facts["verdict"].replace("**", "")] if "verdict" in facts else inputs.found(key)
+        yield Words(text=f"{what}: {' '.join(said)}")
+        numbers = {fact: value for fact, value in facts.items() if isinstance(value, int | float)}
+        measures = facts.get("measures") or [{"measure": fact, "value": value} for fact, value in numbers.items()]
+        yield any_table(
+            pl.DataFrame([{**row, "measure": row["measure"].replace("_", " ")} for row in measures], strict=False),
+            caption=f"What it measured ({gate.replace('_', ' ')})",
+            about={},
+            sources=[inputs.source(key)],
         )
-        said.append(f"{what}: {verdict} {numbers}.".replace(":  ", ": "))
-    return said
 
 
 def _columns(inputs: Inputs, key: str, place: int) -> Picture:

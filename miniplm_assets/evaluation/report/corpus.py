@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from miniplm_assets.evaluation.plots import shortened
 from miniplm_assets.evaluation.report.blocks import Block, Cell, Column, Section, Source, Table, Words
 from miniplm_assets.evaluation.report.numbers import NOT_THERE, count, nats, share
 
@@ -133,7 +134,7 @@ def _profile(profile: pl.DataFrame, source: Source) -> Table:
         ],
         rows=[
             [
-                row["domain"] or NOT_THERE,
+                shortened(row["domain"]),
                 row["split"] or NOT_THERE,
                 count(row["num_documents"]),
                 count(row["num_sequences"]),

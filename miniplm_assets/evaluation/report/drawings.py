@@ -8,8 +8,8 @@ from markupsafe import Markup
 
 from miniplm_assets.evaluation.report.characters import visible
 
-# Of boxes beside each other, from left to right; what stands in one column is told apart by its name.
-COLUMNS: Final[tuple[tuple[str, ...], ...]] = (
+# Of boxes, from top to bottom; what stands in one row is told apart by its name.
+ROWS: Final[tuple[tuple[str, ...], ...]] = (
     ("corpus",),
     ("tokenizer",),
     ("teacher", "reference"),
@@ -18,8 +18,10 @@ COLUMNS: Final[tuple[tuple[str, ...], ...]] = (
     ("reports",),
 )
 LINE, GAP, PADDING = 15, 14, 8
-BOX_WIDTH, BOX_GAP = 178, 56
+BOX_WIDTH, ROW_GAP = 198, 34
 CHARACTERS_OF_A_BOX = 26
+# As wide as a page; more of them begin another line.
+BOXES_BESIDE = 5
 COLUMN_WIDTH, COLUMN_GAP = 262, 150
 CHARACTERS_OF_A_COLUMN = 36
 
@@ -58,7 +60,7 @@ def asset_graph(assets: Sequence[Asset], *, name: str, title: str) -> Markup:
         boxes.setdefault(asset.box, []).append(asset)
     places = _places(boxes)
     arrows = _arrows(assets)
-    width = max(x for x, _, _ in places.values()) + BOX_WIDTH + PADDING
+    width = max(x for x, _, _ in places.values()) + BOX_WIDTH + GAP + PADDING
     height = max(y + box_height for _, y, box_height in places.values()) + PADDING
     drawn = [_arrow(places[start], places[end]) for start, end in arrows]
     drawn += [_box(box, members, places[box]) for box, members in boxes.items()]
@@ -69,32 +71,32 @@ def asset_graph(assets: Sequence[Asset], *, name: str, title: str) -> Markup:
 def _places(boxes: Mapping[str, Sequence[Asset]]) -> dict[str, tuple[int, int, int]]:
     """Return x, y and height of each box."""
     places: dict[str, tuple[int, int, int]] = {}
-    x = PADDING
-    for sections in COLUMNS:
-        y = PADDING
+    y = PADDING
+    for sections in ROWS:
         here = [box for section in sections for box, members in boxes.items() if members[0].section == section]
-        for box in here:
-            height = LINE * (1 + len({one.kind for one in boxes[box]})) + 2 * PADDING
-            places[box] = x, y, height
-            y += height + GAP
-        x += BOX_WIDTH + BOX_GAP if here else 0
+        for line in range(0, len(here), BOXES_BESIDE):
+            beside = here[line : line + BOXES_BESIDE]
+            heights = [LINE * (1 + len({one.kind for one in boxes[box]})) + 2 * PADDING for box in beside]
+            for place, (box, height) in enumerate(zip(beside, heights, strict=True)):
+                places[box] = PADDING + place * (BOX_WIDTH + GAP), y, height
+            y += max(heights) + GAP
+        y += ROW_GAP - GAP if here else 0
     return places
 
 
 def _arrows(assets: Sequence[Asset]) -> list[tuple[str, str]]:
+    """Return which box leads to which: each of those that lead down, unless a path of others does, and all others."""
     box_of = {asset.key: asset.box for asset in assets}
-    after: dict[str, set[str]] = {asset.box: set() for asset in assets}
-    for asset in assets:
-        for needed in asset.needs:
-            if needed in box_of and box_of[needed] != asset.box:
-                after[box_of[needed]].add(asset.box)
-    reached = {box: _reached(after, box) for box in after}
-    return [
-        (start, end)
-        for start in after
-        for end in sorted(after[start])
-        if not any(end in reached[other] and start not in reached[other] for other in after[start] - {end})
-    ]
+    row_of = {asset.box: next(row for row, those in enumerate(ROWS) if asset.section in those) for asset in assets}
+    pairs = {(box_of[needed], asset.box) for asset in assets for needed in asset.needs if needed in box_of}
+    down: dict[str, set[str]] = {box: set() for box in row_of}
+    for start, end in pairs:
+        if row_of[start] < row_of[end]:
+            down[start].add(end)
+    implied = {
+        (start, end) for start in down for other in down[start] for end in _reached(down, other) if end in down[start]
+    }
+    return sorted((start, end) for start, end in pairs - implied if start != end)
 
 
 def _reached(after: Mapping[str, set[str]], start: str) -> set[str]:
@@ -117,14 +119,15 @@ def _box(box: str, members: Sequence[Asset], place: tuple[int, int, int]) -> Mar
 
 
 def _arrow(start: tuple[int, int, int], end: tuple[int, int, int]) -> Markup:
-    from_x, from_y = start[0] + BOX_WIDTH, start[1] + min(start[2] // 2, 40)
-    to_x, to_y = end[0], end[1] + min(end[2] // 2, 40)
-    if to_x <= from_x:  # back, or within a column: around the right side
-        to_x = end[0] + BOX_WIDTH
-        bend = max(from_x, to_x) + BOX_GAP // 2
+    from_x, from_y = start[0] + BOX_WIDTH // 2, start[1] + start[2]
+    to_x, to_y = end[0] + BOX_WIDTH // 2, end[1]
+    if to_y <= from_y:  # back up, or within a row: around the right side
+        from_x, to_x = start[0] + BOX_WIDTH, end[0] + BOX_WIDTH
+        from_y, to_y = start[1] + start[2] // 2, end[1] + end[2] // 2
+        bend = max(from_x, to_x) + GAP
         return _path(f"M{from_x},{from_y} C{bend},{from_y} {bend},{to_y} {to_x},{to_y}")
-    middle = (from_x + to_x) // 2
-    return _path(f"M{from_x},{from_y} C{middle},{from_y} {middle},{to_y} {to_x},{to_y}")
+    middle = to_y - ROW_GAP
+    return _path(f"M{from_x},{from_y} C{from_x},{from_y + ROW_GAP} {to_x},{middle} {to_x},{to_y}")
 
 
 def column_lineage(table: str, sources: Mapping[str, Sequence[tuple[str, str]]], *, name: str, title: str) -> Markup:

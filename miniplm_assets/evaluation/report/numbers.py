@@ -29,7 +29,9 @@ def share(value: float | None) -> Cell:
 
 def flops(value: float | None) -> Cell:
     """Return floating-point operations."""
-    return NOT_THERE if value is None else Number(value, f"{value:.2e}")
+    if value is None:
+        return NOT_THERE
+    return Number(value, f"{value:.2e}" if value else "0")
 
 
 def any_cell(name: str, value: Any) -> Cell:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from miniplm_assets.evaluation.report.blocks import Bars, Number, Report
 from miniplm_assets.evaluation.report.characters import visible
@@ -30,6 +30,7 @@ def _environment() -> Environment:
         finalize=_finalize,
     )
     environment.filters["anchor"] = _anchor
+    environment.filters["prose"] = _prose
     environment.tests["number"] = lambda cell: isinstance(cell, Number)
     environment.tests["bars"] = lambda cell: isinstance(cell, Bars)
     return environment
@@ -39,6 +40,11 @@ def _finalize(value: Any) -> Any:
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
     return visible(value)
+
+
+def _prose(text: str) -> Markup:
+    """Return words in which what stands between backticks is to be written as it stands."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(visible(text)))))  # noqa: S704 - escaped before
 
 
 def _anchor(title: str) -> str:

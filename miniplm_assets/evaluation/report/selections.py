@@ -6,7 +6,7 @@ from functools import partial
 
 import polars as pl
 
-from miniplm_assets.evaluation.plots import MAX_DOMAINS, plot_difference_distribution
+from miniplm_assets.evaluation.plots import MAX_DOMAINS, plot_difference_distribution, shortened
 from miniplm_assets.evaluation.report.blocks import (
     Bars,
     Block,
@@ -19,7 +19,6 @@ from miniplm_assets.evaluation.report.blocks import (
     Table,
     Text,
     Texts,
-    Words,
 )
 from miniplm_assets.evaluation.report.charts import inline_svg
 from miniplm_assets.evaluation.report.numbers import count, share
@@ -36,7 +35,7 @@ class SelectionTold:
     Attributes:
         name: of the selection.
         made: how it was made, a row a thing.
-        gates: what was said before it, a paragraph each.
+        gates: what was said and measured before it.
         cutoff: the only row of its cutoff.
         unit: what the cutoff is in, in words.
         quantity: what its candidates are ranked by.
@@ -52,7 +51,7 @@ class SelectionTold:
 
     name: str
     made: Mapping[str, str]
-    gates: Sequence[str]
+    gates: Sequence[Block]
     cutoff: Mapping[str, float]
     unit: str
     quantity: str
@@ -81,7 +80,7 @@ def selection_section(told: SelectionTold, *, place: int, is_folded: bool) -> Se
             rows=[[what, words] for what, words in told.made.items()],
             sources=[told.sources["selection_cutoff"]],
         ),
-        *(Words(text=words) for words in told.gates),
+        *told.gates,
         _distribution(told, place),
         _domains(told),
         *_examples(told),
@@ -122,7 +121,7 @@ def _domains(told: SelectionTold) -> Table:
         before, after = row["share_of_candidate_tokens"], row["share_of_kept_tokens"]
         rows.append(
             [
-                row["domain"],
+                shortened(row["domain"]),
                 share(before),
                 share(after),
                 Bars((before / largest, after / largest)),
@@ -176,7 +175,7 @@ def _text(row: Mapping[str, object], unit: str) -> Text:
     left = len(text) - TEXT_CHARACTERS
     more = f" … ({left:,} more characters)" if left > 0 else ""
     return Text(
-        title=f"{row['place']}. {row['domain']}, {kept}: {row['rank_difference']:.3f} {unit}{by}",
+        title=f"{row['place']}. {shortened(str(row['domain']))}, {kept}: {row['rank_difference']:.3f} {unit}{by}",
         text=text[:TEXT_CHARACTERS] + more,
     )
 

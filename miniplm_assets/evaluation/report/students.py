@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from miniplm_assets.evaluation.comparison import StudentRecord
-from miniplm_assets.evaluation.plots import plot_break_even, plot_loss_curves
+from miniplm_assets.evaluation.plots import plot_break_even, plot_loss_curves, shortened
 from miniplm_assets.evaluation.report.blocks import Block, Cell, Column, Number, Picture, Section, Source, Table, Words
 from miniplm_assets.evaluation.report.charts import inline_svg
 from miniplm_assets.evaluation.report.numbers import NOT_THERE, count, flops, nats
@@ -189,11 +189,15 @@ def _by_domain(told: StudentsTold) -> Table:
         caption="Held-out loss by domain (nats a token, mean over seeds)",
         columns=[Column("domain"), Column("scored tokens"), *(Column(student.name) for student in students)],
         rows=[
-            [domain, count(tokens[domain]), *(nats(losses[domain].get(student.name)) for student in students)]
+            [
+                shortened(domain),
+                count(tokens[domain]),
+                *(nats(losses[domain].get(student.name)) for student in students),
+            ]
             for domain in sorted(losses)
         ],
         sources=[told.evaluations[student.name] for student in students],
-        note=f"Not in the totals: {', '.join(excluded)}." if excluded else "",
+        note=f"Not in the totals: {', '.join(map(shortened, excluded))}." if excluded else "",
         is_folded=True,
     )
 
