@@ -3,12 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-import polars as pl
-
 from miniplm_assets.core.recipe import key_of
-from miniplm_assets.evaluation.report.blocks import Block, Picture, Section, Words
+from miniplm_assets.evaluation.report.blocks import Block, Column, Picture, Section, Table, Words
 from miniplm_assets.evaluation.report.drawings import column_lineage
-from miniplm_assets.evaluation.report.numbers import any_table
+from miniplm_assets.evaluation.report.numbers import any_cell
 from miniplm_assets.evaluation.report.selections import SelectionTold, selection_section
 from miniplm_assets.kinds.agreement import CUTOFF, DIFFERENCES
 from miniplm_assets.kinds.agreement import NAME as SCORE_AGREEMENT
@@ -136,11 +134,16 @@ def _gates(inputs: Inputs, name: str) -> Iterator[Block]:
         yield Words(text=f"{what}: {' '.join(said)}")
         numbers = {fact: value for fact, value in facts.items() if isinstance(value, int | float)}
         measures = facts.get("measures") or [{"measure": fact, "value": value} for fact, value in numbers.items()]
-        yield any_table(
-            pl.DataFrame([{**row, "measure": row["measure"].replace("_", " ")} for row in measures], strict=False),
+        heads = [head for head in measures[0] if head != "measure"]
+        yield Table(
             caption=f"What it measured ({gate.replace('_', ' ')})",
-            about={},
+            columns=[Column("measure"), *map(Column, heads)],
+            rows=[
+                [row["measure"].replace("_", " "), *(any_cell(row["measure"], row[head]) for head in heads)]
+                for row in measures
+            ],
             sources=[inputs.source(key)],
+            is_folded=True,
         )
 
 

@@ -46,7 +46,7 @@ def any_cell(name: str, value: Any) -> Cell:
         case float():
             if "share" in name or name.endswith("_fraction"):
                 return share(value)
-            return flops(value) if name.endswith("flops") else Number(value, f"{value:,.4g}")
+            return flops(value) if name.endswith("flops") else Number(value, f"{value:,.5g}")
         case list() | tuple():
             return _cut(", ".join(str(one) for one in value))
         case _:
@@ -80,7 +80,7 @@ def any_table(
         columns=[Column(name.replace("_", " "), about.get(name, "")) for name in names],
         rows=[[any_cell(name, row[name]) for name in names] for row in frame.head(MAX_ROWS).iter_rows(named=True)],
         sources=tuple(sources),
-        note=f"{frame.height:,} rows{more}",
+        note=f"{frame.height:,} row{'' if frame.height == 1 else 's'}{more}.",
         is_folded=is_folded,
     )
 

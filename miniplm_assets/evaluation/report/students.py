@@ -3,7 +3,6 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
 
 import polars as pl
 
@@ -57,12 +56,6 @@ def outcome(told: StudentsTold) -> Iterator[Block]:
         yield Words(text="\n\n".join(rest[:MAX_OPEN_PARAGRAPHS]))
     yield _small_table(told)
     yield from told.more
-
-
-def remaining_words(told: StudentsTold) -> Words | None:
-    """Return what the verdict says beyond what is read at once."""
-    rest = _rest(told)[MAX_OPEN_PARAGRAPHS:]
-    return Words(text="\n\n".join(rest)) if rest else None
 
 
 def _rest(told: StudentsTold) -> list[str]:
@@ -147,7 +140,7 @@ def _saved(group: pl.DataFrame, told: StudentsTold) -> Cell:
     return Number(fmean(factors), f"{fmean(factors):.2f} times fewer{seeds}")
 
 
-def curves(told: StudentsTold) -> Section | None:
+def curves(told: StudentsTold) -> Section:
     """Draw the losses along the way, a picture for each baseline."""
     blocks: list[Block] = []
     for place, (baseline, names) in enumerate(told.groups.items()):
@@ -170,10 +163,9 @@ def curves(told: StudentsTold) -> Section | None:
     if not blocks:
         blocks.append(Words(text="No student names a baseline, so that no curves are held against each other."))
     blocks.append(_by_domain(told))
-    more = remaining_words(told)
-    if more is not None:
-        blocks.append(more)
-    return Section(title="How the students learn", blocks=blocks)
+    rest = _rest(told)[MAX_OPEN_PARAGRAPHS:]
+    more = Section(title="The other students in words", blocks=[Words(text="\n\n".join(rest))], is_folded=True)
+    return Section(title="How the students learn", blocks=blocks, sections=[more] if rest else ())
 
 
 def _by_domain(told: StudentsTold) -> Table:
@@ -277,8 +269,3 @@ def costs(
             )
         )
     return Section(title="What it cost, and when it pays", blocks=blocks)
-
-
-def totals(records: Mapping[str, StudentRecord]) -> dict[str, Any]:
-    """Return how many students and runs there are."""
-    return {"num_students": len(records), "num_runs": sum(len(one.runs) for one in records.values())}

@@ -1,0 +1,320 @@
+"""The report: its figures are those that are stored, it loads nothing, and what others wrote stays text."""
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import dagster as dg
+import polars as pl
+import pytest
+from markupsafe import Markup
+
+from miniplm_assets import cli
+from miniplm_assets.assets.build import build_assets
+from miniplm_assets.evaluation.comparison import comparison_table
+from miniplm_assets.evaluation.report.blocks import Column, Picture, Report, Section, Source, Table, Text, Texts, Words
+from miniplm_assets.evaluation.report.characters import visible
+from miniplm_assets.evaluation.report.drawings import Asset, asset_graph, column_lineage
+from miniplm_assets.evaluation.report.page import render
+from miniplm_assets.evaluation.report.provenance import Spoken, checks_said
+from miniplm_assets.evaluation.report.students import StudentsTold, curves, outcome
+from miniplm_assets.evaluation.verdict import verdict
+from miniplm_assets.kinds.registry import open_pipeline
+from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shard
+from tests.test_evaluation import half, student
+
+pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning")
+
+HOSTILE = "<script>alert(1)</script> ]]> &amp; \"'` {{ 7 * 7 }} {% raw %} -->"
+# What ends no tag by itself; in HTML nothing stands between these and their next sibling.
+VOID = {"meta", "br", "hr", "img", "input", "link", "rect", "path"}
+
+
+class Page(HTMLParser):
+    """A page as a reader's program sees it: tags, their attributes, text, and tables by their captions."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.tags, self.words, self.open = [], [], []
+        self.tables, self.captions, self.style = {}, [], ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.tags.append((tag, attributes))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "div" and "aria-label" in attributes:
+            self.captions.append(attributes["aria-label"])
+        if tag == "table":
+            self.tables.setdefault(self.captions[-1], [])
+        if tag == "tr":
+            self.tables[self.captions[-1]].append([])
+        if tag in ("td", "th") and self.captions:
+            self.tables[self.captions[-1]][-1].append("")
+        if tag == "data":
+            self.tables[self.captions[-1]][-1][-1] = float(attributes["value"])
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> ends something else"
+
+    def handle_data(self, words):
+        if "style" in self.open:
+            self.style += words
+            return
+        self.words.append(words)
+        if {"td", "th"} & set(self.open) and "data" not in self.open:
+            row = self.tables[self.captions[-1]][-1]
+            row[-1] += words if isinstance(row[-1], str) else ""
+
+    @property
+    def text(self):
+        return "".join(self.words)
+
+    def rows(self, caption):
+        """The rows of a table by what heads them."""
+        [name] = [name for name in self.tables if name.startswith(caption)]
+        return {row[0]: row[1:] for row in self.tables[name]}
+
+
+def materialise(path):
+    pipeline = open_pipeline(path)
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert dg.materialize(build_assets(pipeline), instance=instance).success
+    return pipeline
+
+
+def report_of(pipeline):
+    return pipeline.store.require(pipeline.latest_fingerprints().recipe("report")).file("report.html")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A materialised experiment, a domain of which is called what no domain should be."""
+    folder = tmp_path_factory.mktemp("report")
+    write_shard(folder / "corpus" / "a.jsonl", MODULES[:5])
+    with (folder / "corpus" / "a.jsonl").open("a", encoding="utf-8") as file:
+        for number in range(12):
+            text = f"{HOSTILE} {number} \u202e\x00 and so on. " * 12
+            file.write(json.dumps({"text": text, "meta": {"source": HOSTILE}}) + "\n")
+    content = tiny_experiment(folder / "corpus", folder / "warehouse")
+    path = write_experiment(folder / "experiment.yaml", content)
+    return path, content, materialise(path)
+
+
+@pytest.fixture(scope="module")
+def page(tiny):
+    return Page(report_of(tiny[2]).read_text(encoding="utf-8"))
+
+
+def stored(pipeline, key, name="*.parquet"):
+    result = pipeline.store.require(pipeline.latest_fingerprints().recipe(key))
+    return pl.concat(pl.read_parquet(path, glob=False) for path in result.matching(name))
+
+
+def test_its_figures_are_those_that_are_stored(tiny, page):
+    pipeline = tiny[2]
+    told = page.rows("Students, the lowest")
+    for row in stored(pipeline, "comparison", "students.parquet").iter_rows(named=True):
+        corpus, tokens, loss, bits, *_ = told[row["student"]]
+        assert (corpus, tokens) == (row["corpus"], row["num_tokens"])
+        assert (loss, bits) == (row["validation_nll_nats_per_token"], row["bits_per_byte"])
+    costs = page.rows("What each student cost")
+    for row in stored(pipeline, "ledger").iter_rows(named=True):
+        expected = [row["num_seeds"], row["training_flops"], row["offline_flops"], row["offline_flops_share"]]
+        assert costs[row["student"]][:4] == expected
+    shares = page.rows("Domains before and after")
+    shift = {row["domain"]: row for row in stored(pipeline, "half/domain_shift").iter_rows(named=True)}
+    assert len(shares) == len(shift) + 1  # and the head
+    for domain in ("code", "noise"):
+        assert shares[domain][:2] == [shift[domain]["share_of_candidate_tokens"], shift[domain]["share_of_kept_tokens"]]
+        assert shares[domain][-2:] == [shift[domain]["num_candidates"], shift[domain]["num_kept_tokens"]]
+    facts = pipeline.store.require(pipeline.latest_fingerprints().recipe("documents")).facts
+    counted = page.rows("The corpus, counted")
+    assert counted["documents"][0] == facts["num_documents"]
+    models = page.rows("Models")
+    by_domain = pipeline.store.require(pipeline.latest_fingerprints().recipe("large/teacher_scores")).facts
+    sums = [sums for domain, sums in by_domain["by_split_and_domain"]["validation"].items() if domain != "noise"]
+    nll = -sum(one["logprob_nats"] for one in sums) / sum(one["num_scored_tokens"] for one in sums)
+    assert models["large/teacher_model"][2] == pytest.approx(nll)
+
+
+def test_it_names_every_result_that_it_rests_on(tiny, page):
+    pipeline = tiny[2]
+    fingerprints = pipeline.latest_fingerprints()
+    told = page.rows("Every result that this report")
+    expected = {key for key in pipeline.graph if key not in ("report", "warehouse_catalog")}
+    assert told.keys() - {"asset"} == expected
+    assert all(told[key][0] == fingerprints.recipe(key).fingerprint for key in expected)
+
+
+def require_alone(page):
+    """Nothing is loaded, nothing runs, every link leads somewhere, no two things have one id, every picture is told."""
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "img", "object", "embed", "base", "form"}
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for tag, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith("on") or name in ("src", "srcset", "data", "action")]
+        for name in ("href", "xlink:href"):
+            assert attributes.get(name, f"#{ids[0]}")[0] == "#" and attributes.get(name, f"#{ids[0]}")[1:] in ids
+        referred = [*attributes.get("aria-labelledby", "").split(), *re.findall(r"url\(#(.*?)\)", str(attributes))]
+        assert set(referred) <= set(ids)
+        assert "url(" not in re.sub(r"url\(#", "", str(attributes))
+        if tag == "svg":
+            assert attributes.get("role") == "img" or attributes.get("aria-hidden") == "true"
+    assert page.style and "@import" not in page.style and "url(" not in page.style
+    policy = next(attributes for tag, attributes in page.tags if attributes.get("http-equiv"))
+    assert policy["content"].startswith("default-src 'none'")
+
+
+def test_it_loads_nothing(page):
+    require_alone(page)
+    assert page.open == []
+
+
+def test_what_others_wrote_stays_text(tiny, page):
+    assert HOSTILE[:10] in page.text and "49" not in page.rows("Domains before and after")
+    raw = report_of(tiny[2]).read_bytes()
+    assert b"<script" not in raw and b"\x00" not in raw and "\u202e".encode() not in raw
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        HOSTILE,
+        "a\x00b\x1b[31m",
+        "\u202ereversed\u2066",
+        "w" * 20_000,
+        "\ufffd\ufffd",
+        "half \ud800 a character",
+        "\uffff",
+    ],
+)
+def test_any_text_is_shown_as_text(text):
+    lines = Table(caption=text, columns=[Column(text, text), Column(text)], rows=[[text, text]], note=text)
+    blocks = [
+        Words(text=text),
+        lines,
+        replace(lines, is_folded=True),
+        Texts(caption=text, texts=[Text(text, text)], sources=[Source(text, text)], note=text),
+        Picture(caption=text, svg=Markup("<svg role='img'></svg>"), note=text),
+        Picture(
+            caption=text,
+            svg=asset_graph([Asset(key="a", kind=text, section="corpus", box=text, needs=[])], name="g", title=text),
+        ),
+        Picture(caption=text, svg=column_lineage(text, {text: [(text, text)]}, name="l", title=text)),
+    ]
+    part = Section(title=text, blocks=blocks)
+    html = render(
+        Report(title=text, subtitle=text, headline=text, outcome=blocks[:1], sections=[replace(part, sections=[part])])
+    )
+    html.encode("utf-8")
+    page = Page(html)
+    assert visible(text) in page.text and not re.search("[\x00\x1b\u202e\u2066\ud800\uffff]", html)
+    assert "script" not in {tag for tag, _ in page.tags} and page.open == []
+
+
+def test_the_same_results_make_the_same_bytes(tiny):
+    path, _, pipeline = tiny
+    file = report_of(pipeline)
+    before = file.read_bytes()
+    assert (pipeline.store.root / "report.html").read_bytes() == before
+    pipeline.store.remove(pipeline.store.require(pipeline.latest_fingerprints().recipe("report")))
+    assert report_of(materialise(path)).read_bytes() == before
+
+
+def test_columns_are_followed_to_where_they_come_from(page):
+    descriptions = [text for text in page.words if text.startswith("sequence_id from ")]
+    [differences] = [text for text in descriptions if "rank_difference from" in text and "token_ids" not in text]
+    assert "teacher_logprob_nats from large/teacher_scores.logprob_nats" in differences
+    assert "domain from bpe/sequences.domain" in differences
+
+
+def test_a_command_says_where_it_is(tiny, capsys, monkeypatch, tmp_path):
+    path, content, pipeline = tiny
+    opened = []
+    monkeypatch.setattr(cli.webbrowser, "open", lambda place: opened.append(place) or True)
+    assert cli.main(["report", str(path), "--open"]) == 0
+    where = capsys.readouterr().out.strip()
+    assert where == str(pipeline.store.root / "report.html") and opened == [f"file://{where}"]
+    assert cli.main(["outcome", str(path)]) == 0
+    assert f"\nReport:     {where} " in capsys.readouterr().out
+    other = write_experiment(tmp_path / "other.yaml", content | {"evaluation": {"excluded_domains": ["code"]}})
+    assert cli.main(["report", str(other)]) == 2
+    assert "report" in capsys.readouterr().err
+
+
+def test_any_experiment_has_one(tiny):
+    """On one warehouse, so that little is made anew."""
+    path, content, _ = tiny
+
+    def page_of(**changes):
+        changed = {**json.loads(json.dumps(content)), **changes}
+        page = Page(report_of(materialise(write_experiment(path.with_name("other.yaml"), changed))).read_text("utf-8"))
+        require_alone(page)
+        return page
+
+    students = json.loads(json.dumps(content["students"]))
+    drawn = {"score": "random", "tokenizer": "bpe", "keep_fraction": 0.25}
+    alone = page_of(students={}, selections={"drawn": drawn, "usual": {**drawn, "score": "prior"}})
+    assert "drawn keeps 25.0% of the candidate sequences" in alone.text
+    assert "No student was trained" in alone.text and "not measured" in alone.text
+    bare = page_of(students={}, selections={})
+    assert "nothing was selected or trained" in bare.text
+    for one in students.values():
+        one.pop("baseline", None)
+    unheld = page_of(students=students)
+    assert unheld.rows("Students, the lowest")["miniplm"][4] == "no baseline"
+    students["miniplm"] |= {"baseline": "no_kd", "seeds": [3, 4]}
+    students["again"] = {**students["no_kd"], "baseline": "miniplm"}
+    several = page_of(students=students)
+    assert len([name for name in several.captions if name.startswith("Held-out loss while")]) == 2
+    assert "3, 4" in several.rows("Students, the lowest")["miniplm"]
+
+
+def with_sequences(one):
+    runs = (replace(run, held_out=run.held_out.with_columns(num_sequences=pl.lit(7))) for run in one.runs)
+    return replace(one, runs=tuple(runs))
+
+
+def test_many_students_are_told_apart():
+    names = [f"student_{number}" for number in range(30)]
+    made = [student("plain", [5.0, 4.0, 3.0, 2.0], by_domain={"code": 2.0})]
+    made += [
+        student(name, [5.0, 4.0, 3.0, 1.5 + number / 30], by_domain={"code": 1.5 + number / 30}, selection=half())
+        for number, name in enumerate(names)
+    ]
+    other = student("words", [1.0, 1.0], by_domain={"code": 1.0}, tokenizer="words")
+    *made, other = (with_sequences(one) for one in [*made, other])
+    sources = {one.name: Source(f"{one.name}/student_checkpoint", "0" * 32) for one in [*made, other]}
+    told = StudentsTold(
+        records={one.name: one for one in [*made, other]},
+        table=comparison_table([*made, other], baseline="plain"),
+        groups={"plain": [one.name for one in [*made, other]]},
+        excluded_domains=(),
+        verdict=verdict([*made, other], baseline="plain"),
+        source=Source("comparison", "0" * 32),
+        evaluations=sources,
+        checkpoints=sources,
+    )
+    report = Report(title="many", subtitle="", headline="", outcome=list(outcome(told)), sections=[curves(told)])
+    page = Page(render(report))
+    require_alone(page)
+    rows = page.rows("Students, the lowest")
+    assert rows.keys() >= {*names, "plain", "words"}
+    assert rows["words"][4] == "other tokenizer" and rows["plain"][4] == "is the baseline"
+    assert rows["student_29"][4] == "never there"  # 2.47 against 2
+    assert sum("student_29" in words for words in page.words) > 2  # in the table, and beside its line
+
+
+def test_checks_that_spoke_up_are_named():
+    one = Spoken(asset="a/b", check="c", passed=False, stops=False, found="too few", means="means")
+    table = checks_said([one, replace(one, passed=True), replace(one, stops=True)])
+    assert table.caption == "2 of 3 checks did not pass"
+    assert table.rows[0] == ["a/b", "c", "warns", "too few", "means"] and table.rows[1][2] == "failed"
+    assert checks_said([replace(one, passed=True)]).text == "All 1 checks of 1 assets passed."
