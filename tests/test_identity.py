@@ -400,6 +400,7 @@ ROWS = [
     Row("corpus.fields.text_field", "text", "content", DOCUMENTS | RETOKENISED, "families"),
     Row("corpus.expected_tokens", None, 7, NOTHING, "families"),
     Row("evaluation.excluded_domains", (), ["noise"], {"student_evaluation"} | REPORTS),
+    Row("reporting.paper", {}, {"plain": "200M no KD"}, {"report"}),
     Row("automation.seconds_between_looks", 15, 5, NOTHING),
     Row("automation.quiet_seconds", 60, 5, NOTHING),
     Row("automation.nightly", "0 3 * * *", "0 4 * * *", NOTHING),

@@ -12,11 +12,13 @@ from markupsafe import Markup
 
 from miniplm_assets import cli
 from miniplm_assets.assets.build import build_assets
+from miniplm_assets.core.paper import ACCURACY_PERCENT, AVERAGE_PERCENT, TASKS
 from miniplm_assets.evaluation.comparison import comparison_table
 from miniplm_assets.evaluation.report.blocks import Column, Picture, Report, Section, Source, Table, Text, Texts, Words
 from miniplm_assets.evaluation.report.characters import visible
 from miniplm_assets.evaluation.report.drawings import Asset, asset_graph, column_lineage
 from miniplm_assets.evaluation.report.page import render
+from miniplm_assets.evaluation.report.paper import paper_section
 from miniplm_assets.evaluation.report.provenance import Spoken, checks_said
 from miniplm_assets.evaluation.report.students import StudentsTold, curves, outcome
 from miniplm_assets.evaluation.verdict import verdict
@@ -272,7 +274,8 @@ def test_any_experiment_has_one(tiny):
     assert unheld.rows("Students, the lowest")["miniplm"][4] == "no baseline"
     students["miniplm"] |= {"baseline": "no_kd", "seeds": [3, 4]}
     students["again"] = {**students["no_kd"], "baseline": "miniplm"}
-    several = page_of(students=students)
+    several = page_of(students=students, reporting={"paper": {"miniplm": "200M MiniPLM"}})
+    assert several.rows("Zero-shot accuracy")["miniplm (here)"][0] == "not measured"
     assert len([name for name in several.captions if name.startswith("Held-out loss while")]) == 2
     assert "3, 4" in several.rows("Students, the lowest")["miniplm"]
 
@@ -310,6 +313,23 @@ def test_many_students_are_told_apart():
     assert rows["words"][4] == "other tokenizer" and rows["plain"][4] == "is the baseline"
     assert rows["student_29"][4] == "never there"  # 2.47 against 2
     assert sum("student_29" in words for words in page.words) > 2  # in the table, and beside its line
+
+
+def test_the_papers_averages_are_those_of_its_tasks():
+    for name, accuracies in ACCURACY_PERCENT.items():
+        assert len(accuracies) == len(TASKS)
+        assert sum(accuracies) / len(TASKS) == pytest.approx(AVERAGE_PERCENT[name], abs=0.06), name
+
+
+def test_the_paper_stands_beside_what_was_measured():
+    ours = dict.fromkeys(TASKS, 0.5) | {"piqa": 0.95}
+    repeated = {"plain": "200M no KD", "kd": "200M MiniLLM"}
+    [table] = paper_section(repeated, {"plain": ours}, {}).blocks[1:]
+    rows = {row[0]: [getattr(cell, "value", cell) for cell in row[1:]] for row in table.rows}
+    assert rows["200M no KD (paper)"] == [39.9, 31.1, 32.4, 49.9, 27.6, 38.9, 23.1, 61.8, 36.4, 58.1]
+    assert rows["plain (here)"][0] == pytest.approx(55) and rows["plain (here)"][7] == 95
+    assert rows["200M MiniLLM (paper)"][0] == 39.0 and rows["kd (here)"][0] == "not measured"
+    assert "Not measured here: kd." in table.note
 
 
 def test_checks_that_spoke_up_are_named():

@@ -39,6 +39,7 @@ def _nodes(blueprint: Blueprint) -> Iterator[Node[Reported]]:
             },
             sources=source_words(nodes),
             selections={name: _words_of(experiment, selection) for name, selection in experiment.selections.items()},
+            paper=experiment.reporting.paper,
             students={
                 name: ReportedStudent(
                     corpus=student.corpus,

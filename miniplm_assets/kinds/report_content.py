@@ -3,11 +3,16 @@
 from collections.abc import Iterator
 from typing import Final
 
+from pydantic import Field
+
+from miniplm_assets.core.paper import PaperStudent
+from miniplm_assets.core.recipe import key_of
 from miniplm_assets.core.splits import VALIDATION
 from miniplm_assets.evaluation.comparison import comparison_table
 from miniplm_assets.evaluation.report.blocks import Block, Picture, Report, Section, Words
 from miniplm_assets.evaluation.report.corpus import CorpusTold, ModelTold, corpus_section, models_section
 from miniplm_assets.evaluation.report.drawings import Asset, asset_graph
+from miniplm_assets.evaluation.report.paper import paper_section
 from miniplm_assets.evaluation.report.provenance import checks_said, provenance_section, reading_section
 from miniplm_assets.evaluation.report.students import StudentsTold, costs, curves, headline, how_made, outcome
 from miniplm_assets.evaluation.verdict import unheld
@@ -31,6 +36,8 @@ from miniplm_assets.lm.score_shard import mean_nll
 from miniplm_assets.lm.stored_parameters import count_stored_parameters
 
 PROFILE: Final = "corpus_profile"
+# What students score on tasks, where an experiment has any.
+TASKS: Final = "student_tasks"
 # What has a place of its own in the report; of anything else, its small tables are shown as they are.
 KNOWN: Final = KNOWN_OF_A_SELECTION | {
     *(COMPARISON.name, LEDGER.name, BREAK_EVEN.name),
@@ -77,6 +84,7 @@ class Reported(Settings):
         assets: every asset before the report, by key.
         sources: where tokenizers and models are from, in words.
         selections: the settings of each selection, in words.
+        paper: the paper's student that each of some repeats.
         students: every student.
     """
 
@@ -85,6 +93,7 @@ class Reported(Settings):
     assets: dict[str, ReportedAsset]
     sources: dict[str, str]
     selections: dict[str, dict[str, str]]
+    paper: dict[str, PaperStudent] = Field(default_factory=dict)
     students: dict[str, ReportedStudent]
 
 
@@ -94,6 +103,7 @@ def report_of(work: Work[Reported]) -> Report:
     students = _students(work, inputs) if told.students else None
     sections = [
         *_student_sections(work, inputs, students),
+        _paper(told, inputs),
         selections_section(inputs, told.selections, told.sources),
         corpus_section(_corpus(told, inputs)),
         models_section(
@@ -186,6 +196,15 @@ def _student_sections(work: Work[Reported], inputs: Inputs, students: StudentsTo
             baselines={one.baseline for one in work.settings.students.values() if one.baseline is not None},
             sources=[inputs.source(LEDGER.name), inputs.source(BREAK_EVEN.name)],
         )
+
+
+def _paper(told: Reported, inputs: Inputs) -> Section | None:
+    keys = {name: key for name in told.paper if (key := key_of(TASKS, name)) in inputs}
+    return paper_section(
+        told.paper,
+        {name: inputs.accuracies(key) for name, key in keys.items()},
+        {name: inputs.source(key) for name, key in keys.items()},
+    )
 
 
 def _corpus(told: Reported, inputs: Inputs) -> CorpusTold:

@@ -80,6 +80,13 @@ class Inputs:
                 )
         return [self._shown(key, kind, name, pl.concat(frames), is_folded) for name, frames in files.items()]
 
+    def accuracies(self, key: str) -> dict[str, float]:
+        """Return what a student scores on each task by the metric to look at first, the mean over its seeds."""
+        table = self.node(key).kind.table or ""
+        files = [path for result in self._results(key).values() for path in result.matching(table)]
+        rows = pl.concat(pl.read_parquet(path, glob=False) for path in files).filter("is_primary")
+        return dict(rows.group_by("task").agg(pl.col("value").mean()).iter_rows())
+
     def _shown(self, key: str, kind: Kind[Any], name: str, frame: pl.DataFrame, is_folded: bool) -> Table:
         summary = kind.description.partition("\n\n")[0].strip()
         what = name.removesuffix(".parquet").replace("_", " ")
