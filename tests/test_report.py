@@ -99,12 +99,15 @@ def report_of(pipeline):
 def tiny(tmp_path_factory):
     """A materialised experiment, a domain of which is called what no domain should be."""
     folder = tmp_path_factory.mktemp("report")
-    write_shard(folder / "corpus" / "a.jsonl", MODULES[:5])
+    write_shard(folder / "corpus" / "a.jsonl", MODULES[:2])
     with (folder / "corpus" / "a.jsonl").open("a", encoding="utf-8") as file:
         for number in range(12):
             text = f"{HOSTILE} {number} \u202e\x00 and so on. " * 12
             file.write(json.dumps({"text": text, "meta": {"source": HOSTILE}}) + "\n")
-    content = tiny_experiment(folder / "corpus", folder / "warehouse")
+    content = json.loads(json.dumps(tiny_experiment(folder / "corpus", folder / "warehouse")))
+    models = (content["teachers"]["large"]["model"], content["references"]["small"]["model"])
+    for one in (*models, *content["students"].values()):
+        one["training"]["token_budget"] = 2_000
     path = write_experiment(folder / "experiment.yaml", content)
     return path, content, materialise(path)
 
@@ -272,6 +275,7 @@ def test_any_experiment_has_one(tiny):
         one.pop("baseline", None)
     unheld = page_of(students=students)
     assert unheld.rows("Students, the lowest")["miniplm"][4] == "no baseline"
+    assert "Held-out loss while the students learn: lower is better" in unheld.captions
     students["miniplm"] |= {"baseline": "no_kd", "seeds": [3, 4]}
     students["again"] = {**students["no_kd"], "baseline": "miniplm"}
     several = page_of(students=students, reporting={"paper": {"miniplm": "200M MiniPLM"}})
@@ -318,7 +322,7 @@ def test_many_students_are_told_apart():
 def test_the_papers_averages_are_those_of_its_tasks():
     for name, accuracies in ACCURACY_PERCENT.items():
         assert len(accuracies) == len(TASKS)
-        assert sum(accuracies) / len(TASKS) == pytest.approx(AVERAGE_PERCENT[name], abs=0.06), name
+        assert sum(accuracies) / len(TASKS) == pytest.approx(AVERAGE_PERCENT[name], abs=0.1), name  # each is rounded
 
 
 def test_the_paper_stands_beside_what_was_measured():

@@ -45,11 +45,13 @@ NOTE_CHARACTERS = 14.5
 def plot_loss_curves(
     students: Sequence[StudentRecord],
     *,
-    baseline: str,
+    baseline: str | None,
     excluded_domains: Collection[str] = (),
     picture: Format = "png",
 ) -> bytes:
     """Draw the held-out loss of every student with the baseline's tokenizer against the tokens that it saw.
+
+    Without a baseline, of every student: they have one tokenizer.
 
     The losses are those of the sample that is measured along the way. One line for each seed, in the colour of its
     student. A dashed line is the baseline's final loss; where another student crosses it first, the tokens saved are
@@ -58,15 +60,21 @@ def plot_loss_curves(
     Raises:
         TrainingError: if there is no student of the baseline's name.
     """
-    base = find_student(students, baseline)
-    shown = [base, *(one for one in students if one is not base and one.tokenizer == base.tokenizer)]
+    base = None if baseline is None else find_student(students, baseline)
+    shown = [*students]
+    if base is not None:
+        shown = [base, *(one for one in students if one is not base and one.tokenizer == base.tokenizer)]
+    first = shown[0]
     are_many = len(shown) > MAX_MARKED_LINES
     figure, axes = _figure(_height(len(shown), picture, least=4.8), picture)
     unit, unit_name = _token_unit(max(student.num_tokens for student in shown))
-    final = base.final_curve_loss(excluded_domains)
-    line = axes.axhline(final, color=GREY, linestyle="--", linewidth=1, zorder=1)
+    final = first.final_curve_loss(excluded_domains)
     # By hand: of labels that begin with an underscore, the library would draw none.
-    legend: dict[Line2D, str] = {line: f"final loss of {shortened(base.name)} on this sample: {final:.3f}"}
+    legend: dict[Line2D, str] = {}
+    if base is not None:
+        line = axes.axhline(final, color=GREY, linestyle="--", linewidth=1, zorder=1)
+        if not are_many:  # else each line names its last loss
+            legend[line] = f"final loss of {shortened(base.name)} on this sample: {final:.3f}"
     best = None
     if are_many:
         shown.sort(key=lambda one: one.final_curve_loss(excluded_domains))
@@ -87,7 +95,9 @@ def plot_loss_curves(
                 last = f"{student.final_curve_loss(excluded_domains):.3f}"
                 of_corpus = f"({shortened(student.corpus)})"
                 legend[line] = f"{shortened(student.name)} {last if are_many else of_corpus}"
-            needed = None if student is base else tokens_to_baseline_loss(student, run, base, excluded_domains)
+            if base is None or student is base:
+                continue
+            needed = tokens_to_baseline_loss(student, run, base, excluded_domains)
             factor = tokens_saved_factor(baseline_tokens=base.num_tokens, tokens_to_baseline_loss=needed)
             if needed is None or factor is None:
                 continue
@@ -108,13 +118,11 @@ def plot_loss_curves(
     lowest, highest = axes.get_ylim()
     axes.set_ylim(lowest - 0.15 * (highest - lowest), highest)
     axes.set_xlabel(f"tokens trained on ({unit_name})")
-    present = base.runs[0].held_out_log["domain"].unique()
+    present = first.runs[0].held_out_log["domain"].unique()
     counted = counted_domains([shortened(domain) for domain in excluded_domains if domain in present])
     axes.set_ylabel(f"held-out loss on a sample of\n{counted} (nats per token)")
     axes.set_title("Held-out loss while the students learn: lower is better", loc="left")
     axes.set_xlim(left=0)
-    if are_many:
-        del legend[next(iter(legend))]  # each line names its last loss
     if are_many or picture == "svg":
         _name_lines(axes, list(legend), list(legend.values()), picture)
     else:

@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from typing import Final
 
+from miniplm_assets.core.recipe import fingerprint_of
 from miniplm_assets.evaluation.report.page import render
 from miniplm_assets.experiment import Experiment, Selection
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.origin_words import corpus_words, in_words, source_words
 from miniplm_assets.kinds.parameters import seed_of
 from miniplm_assets.kinds.placing import place_latest
-from miniplm_assets.kinds.report_content import Reported, ReportedAsset, ReportedStudent, report_of
+from miniplm_assets.kinds.report_content import Reported, ReportedStudent, report_of
 from miniplm_assets.kinds.student_checkpoint import checkpoint_key
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS
 from miniplm_assets.lineage.kind import Blueprint, Kind, Node
@@ -34,9 +35,7 @@ def _nodes(blueprint: Blueprint) -> Iterator[Node[Reported]]:
         settings=Reported(
             corpus=corpus_words(graph[RAW_CORPUS].settings.source),
             excluded_domains=experiment.evaluation.excluded_domains,
-            assets={
-                node.key: ReportedAsset(box=node.group, inputs=dict(node.inputs), gates=node.gates) for node in nodes
-            },
+            wiring=fingerprint_of({node.key: [dict(node.inputs), list(node.gates)] for node in nodes}),
             sources=source_words(nodes),
             selections={name: _words_of(experiment, selection) for name, selection in experiment.selections.items()},
             paper=experiment.reporting.paper,

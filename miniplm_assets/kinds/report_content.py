@@ -45,20 +45,6 @@ KNOWN: Final = KNOWN_OF_A_SELECTION | {
 }
 
 
-class ReportedAsset(Settings):
-    """An asset of the experiment.
-
-    Attributes:
-        box: that it is drawn in.
-        inputs: the key of each, by role.
-        gates: keys of what must say yes first.
-    """
-
-    box: str
-    inputs: dict[str, str]
-    gates: tuple[str, ...] = ()
-
-
 class ReportedStudent(Settings):
     """What is said of a student.
 
@@ -81,7 +67,7 @@ class Reported(Settings):
     Attributes:
         corpus: where it is from, in words.
         excluded_domains: left out of the losses.
-        assets: every asset before the report, by key.
+        wiring: a digest of which asset each one reads in which role; the graph itself says it.
         sources: where tokenizers and models are from, in words.
         selections: the settings of each selection, in words.
         paper: the paper's student that each of some repeats.
@@ -90,7 +76,7 @@ class Reported(Settings):
 
     corpus: str
     excluded_domains: tuple[str, ...] = ()
-    assets: dict[str, ReportedAsset]
+    wiring: str
     sources: dict[str, str]
     selections: dict[str, dict[str, str]]
     paper: dict[str, PaperStudent] = Field(default_factory=dict)
@@ -208,9 +194,9 @@ def _paper(told: Reported, inputs: Inputs) -> Section | None:
 
 
 def _corpus(told: Reported, inputs: Inputs) -> CorpusTold:
-    packed = [key for key in told.assets if inputs.kind(key) == SEQUENCES.name]
+    packed = [key for key in inputs.assets if inputs.kind(key) == SEQUENCES.name]
     # Of one tokenizer the same, whichever selection has it.
-    profile_key = next((key for key in told.assets if inputs.kind(key) == PROFILE), "")
+    profile_key = next((key for key in inputs.assets if inputs.kind(key) == PROFILE), "")
     keys = [RAW_CORPUS, DOCUMENTS.name, *packed, *([profile_key] if profile_key else [])]
     return CorpusTold(
         words=told.corpus,
@@ -226,7 +212,7 @@ def _corpus(told: Reported, inputs: Inputs) -> CorpusTold:
 def _models(work: Work[Reported], inputs: Inputs, students: StudentsTold | None) -> Iterator[ModelTold]:
     told = work.settings
     for who in WHO:
-        for key in told.assets:
+        for key in inputs.assets:
             name = key.partition("/")[0]
             if key == model_key(who, name):
                 yield _scored_model(work, inputs, key, told.sources[f"{who} {name}"])
@@ -247,8 +233,8 @@ def _scored_model(work: Work[Reported], inputs: Inputs, key: str, words: str) ->
     facts = inputs.facts(key)
     held_out: list[float] = []
     measured_on = ""
-    for scores, asset in work.settings.assets.items():
-        if asset.inputs.get(MODEL) != key:
+    for scores, node in inputs.assets.items():
+        if node.inputs.get(MODEL) != key:
             continue
         domains = inputs.facts(scores).get("by_split_and_domain", {}).get(VALIDATION, {})
         nll = mean_nll(domains, excluded_domains=work.settings.excluded_domains)
@@ -284,12 +270,12 @@ def _graph(inputs: Inputs) -> Picture:
     assets = [
         Asset(
             key=key,
-            kind=inputs.kind(key),
-            section=inputs.section(key),
-            box=asset.box,
-            needs=[*asset.inputs.values(), *asset.gates],
+            kind=node.kind.name,
+            section=node.kind.section,
+            box=node.group,
+            needs=node.needs,
         )
-        for key, asset in inputs.assets.items()
+        for key, node in inputs.assets.items()
     ]
     title = "What leads to what: a box for each thing that the experiment names"
     return Picture(

@@ -23,28 +23,24 @@ class Inputs:
         work: the report.
 
     Attributes:
-        assets: what its settings say of each, by key, inputs before what needs them.
+        assets: each by its key, inputs before what needs them.
     """
 
     def __init__(self, work: Work[Any]) -> None:
         self._work = work
-        self.assets: Mapping[str, Any] = work.settings.assets
+        self.assets: Mapping[str, Node[Any]] = {key: work.input_node(key) for key in work.node.inputs}
 
     def __contains__(self, key: str) -> bool:
         """Say whether there is such an asset before the report."""
         return key in self.assets
 
-    def node(self, key: str) -> Node[Any]:
-        """Return an asset."""
-        return self._work.input_node(key)
-
     def kind(self, key: str) -> str:
         """Return the name of an asset's kind."""
-        return self.node(key).kind.name
+        return self.assets[key].kind.name
 
     def section(self, key: str) -> str:
         """Return what the experiment file names an asset after."""
-        return self.node(key).kind.section
+        return self.assets[key].kind.section
 
     def facts(self, key: str) -> Mapping[str, Any]:
         """Return what an asset reports of itself."""
@@ -66,7 +62,7 @@ class Inputs:
             beside: files that are left out.
             is_folded: whether they are unfolded by the reader alone.
         """
-        kind = self.node(key).kind
+        kind = self.assets[key].kind
         if kind.table is None or kind.pieces == "shard":
             return []
         files: dict[str, list[pl.DataFrame]] = {}
@@ -82,7 +78,7 @@ class Inputs:
 
     def accuracies(self, key: str) -> dict[str, float]:
         """Return what a student scores on each task by the metric to look at first, the mean over its seeds."""
-        table = self.node(key).kind.table or ""
+        table = self.assets[key].kind.table or ""
         files = [path for result in self._results(key).values() for path in result.matching(table)]
         rows = pl.concat(pl.read_parquet(path, glob=False) for path in files).filter("is_primary")
         return dict(rows.group_by("task").agg(pl.col("value").mean()).iter_rows())
@@ -90,7 +86,7 @@ class Inputs:
     def _shown(self, key: str, kind: Kind[Any], name: str, frame: pl.DataFrame, is_folded: bool) -> Table:
         summary = kind.description.partition("\n\n")[0].strip()
         what = name.removesuffix(".parquet").replace("_", " ")
-        thing = f"{self.node(key).names[0]}, " if self.node(key).names else ""
+        thing = f"{self.assets[key].names[0]}, " if self.assets[key].names else ""
         return any_table(
             frame,
             caption=f"{thing}{what}: {summary}",
@@ -102,7 +98,7 @@ class Inputs:
 
     def _results(self, key: str) -> Mapping[str, Result]:
         """Return what is stored of an asset: of each of its pieces, or of the whole, which has no name."""
-        if self.node(key).kind.pieces is None:
+        if self.assets[key].kind.pieces is None:
             return {"": self._work.input(key)}
         return self._work.input_pieces(key)
 
@@ -123,7 +119,7 @@ class Inputs:
             )
             for key in self.assets
             for outcome in self._work.input(key).manifest.checks
-            for check in self.node(key).kind.checks
+            for check in self.assets[key].kind.checks
             if check.name == outcome.name
         ]
 
@@ -132,7 +128,7 @@ class Inputs:
         return [self._made(key) for key in self.assets]
 
     def _made(self, key: str) -> Made:
-        node, results = self.node(key), list(self._results(key).values())
+        node, results = self.assets[key], list(self._results(key).values())
         settings = node.settings.model_dump(mode="json")
         versions: dict[str, set[str]] = {}
         for result in results:

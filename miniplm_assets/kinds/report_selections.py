@@ -75,7 +75,7 @@ def _told(
 ) -> SelectionTold:
     keys = {table: key_of(table, name) for table in SHOWN}
     cutoff = inputs.facts(keys[CUTOFF])
-    ranking = inputs.node(keys[SCORE_DISTRIBUTION]).inputs[DIFFERENCES].rpartition("/")[2]
+    ranking = inputs.assets[keys[SCORE_DISTRIBUTION]].inputs[DIFFERENCES].rpartition("/")[2]
     is_difference = ranking == DIFFERENCES
     return SelectionTold(
         name=name,
@@ -99,7 +99,7 @@ def _told(
             table
             for key in inputs.assets
             if inputs.section(key) == "selection"
-            and inputs.node(key).names[0] == name
+            and inputs.assets[key].names[0] == name
             and inputs.kind(key) not in KNOWN_OF_A_SELECTION
             for table in inputs.tables(key)
         ],
@@ -148,7 +148,7 @@ def _gates(inputs: Inputs, name: str) -> Iterator[Block]:
 
 
 def _columns(inputs: Inputs, key: str, place: int) -> Picture:
-    node = inputs.node(key)
+    node = inputs.assets[key]
     sources = {
         column: [(node.inputs[role], source) for role, source in pairs if role in node.inputs]
         for column, pairs in node.kind.column_sources.items()

@@ -14,6 +14,7 @@ from miniplm_assets.evaluation.report.numbers import NOT_THERE, count, flops, na
 
 # Of a verdict, those that are read at once; each student has one.
 MAX_OPEN_PARAGRAPHS = 4
+HOW_TO_READ = " The dashed line is where the baseline ends; a ring marks where a student gets there."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,29 +144,37 @@ def _saved(group: pl.DataFrame, told: StudentsTold) -> Cell:
 def curves(told: StudentsTold) -> Section:
     """Draw the losses along the way, a picture for each baseline."""
     blocks: list[Block] = []
-    for place, (baseline, names) in enumerate(told.groups.items()):
+    for place, (baseline, names) in enumerate([*told.groups.items(), *((None, one) for one in _unheld(told))]):
         group = [told.records[name] for name in names]
         svg = plot_loss_curves(group, baseline=baseline, excluded_domains=told.excluded_domains, picture="svg")
-        base = told.records[baseline].runs[0]
-        sizes = base.held_out_log.filter(~pl.col("domain").is_in(list(told.excluded_domains)))
+        sizes = group[0].runs[0].held_out_log.filter(~pl.col("domain").is_in(list(told.excluded_domains)))
         num_tokens = sizes.filter(pl.col("num_tokens") == pl.col("num_tokens").max())["num_scored_tokens"].sum()
         losses = ", ".join(f"{one.name} {one.final_curve_loss(told.excluded_domains):.3f}" for one in group)
-        caption = f"Held-out loss while the students learn, against {baseline}: lower is better"
+        against = "" if baseline is None else f", against {baseline}"
+        caption = f"Held-out loss while the students learn{against}: lower is better"
         blocks.append(
             Picture(
                 caption=caption,
                 svg=inline_svg(svg, name=f"curves-{place}", title=caption, about=f"The last losses: {losses}."),
                 sources=[told.checkpoints[name] for name in names],
-                note=f"n: {num_tokens:,} tokens of a sample of the validation split, the same at each point. The "
-                "dashed line is where the baseline ends; a ring marks where a student gets there.",
+                note=f"n: {num_tokens:,} tokens of a sample of the validation split, the same at each point."
+                + (HOW_TO_READ if baseline is not None else ""),
             )
         )
-    if not blocks:
-        blocks.append(Words(text="No student names a baseline, so that no curves are held against each other."))
     blocks.append(_by_domain(told))
     rest = _rest(told)[MAX_OPEN_PARAGRAPHS:]
     more = Section(title="The other students in words", blocks=[Words(text="\n\n".join(rest))], is_folded=True)
     return Section(title="How the students learn", blocks=blocks, sections=[more] if rest else ())
+
+
+def _unheld(told: StudentsTold) -> list[list[str]]:
+    """Return the students that name no baseline and are none, those of each tokenizer together."""
+    held = {name for names in told.groups.values() for name in names}
+    by_tokenizer: dict[str, list[str]] = {}
+    for name, student in told.records.items():
+        if name not in held:
+            by_tokenizer.setdefault(student.tokenizer, []).append(name)
+    return list(by_tokenizer.values())
 
 
 def _by_domain(told: StudentsTold) -> Table:
