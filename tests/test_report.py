@@ -14,8 +14,10 @@ from miniplm_assets import cli
 from miniplm_assets.assets.build import build_assets
 from miniplm_assets.core.paper import ACCURACY_PERCENT, AVERAGE_PERCENT, TASKS
 from miniplm_assets.evaluation.comparison import comparison_table
+from miniplm_assets.evaluation.plots import plot_difference_distribution
 from miniplm_assets.evaluation.report.blocks import Column, Picture, Report, Section, Source, Table, Text, Texts, Words
 from miniplm_assets.evaluation.report.characters import visible
+from miniplm_assets.evaluation.report.charts import inline_svg
 from miniplm_assets.evaluation.report.drawings import Asset, asset_graph, column_lineage
 from miniplm_assets.evaluation.report.page import render
 from miniplm_assets.evaluation.report.paper import paper_section
@@ -180,6 +182,36 @@ def require_alone(page):
 def test_it_loads_nothing(page):
     require_alone(page)
     assert page.open == []
+
+
+def test_axes_have_their_units(page):
+    told = "\n".join(page.words)
+    for axis in (
+        "tokens trained on (thousands)",
+        "(nats per token)",
+        "students that are trained",
+        "candidate sequences",
+    ):
+        assert axis in told
+    assert "difference: log p teacher - log p reference (nats per token);" in told
+
+
+def test_a_picture_in_a_page_loses_no_stroke():
+    bins = pl.DataFrame(
+        {
+            "bin_start_nats": [float(place) for place in range(6)],
+            "bin_end_nats": [place + 1.0 for place in range(6)],
+            "num_candidates": [1, 2, 3, 4, 5, 6],
+            "num_kept": [0, 0, 0, 4, 5, 6],
+        }
+    )
+    svg = plot_difference_distribution(bins, cutoff=3.0, unit="nats per token", picture="svg")
+    shown = inline_svg(svg, name="a", title="t", about="d")
+    strokes = re.compile("[MLzQC]")
+    before, after = ("".join(re.findall(r' d="(.*?)"', text, re.DOTALL)) for text in (svg.decode(), str(shown)))
+    assert strokes.findall(before) == strokes.findall(after) and len(after) < len(before)
+    assert svg == plot_difference_distribution(bins, cutoff=3.0, unit="nats per token", picture="svg")
+    assert inline_svg(svg, name="b", title="t", about="d") != shown
 
 
 def test_what_others_wrote_stays_text(tiny, page):

@@ -10,6 +10,8 @@ from miniplm_assets.evaluation import plots
 from miniplm_assets.evaluation.report.characters import visible
 
 SVG: Final = "http://www.w3.org/2000/svg"
+# As the library has them for everything in a picture.
+LINES: Final = "stroke-linejoin: round; stroke-linecap: butt"
 LINK: Final = "{http://www.w3.org/1999/xlink}href"
 # What the pictures are drawn with, and what the page calls it; a page that is dark has others under these names.
 NAMES: Final = {
@@ -27,6 +29,7 @@ NAMES: Final = {
 _BY_COLOUR: Final = {colour.lower(): name for colour, name in NAMES.items()}
 _COLOUR: Final = re.compile(r"#[0-9a-fA-F]{6}\b")
 _REFERENCE: Final = re.compile(r"url\(#([^)]+)\)")
+_NUMBER: Final = re.compile(r"-?\d+\.\d+")
 _FONT: Final = re.compile(r"\bfont: (?:(\w+) )?([\d.]+px) [^;]+")
 
 
@@ -42,12 +45,17 @@ def inline_svg(svg: bytes, *, name: str, title: str, about: str) -> Markup:
     root = ET.fromstring(svg)  # noqa: S314
     for metadata in root.findall(f"{{{SVG}}}metadata"):
         root.remove(metadata)
+    for definitions in root.findall(f"{{{SVG}}}defs"):
+        for style in definitions.findall(f"{{{SVG}}}style"):
+            definitions.remove(style)  # it would hold for the whole page
+    root.set("style", LINES)
     _prefix_ids(root, name)
     for element in root.iter():
         element.tag = element.tag.removeprefix(f"{{{SVG}}}")
         for attribute in ("style", "fill", "stroke"):
             if attribute in element.attrib:
                 element.set(attribute, _styled(element.attrib[attribute]))
+    _make_lean(root)
     return _labelled(root, name, title, about)
 
 
@@ -60,6 +68,30 @@ def _labelled(root: ET.Element, name: str, title: str, about: str) -> Markup:
         label.text = visible(text)
         root.insert(place, label)
     return Markup(ET.tostring(root, encoding="unicode"))  # noqa: S704 - the serialiser escapes
+
+
+def _make_lean(root: ET.Element) -> None:
+    """Drop what nobody sees: indentation, digits of coordinates; and draw bars of one colour as one path."""
+    for element in root.iter():
+        if element.tag != "text":
+            element.text = (element.text or "").strip() or None
+        element.tail = None
+        if "d" in element.attrib:
+            numbers = _NUMBER.sub(lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), element.attrib["d"])
+            element.set("d", " ".join(numbers.split()))
+    for parent in list(root.iter()):
+        before: ET.Element | None = None
+        for group in list(parent):
+            path = group[0] if group.tag == "g" and len(group) == 1 and group[0].tag == "path" else None
+            if path is not None and before is not None and _looks(path) == _looks(before):
+                before.set("d", f"{before.attrib['d']} {path.attrib['d']}")
+                parent.remove(group)
+            else:
+                before = path
+
+
+def _looks(path: ET.Element) -> dict[str, str]:
+    return {name: value for name, value in path.attrib.items() if name != "d"}
 
 
 def _prefix_ids(root: ET.Element, name: str) -> None:
