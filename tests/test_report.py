@@ -24,11 +24,23 @@ from miniplm_assets.evaluation.report.paper import paper_section
 from miniplm_assets.evaluation.report.provenance import Spoken, checks_said
 from miniplm_assets.evaluation.report.students import StudentsTold, curves, outcome
 from miniplm_assets.evaluation.verdict import verdict
-from miniplm_assets.kinds.registry import open_pipeline
+from miniplm_assets.experiment import load_experiment
+from miniplm_assets.experiment.settings import Settings
+from miniplm_assets.kinds.registry import PROJECT, all_kinds, open_pipeline
+from miniplm_assets.kinds.report import REPORT
+from miniplm_assets.lineage.graph import build_graph
+from miniplm_assets.lineage.kind import Kind, Node
+from miniplm_assets.lineage.pipeline import Pipeline
+from miniplm_assets.storage.sql_project import load_sql_project
+from miniplm_assets.storage.store import Store
 from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shard
 from tests.test_evaluation import half, student
+from tests.test_pipeline import example
 
-pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning"),
+]
 
 HOSTILE = "<script>alert(1)</script> ]]> &amp; \"'` {{ 7 * 7 }} {% raw %} -->"
 # What ends no tag by itself; in HTML nothing stands between these and their next sibling.
@@ -316,6 +328,41 @@ def test_any_experiment_has_one(tiny):
     assert "3, 4" in several.rows("Students, the lowest")["miniplm"]
 
 
+def test_kinds_that_it_does_not_know_are_shown_as_they_are_stored(tiny):
+    path, content, _ = tiny
+
+    def write_scores(draft):
+        rows = {"task": ["piqa", "piqa", "mine"], "is_primary": [True, False, True], "value": [0.75, 0.5, 0.25]}
+        pl.DataFrame(rows).write_parquet(draft.path / "metrics.parquet")
+
+    tasks = Kind(
+        name="student_tasks",
+        code_version="1",
+        section="student",
+        technologies=frozenset(),
+        description="What a student scores.",
+        nodes=lambda _: [Node(kind=tasks, names=("miniplm",), settings=Settings())],
+        make=lambda work: work.make(write_scores),
+        table="metrics.parquet",
+        columns={"value": "over all documents"},
+    )
+    sql = load_sql_project(PROJECT / "dbt_like_sql")
+    kinds = list(all_kinds(sql))
+    kinds[kinds.index(REPORT) : kinds.index(REPORT)] = [example(1)["DOMAIN_TOKENS"], tasks]
+    changed = {**content, "reporting": {"paper": {"miniplm": "200M MiniPLM"}}}
+    experiment = load_experiment(write_experiment(path.with_name("more.yaml"), changed))
+    pipeline = Pipeline(build_graph(kinds, experiment, sql), Store(path.parent / "warehouse"))
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert dg.materialize(build_assets(pipeline), instance=instance).success
+    page = Page(report_of(pipeline).read_text("utf-8"))
+    kept = {row["domain"]: row["num_kept_tokens"] for row in stored(pipeline, "half/domain_shift").to_dicts()}
+    told = page.rows("half, domain tokens: One row for each domain")
+    assert (told["code"], told["noise"]) == ([kept["code"]], [kept["noise"]])
+    assert page.rows("miniplm, metrics: What a student scores.")["mine"] == ["yes", 0.25]
+    ours = page.rows("Zero-shot accuracy")["miniplm (here)"]
+    assert (ours[0], ours[1 + TASKS.index("piqa")]) == ("not measured", 75)
+
+
 def with_sequences(one):
     runs = (replace(run, held_out=run.held_out.with_columns(num_sequences=pl.lit(7))) for run in one.runs)
     return replace(one, runs=tuple(runs))
@@ -373,4 +420,4 @@ def test_checks_that_spoke_up_are_named():
     table = checks_said([one, replace(one, passed=True), replace(one, stops=True)])
     assert table.caption == "2 of 3 checks did not pass"
     assert table.rows[0] == ["a/b", "c", "warns", "too few", "means"] and table.rows[1][2] == "failed"
-    assert checks_said([replace(one, passed=True)]).text == "All 1 checks of 1 assets passed."
+    assert checks_said([replace(one, passed=True)]).text == "All 1 checks that are stored, of 1 assets, passed."

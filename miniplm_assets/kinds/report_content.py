@@ -40,7 +40,7 @@ PROFILE: Final = "corpus_profile"
 TASKS: Final = "student_tasks"
 # What has a place of its own in the report; of anything else, its small tables are shown as they are.
 KNOWN: Final = KNOWN_OF_A_SELECTION | {
-    *(COMPARISON.name, LEDGER.name, BREAK_EVEN.name),
+    *(RAW_CORPUS, DOCUMENTS.name, COMPARISON.name, LEDGER.name, BREAK_EVEN.name),
     *(STUDENT_CHECKPOINT.name, STUDENT_EVALUATION.name),
 }
 
@@ -258,7 +258,7 @@ def _other_reports(inputs: Inputs) -> Section | None:
     """Return what the report knows nothing of, and that is small enough to be shown as it is."""
     blocks: list[Block] = []
     for key in inputs.assets:
-        if inputs.section(key) in ("reports", "student", "generation") and inputs.kind(key) not in KNOWN:
+        if inputs.section(key) in ("corpus", "reports", "student", "generation") and inputs.kind(key) not in KNOWN:
             said = inputs.facts(key).get("verdict")
             if isinstance(said, str):
                 blocks.append(Words(text=said.replace("**", "")))

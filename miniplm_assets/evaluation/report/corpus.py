@@ -1,7 +1,7 @@
 """What the report says of the corpus and the models: counts, what was left out and why, shapes and losses."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
@@ -55,7 +55,6 @@ class CorpusTold:
     profile: pl.DataFrame | None
     sources: Mapping[str, Source]
     profile_key: str = ""
-    more: Sequence[Table] = field(default_factory=tuple)
 
 
 def corpus_section(told: CorpusTold) -> Section:
@@ -90,7 +89,7 @@ def corpus_section(told: CorpusTold) -> Section:
     ]
     if told.profile is not None:
         blocks.append(_profile(told.profile, told.sources[told.profile_key]))
-    return Section(title="The corpus", blocks=[*blocks, *told.more])
+    return Section(title="The corpus", blocks=blocks)
 
 
 def _part(number: int, whole: int) -> float | None:

@@ -87,7 +87,7 @@ def checks_said(spoken: Sequence[Spoken]) -> Block:
     failed = [one for one in spoken if not one.passed]
     num_assets = len({one.asset for one in spoken})
     if not failed:
-        return Words(text=f"All {len(spoken):,} checks of {num_assets} assets passed.")
+        return Words(text=f"All {len(spoken):,} checks that are stored, of {num_assets} assets, passed.")
     return Table(
         caption=f"{len(failed)} of {len(spoken):,} checks did not pass",
         columns=[Column("asset"), Column("check"), Column(""), Column("found"), Column("what it means")],
@@ -95,6 +95,7 @@ def checks_said(spoken: Sequence[Spoken]) -> Block:
             [one.asset, one.check, "failed" if one.stops else "warns", one.found or NOT_THERE, one.means]
             for one in failed
         ],
+        note=f"Of {num_assets} assets; those that are stored with a result.",
     )
 
 
@@ -126,7 +127,8 @@ def provenance_section(made: Sequence[Made], blocks: Iterable[Block] = ()) -> Se
         columns=[*map(Column, columns), Column("computed as"), Column("on"), Column("seeds")],
         rows=rows,
         note="The code version is that of its kind of asset. What a result does not say of itself is not known here: "
-        "the name of the machine is not recorded.",
+        "the name of the machine is not recorded, and checks of a run alone, such as how many rows may be rejected, "
+        "are in its log.",
         is_folded=True,
     )
     return Section(title="What this rests on", blocks=[*blocks, table, _versions(made)])
