@@ -5,32 +5,24 @@ that it is stored with, since that may be found again under another name. Names 
 markup, and shortened where they are long. The colours are those of Okabe and Ito, told apart by every eye.
 """
 
-import io
 import textwrap
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from miniplm_assets.core.curves import tokens_saved_factor
 from miniplm_assets.evaluation.comparison import StudentRecord, find_student, tokens_to_baseline_loss
+from miniplm_assets.evaluation.figures import Format, height_inches, name_beside, new_figure, written
 from miniplm_assets.evaluation.held_out import counted_domains
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
 GREY, PALE, INK = "#8A8A8A", "#B8B8B8", "#222222"
 MARKERS = "osD^vP"
-DOTS_PER_INCH = 100
-Format = Literal["png", "svg"]
-# An SVG is shown as wide as its page is, and read on a phone too.
-WIDTH_INCHES: Final[dict[Format, float]] = {"png": 9.0, "svg": 5.6}
-# Of a picture: what lines, and the edges of letters, need.
-NUM_COLOURS = 64
 # More bars than this cannot be read; the smaller domains stand in one.
 MAX_DOMAINS = 24
 # More lines than this cover each other's markers, and a legend within the picture covers the lines.
@@ -38,8 +30,8 @@ MAX_MARKED_LINES = 6
 LINE_STYLES = ("-", "--", ":", "-.")
 # A third of the width, in the size of labels.
 MAX_NAME_CHARACTERS = 40
-# Of an inch, in the size of a note.
-NOTE_CHARACTERS = 14.5
+# The width, in the size of a note.
+NOTE_CHARACTERS = 130
 
 
 def plot_loss_curves(
@@ -66,7 +58,7 @@ def plot_loss_curves(
         shown = [base, *(one for one in students if one is not base and one.tokenizer == base.tokenizer)]
     first = shown[0]
     are_many = len(shown) > MAX_MARKED_LINES
-    figure, axes = _figure(_height(len(shown), picture, least=4.8), picture)
+    figure, axes = new_figure(height_inches(len(shown), picture, least=4.8), picture)
     unit, unit_name = _token_unit(max(student.num_tokens for student in shown))
     final = first.final_curve_loss(excluded_domains)
     # By hand: of labels that begin with an underscore, the library would draw none.
@@ -124,10 +116,10 @@ def plot_loss_curves(
     axes.set_title("Held-out loss while the students learn: lower is better", loc="left")
     axes.set_xlim(left=0)
     if are_many or picture == "svg":
-        _name_lines(axes, list(legend), list(legend.values()), picture)
+        name_beside(axes, list(legend), list(legend.values()), picture)
     else:
         axes.legend(list(legend), list(legend.values()), frameon=False, loc="upper right")
-    return _stored(figure, picture)
+    return written(figure, picture)
 
 
 def plot_difference_distribution(
@@ -157,7 +149,7 @@ def plot_difference_distribution(
     num_kept, dropped = bins["num_kept"], bins["num_candidates"] - bins["num_kept"]
     kept_share = int(num_kept.sum()) / max(1, int(bins["num_candidates"].sum()))
 
-    figure, axes = _figure(4.2, picture)
+    figure, axes = new_figure(4.2, picture)
     axes.bar(lefts, dropped, width=width, align="edge", color=PALE, label="discarded")
     axes.bar(lefts, num_kept, width=width, align="edge", bottom=dropped, color=BLUE, label="kept")
     axes.axvline(cutoff, color=RED, linewidth=1.6)
@@ -181,7 +173,7 @@ def plot_difference_distribution(
         axes.legend(frameon=False, loc="upper left")
     else:  # where the title is not
         axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
-    return _stored(figure, picture)
+    return written(figure, picture)
 
 
 def plot_domain_shares(domain_shift: pl.DataFrame) -> bytes:
@@ -197,7 +189,7 @@ def plot_domain_shares(domain_shift: pl.DataFrame) -> bytes:
     places = list(range(shares.height))
     before: list[float] = (100 * shares["share_of_candidate_tokens"]).to_list()
     after: list[float] = (100 * shares["share_of_kept_tokens"]).to_list()
-    figure, axes = _figure(1.5 + 0.42 * max(3, shares.height))
+    figure, axes = new_figure(1.5 + 0.42 * max(3, shares.height))
     axes.barh([place + 0.2 for place in places], before, height=0.38, color=PALE, label="candidates")
     axes.barh([place - 0.2 for place in places], after, height=0.38, color=BLUE, label="refined corpus")
     largest = max(*before, *after)
@@ -211,7 +203,7 @@ def plot_domain_shares(domain_shift: pl.DataFrame) -> bytes:
     axes.set_title("Domains before and after the selection", loc="left", pad=24)
     # Under the title: bars end anywhere, and long names leave no room beside it.
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
-    return _png(figure)
+    return written(figure, "png")
 
 
 def plot_break_even(break_even: pl.DataFrame, ledger: pl.DataFrame, *, baseline: str, picture: Format = "png") -> bytes:
@@ -233,7 +225,7 @@ def plot_break_even(break_even: pl.DataFrame, ledger: pl.DataFrame, *, baseline:
     lines += list(reached.select("student", "offline_flops", "training_flops").iter_rows())
     crossings = [count for count in reached["cheaper_from_students"] if count is not None]
     most = max(10, *(3 * count for count in crossings)) if crossings else 10
-    figure, axes = _figure(_height(len(lines), picture, least=4.2), picture)
+    figure, axes = new_figure(height_inches(len(lines), picture, least=4.2), picture)
     counts = [most ** (step / 60) for step in range(61)]
     drawn = []
     for place, (_, offline, training) in enumerate(lines):
@@ -251,25 +243,10 @@ def plot_break_even(break_even: pl.DataFrame, ledger: pl.DataFrame, *, baseline:
     axes.set_title(f"What it costs to reach the final loss of {shortened(baseline)}", loc="left")
     never = [shortened(name) for name in against.filter(pl.col("training_flops").is_null())["student"]]
     if never and picture == "png":  # the page around it says so by itself
-        note = textwrap.fill("never there: " + ", ".join(never), int(NOTE_CHARACTERS * WIDTH_INCHES[picture]))
+        note = textwrap.fill("never there: " + ", ".join(never), NOTE_CHARACTERS)
         figure.supxlabel(note, x=0.01, ha="left", fontsize=9)
-    _name_lines(axes, drawn, [shortened(name) for name, _, _ in lines], picture)
-    return _stored(figure, picture)
-
-
-def _height(num_lines: int, picture: Format, *, least: float) -> float:
-    """Return the height of a picture of lines, in inches, with room for their names."""
-    if picture == "svg":
-        return 3.8 + 0.19 * num_lines
-    return max(least, 0.6 + 0.19 * num_lines)
-
-
-def _name_lines(axes: "Axes", lines: "Sequence[Line2D]", names: Sequence[str], picture: Format) -> None:
-    """Name lines where they cover nothing: to the right of a wide picture, below a narrow one."""
-    if picture == "png":
-        axes.legend(lines, names, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=9)
-    else:
-        axes.figure.legend(lines, names, frameon=False, loc="outside lower left", fontsize=9)
+    name_beside(axes, drawn, [shortened(name) for name, _, _ in lines], picture)
+    return written(figure, picture)
 
 
 def shortened(name: str) -> str:
@@ -297,51 +274,3 @@ def _token_unit(num_tokens: int) -> tuple[float, str]:
         if num_tokens >= unit:
             return unit, name
     return 1.0, "tokens"
-
-
-def _figure(height_inches: float, picture: Format = "png") -> "tuple[Figure, Axes]":
-    # Without pyplot: no window system, no state that two threads would share.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(WIDTH_INCHES[picture], height_inches), dpi=DOTS_PER_INCH, layout="constrained")
-    axes: Any = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=9)
-    return figure, axes
-
-
-def _stored(figure: "Figure", picture: Format) -> bytes:
-    return _svg(figure) if picture == "svg" else _png(figure)
-
-
-def _svg(figure: "Figure") -> bytes:
-    """Return a figure without its title, which the page around it says, and the same bytes each time."""
-    from matplotlib import rc_context
-
-    _take_text_as_it_is(figure)
-    for axes in figure.axes:
-        axes.set_title("", loc="left")
-    drawn = io.BytesIO()
-    # Text stays text, to be read out and searched; the salt makes the same names of parts each time.
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "miniplm"}):
-        figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
-    return drawn.getvalue()
-
-
-def _take_text_as_it_is(figure: "Figure") -> None:
-    from matplotlib.text import Text
-
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)  # else a name with two dollars is taken for a formula
-
-
-def _png(figure: "Figure") -> bytes:
-    from PIL import Image
-
-    _take_text_as_it_is(figure)
-    drawn, stored = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png")
-    # Dagster keeps each picture three times for each run: with a palette it has a third of the bytes.
-    with Image.open(drawn) as picture:
-        picture.convert("RGB").quantize(NUM_COLOURS, dither=Image.Dither.NONE).save(stored, "PNG", optimize=True)
-    return stored.getvalue()
