@@ -22,7 +22,7 @@ from miniplm_assets.evaluation.report.drawings import Asset, asset_graph, column
 from miniplm_assets.evaluation.report.page import render
 from miniplm_assets.evaluation.report.paper import paper_section
 from miniplm_assets.evaluation.report.provenance import Spoken, checks_said
-from miniplm_assets.evaluation.report.students import StudentsTold, curves, outcome
+from miniplm_assets.evaluation.report.students import StudentsTold, curves, differences_told, outcome
 from miniplm_assets.evaluation.verdict import verdict
 from miniplm_assets.experiment import load_experiment
 from miniplm_assets.experiment.settings import Settings
@@ -174,11 +174,13 @@ def test_it_names_every_result_that_it_rests_on(tiny, page):
 
 def require_alone(page):
     """Nothing is loaded, nothing runs, every link leads somewhere, no two things have one id, every picture is told."""
-    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "img", "object", "embed", "base", "form"}
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "embed", "base", "form"}
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     for tag, attributes in page.tags:
-        assert not [name for name in attributes if name.startswith("on") or name in ("src", "srcset", "data", "action")]
+        assert not [name for name in attributes if name.startswith("on") or name in ("srcset", "data", "action")]
+        assert attributes.get("src", "data:image/png;base64,").startswith("data:image/png;base64,")
+        assert tag != "img" or attributes["alt"]
         for name in ("href", "xlink:href"):
             assert attributes.get(name, f"#{ids[0]}")[0] == "#" and attributes.get(name, f"#{ids[0]}")[1:] in ids
         referred = [*attributes.get("aria-labelledby", "").split(), *re.findall(r"url\(#(.*?)\)", str(attributes))]
@@ -334,6 +336,7 @@ def test_kinds_that_it_does_not_know_are_shown_as_they_are_stored(tiny):
     def write_scores(draft):
         rows = {"task": ["piqa", "piqa", "mine"], "is_primary": [True, False, True], "value": [0.75, 0.5, 0.25]}
         pl.DataFrame(rows).write_parquet(draft.path / "metrics.parquet")
+        (draft.path / "a_picture.png").write_bytes(b"not looked at")
 
     tasks = Kind(
         name="student_tasks",
@@ -359,6 +362,8 @@ def test_kinds_that_it_does_not_know_are_shown_as_they_are_stored(tiny):
     told = page.rows("half, domain tokens: One row for each domain")
     assert (told["code"], told["noise"]) == ([kept["code"]], [kept["noise"]])
     assert page.rows("miniplm, metrics: What a student scores.")["mine"] == ["yes", 0.25]
+    require_alone(page)
+    assert [one["alt"] for tag, one in page.tags if tag == "img"] == ["a_picture.png"]
     ours = page.rows("Zero-shot accuracy")["miniplm (here)"]
     assert (ours[0], ours[1 + TASKS.index("piqa")]) == ("not measured", 75)
 
@@ -413,6 +418,30 @@ def test_the_paper_stands_beside_what_was_measured():
     assert rows["plain (here)"][0] == pytest.approx(55) and rows["plain (here)"][7] == 95
     assert rows["200M MiniLLM (paper)"][0] == 39.0 and rows["kd (here)"][0] == "not measured"
     assert "Not measured here: kd." in table.note
+
+
+def test_intervals_stand_beside_their_differences():
+    row = {
+        "student": "kd",
+        "baseline": "plain",
+        "unit": "nats_per_token",
+        "num_seeds": 3,
+        "baseline_num_seeds": 2,
+        "num_sequences": 99,
+        "difference": -0.25,
+        "difference_low": -0.375,
+        "difference_high": -0.125,
+        "is_over_seeds": True,
+        "outcome": "lower",
+        "num_seeds_needed": 4,
+        "tokens_saved_factor": 1.5,
+        "tokens_saved_low": None,
+        "tokens_saved_high": None,
+    }
+    told = differences_told(pl.DataFrame([row]), Source("student_differences", "0" * 32))
+    texts = [getattr(cell, "text", cell) for cell in told.rows[0]]
+    assert texts[:4] == ["kd against plain", "-0.250 nats a token", "-0.375 to -0.125", "lower"]
+    assert texts[4:] == ["3 and 2 seeds, and text", "1.50 times fewer", "not measured", "4", "99"]
 
 
 def test_checks_that_spoke_up_are_named():

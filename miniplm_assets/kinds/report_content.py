@@ -14,7 +14,15 @@ from miniplm_assets.evaluation.report.corpus import CorpusTold, ModelTold, corpu
 from miniplm_assets.evaluation.report.drawings import Asset, asset_graph
 from miniplm_assets.evaluation.report.paper import paper_section
 from miniplm_assets.evaluation.report.provenance import checks_said, provenance_section, reading_section
-from miniplm_assets.evaluation.report.students import StudentsTold, costs, curves, headline, how_made, outcome
+from miniplm_assets.evaluation.report.students import (
+    StudentsTold,
+    costs,
+    curves,
+    differences_told,
+    headline,
+    how_made,
+    outcome,
+)
 from miniplm_assets.evaluation.verdict import unheld
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.comparison import COMPARISON
@@ -38,10 +46,12 @@ from miniplm_assets.lm.stored_parameters import count_stored_parameters
 PROFILE: Final = "corpus_profile"
 # What students score on tasks, where an experiment has any.
 TASKS: Final = "student_tasks"
+# How sure the differences of students are, where an experiment has it.
+DIFFERENCES: Final = "student_differences"
 # What has a place of its own in the report; of anything else, its small tables are shown as they are.
 KNOWN: Final = KNOWN_OF_A_SELECTION | {
     *(RAW_CORPUS, DOCUMENTS.name, COMPARISON.name, LEDGER.name, BREAK_EVEN.name),
-    *(STUDENT_CHECKPOINT.name, STUDENT_EVALUATION.name),
+    *(STUDENT_CHECKPOINT.name, STUDENT_EVALUATION.name, DIFFERENCES),
 }
 
 
@@ -89,6 +99,7 @@ def report_of(work: Work[Reported]) -> Report:
     students = _students(work, inputs) if told.students else None
     sections = [
         *_student_sections(work, inputs, students),
+        _other_reports(inputs),
         _paper(told, inputs),
         selections_section(inputs, told.selections, told.sources),
         corpus_section(_corpus(told, inputs)),
@@ -98,7 +109,6 @@ def report_of(work: Work[Reported]) -> Report:
             if students
             else None,
         ),
-        _other_reports(inputs),
         provenance_section(inputs.made(), [_graph(inputs)]),
         reading_section(),
     ]
@@ -166,6 +176,9 @@ def _students(work: Work[Reported], inputs: Inputs) -> StudentsTold:
         source=source,
         evaluations={name: inputs.source(evaluation_key(name)) for name in records},
         checkpoints={name: inputs.source(checkpoint_key(name)) for name in records},
+        differences=differences_told(inputs.table(DIFFERENCES), inputs.source(DIFFERENCES))
+        if DIFFERENCES in inputs
+        else None,
         more=more,
     )
 
@@ -262,7 +275,7 @@ def _other_reports(inputs: Inputs) -> Section | None:
             said = inputs.facts(key).get("verdict")
             if isinstance(said, str):
                 blocks.append(Words(text=said.replace("**", "")))
-            blocks += inputs.tables(key)
+            blocks += [*inputs.tables(key), *inputs.pictures(key)]
     return Section(title="Further measurements", blocks=blocks) if blocks else None
 
 

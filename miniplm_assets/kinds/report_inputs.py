@@ -5,7 +5,8 @@ from typing import Any, Final
 
 import polars as pl
 
-from miniplm_assets.evaluation.report.blocks import Source, Table
+from miniplm_assets.evaluation.report.blocks import Picture, Source, Table
+from miniplm_assets.evaluation.report.charts import stored_picture
 from miniplm_assets.evaluation.report.numbers import MAX_ROWS, any_table
 from miniplm_assets.evaluation.report.provenance import Made, Spoken
 from miniplm_assets.lineage.kind import ALL_FILES, Kind, Node
@@ -14,6 +15,8 @@ from miniplm_assets.storage.store import Result
 
 # Settings that say how something was computed, wherever they stand among those of an asset.
 COMPUTED_AS: Final = ("backend", "dtype")
+# Of an asset that the report knows nothing of.
+MAX_PICTURES: Final = 4
 
 
 class Inputs:
@@ -75,6 +78,20 @@ class Inputs:
                     frame.select(pl.lit(int(seed)).alias("seed"), pl.all()) if seed else frame
                 )
         return [self._shown(key, kind, name, pl.concat(frames), is_folded) for name, frames in files.items()]
+
+    def pictures(self, key: str) -> list[Picture]:
+        """Return the pictures of an asset as they are stored; of one in pieces, none."""
+        if self.assets[key].kind.pieces is not None:
+            return []
+        result = self._work.input(key)
+        return [
+            Picture(
+                caption=f"{key}: {name.removesuffix('.png').replace('_', ' ')}",
+                svg=stored_picture(result.file(name).read_bytes(), title=name),
+                sources=[self.source(key)],
+            )
+            for name in [file.name for file in result.described("*.png")][:MAX_PICTURES]
+        ]
 
     def accuracies(self, key: str) -> dict[str, float]:
         """Return what a student scores on each task by the metric to look at first, the mean over its seeds."""

@@ -107,7 +107,7 @@ class Picture:
 
     Attributes:
         caption: what it shows.
-        svg: the drawing.
+        svg: the drawing, or a stored picture.
         sources: where it is read from.
         note: on how many it rests, and how to read it.
         is_folded: whether it is unfolded by the reader alone.

@@ -1,5 +1,6 @@
 """Pictures of the plotting library as parts of a page: its colours follow the page's, its text is the page's text."""
 
+import base64
 import re
 from typing import Final
 from xml.etree import ElementTree as ET
@@ -57,6 +58,12 @@ def inline_svg(svg: bytes, *, name: str, title: str, about: str) -> Markup:
                 element.set(attribute, _styled(element.attrib[attribute]))
     _make_lean(root)
     return _labelled(root, name, title, about)
+
+
+def stored_picture(png: bytes, *, title: str) -> Markup:
+    """Return a picture that is stored already as a part of an HTML page."""
+    content = base64.b64encode(png).decode()
+    return Markup('<img alt="{}" src="data:image/png;base64,{}">').format(visible(title), content)
 
 
 def _labelled(root: ET.Element, name: str, title: str, about: str) -> Markup:

@@ -27,6 +27,11 @@ def share(value: float | None) -> Cell:
     return NOT_THERE if value is None else Number(value, f"{100 * value:.1f} %")
 
 
+def times(factor: float, more: str = "") -> Cell:
+    """Return how many times fewer."""
+    return Number(factor, f"{factor:.2f} times fewer{more}")
+
+
 def flops(value: float | None) -> Cell:
     """Return floating-point operations."""
     if value is None:

@@ -10,7 +10,7 @@ from miniplm_assets.evaluation.comparison import StudentRecord
 from miniplm_assets.evaluation.plots import plot_break_even, plot_loss_curves, shortened
 from miniplm_assets.evaluation.report.blocks import Block, Cell, Column, Number, Picture, Section, Source, Table, Words
 from miniplm_assets.evaluation.report.charts import inline_svg
-from miniplm_assets.evaluation.report.numbers import NOT_THERE, count, flops, nats
+from miniplm_assets.evaluation.report.numbers import NOT_THERE, count, flops, nats, times
 
 # Of a verdict, those that are read at once; each student has one.
 MAX_OPEN_PARAGRAPHS = 4
@@ -30,6 +30,7 @@ class StudentsTold:
         source: of table and verdict.
         evaluations: where the held-out losses of each student are from.
         checkpoints: where the losses along the way are from.
+        differences: how sure each difference is, where that was measured.
         more: other tables of the comparison.
     """
 
@@ -41,6 +42,7 @@ class StudentsTold:
     source: Source | None
     evaluations: Mapping[str, Source]
     checkpoints: Mapping[str, Source]
+    differences: Table | None = None
     more: Sequence[Table] = field(default_factory=tuple)
 
 
@@ -56,7 +58,60 @@ def outcome(told: StudentsTold) -> Iterator[Block]:
     if rest:
         yield Words(text="\n\n".join(rest[:MAX_OPEN_PARAGRAPHS]))
     yield _small_table(told)
+    if told.differences is not None:
+        yield told.differences
     yield from told.more
+
+
+def differences_told(differences: pl.DataFrame, source: Source) -> Table:
+    """Say how sure each difference of a student and its baseline is.
+
+    Args:
+        differences: as `student_differences` has it.
+        source: of it.
+    """
+    rows: list[list[Cell]] = []
+    for row in differences.iter_rows(named=True):
+        unit = row["unit"].replace("_per_", " a ")
+        rows.append(
+            [
+                f"{row['student']} against {row['baseline']}",
+                Number(row["difference"], f"{row['difference']:+.3f} {unit}"),
+                _between(row["difference_low"], row["difference_high"], "+.3f"),
+                row["outcome"],
+                f"{row['num_seeds']} and {row['baseline_num_seeds']} seeds, and text"
+                if row["is_over_seeds"]
+                else "text alone: one seed",
+                NOT_THERE if row["tokens_saved_factor"] is None else times(row["tokens_saved_factor"]),
+                _between(row["tokens_saved_low"], row["tokens_saved_high"], ".2f"),
+                NOT_THERE if row["num_seeds_needed"] is None else count(row["num_seeds_needed"]),
+                count(row["num_sequences"]),
+            ]
+        )
+    return Table(
+        caption="How sure the differences are",
+        columns=[
+            Column("students"),
+            Column("difference of the held-out loss", "below 0: the student is better"),
+            Column("95 % interval"),
+            Column("so it is", "not told apart: the interval holds 0"),
+            Column(
+                "interval over",
+                "seeds: another training would end in it; the text alone: it speaks of these two models, not of what "
+                "made them",
+            ),
+            Column("tokens saved"),
+            Column("95 % interval"),
+            Column("seeds needed", "of each, to tell a difference of this size in 8 of 10 cases"),
+            Column("held-out sequences"),
+        ],
+        rows=rows,
+        sources=[source],
+    )
+
+
+def _between(low: float | None, high: float | None, digits: str) -> str:
+    return "not measured" if low is None or high is None else f"{low:{digits}} to {high:{digits}}"
 
 
 def _rest(told: StudentsTold) -> list[str]:
@@ -114,7 +169,8 @@ def _measured_on(told: StudentsTold) -> str:
         f"{sequences:,} held-out sequences, {tokens:,} tokens, {over}" for sequences, tokens, over in sorted(sizes)
     )
     if all(len(one.runs) == 1 for one in told.records.values()):
-        return f"n: {by_size}. One seed each: no interval was measured, and a difference may be chance."
+        intervals = "no interval over seeds" if told.differences is not None else "no interval"
+        return f"n: {by_size}. One seed each: {intervals} was measured, and a difference may be chance."
     single = [name for name, one in told.records.items() if len(one.runs) == 1]
     return f"n: {by_size}." + (f" One seed alone, so no interval: {', '.join(single)}." if single else "")
 
@@ -138,7 +194,7 @@ def _saved(group: pl.DataFrame, told: StudentsTold) -> Cell:
     if not factors:
         return "never there"
     seeds = "" if len(factors) == group.height else f" in {len(factors)} of {group.height} seeds"
-    return Number(fmean(factors), f"{fmean(factors):.2f} times fewer{seeds}")
+    return times(fmean(factors), seeds)
 
 
 def curves(told: StudentsTold) -> Section:
