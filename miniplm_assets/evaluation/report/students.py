@@ -101,7 +101,7 @@ def differences_told(differences: pl.DataFrame, source: Source) -> Table:
                 "made them",
             ),
             Column("tokens saved"),
-            Column("95 % interval"),
+            Column("95 % interval of that", "over seeds"),
             Column("seeds needed", "of each, to tell a difference of this size in 8 of 10 cases"),
             Column("held-out sequences"),
         ],
