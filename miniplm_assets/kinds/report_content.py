@@ -9,7 +9,7 @@ from miniplm_assets.core.paper import PaperStudent
 from miniplm_assets.core.recipe import key_of
 from miniplm_assets.core.splits import VALIDATION
 from miniplm_assets.evaluation.comparison import comparison_table
-from miniplm_assets.evaluation.report.blocks import Block, Picture, Report, Section, Words
+from miniplm_assets.evaluation.report.blocks import Block, Picture, Report, Section, Table, Words
 from miniplm_assets.evaluation.report.corpus import CorpusTold, ModelTold, corpus_section, models_section
 from miniplm_assets.evaluation.report.drawings import Asset, asset_graph
 from miniplm_assets.evaluation.report.paper import paper_section
@@ -115,8 +115,9 @@ def report_of(work: Work[Reported]) -> Report:
     checks = checks_said(inputs.checks())
     said = headline(students.verdict) if students else _headline_without_students(told, inputs)
     first = list(outcome(students) if students else _without_students(told, inputs))
-    # Under the outcome itself, before any number: a reader must not miss what spoke up.
     place = next((place for place, block in enumerate(first) if not isinstance(block, Words)), len(first))
+    if isinstance(checks, Table):  # right under the outcome: a reader must not miss what spoke up
+        place = 0
     return Report(
         title=_title(told),
         subtitle=f"Corpus: {told.corpus}",

@@ -101,12 +101,13 @@ class Inputs:
         return dict(rows.group_by("task").agg(pl.col("value").mean()).iter_rows())
 
     def _shown(self, key: str, kind: Kind[Any], name: str, frame: pl.DataFrame, is_folded: bool) -> Table:
-        summary = kind.description.partition("\n\n")[0].strip()
+        summary = " ".join(kind.description.partition("\n\n")[0].split())
         what = name.removesuffix(".parquet").replace("_", " ")
-        thing = f"{self.assets[key].names[0]}, " if self.assets[key].names else ""
+        thing = f"{self.assets[key].names[0]}: " if self.assets[key].names else ""
         return any_table(
             frame,
-            caption=f"{thing}{what}: {summary}",
+            caption=f"{thing}{what}",
+            note=summary if summary.endswith(".") else f"{summary}.",
             about=kind.columns,
             sources=[self.source(key)],
             left_out=[column for column in frame.columns if column.endswith("_id")],

@@ -62,6 +62,7 @@ def any_table(
     frame: pl.DataFrame,
     *,
     caption: str,
+    note: str,
     about: Mapping[str, str],
     sources: Iterable[Source],
     left_out: Iterable[str] = (),
@@ -72,6 +73,7 @@ def any_table(
     Args:
         frame: the rows.
         caption: what it shows.
+        note: more of that.
         about: descriptions of its columns.
         sources: where it is read from.
         left_out: columns that are not shown.
@@ -85,7 +87,7 @@ def any_table(
         columns=[Column(name.replace("_", " "), about.get(name, "")) for name in names],
         rows=[[any_cell(name, row[name]) for name in names] for row in frame.head(MAX_ROWS).iter_rows(named=True)],
         sources=tuple(sources),
-        note=f"{frame.height:,} row{'' if frame.height == 1 else 's'}{more}.",
+        note=f"{note} {frame.height:,} row{'' if frame.height == 1 else 's'}{more}.",
         is_folded=is_folded,
     )
 
