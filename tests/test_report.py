@@ -317,6 +317,12 @@ def test_any_experiment_has_one(tiny):
     assert "No student was trained" in alone.text and "not measured" in alone.text
     bare = page_of(students={}, selections={})
     assert "nothing was selected or trained" in bare.text
+    students["miniplm"]["training"]["num_evaluations"] = 9
+    warned = page_of(students=students)
+    assert "1 of" in warned.captions[0] and warned.captions[0].endswith("checks did not pass")
+    [found] = [row for row in warned.tables[warned.captions[0]] if row[0] == "comparison"]
+    assert found[1:3] == ["students_are_measured_as_asked", "warns"] and "9 is asked for now" in found[3]
+    students["miniplm"]["training"]["num_evaluations"] = 3
     for one in students.values():
         one.pop("baseline", None)
     unheld = page_of(students=students)
