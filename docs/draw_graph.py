@@ -1,8 +1,8 @@
 """Writes the asset graph of an experiment for Graphviz: python docs/draw_graph.py | dot -Tpng -o docs/graph.png.
 
 Read off the same nodes as Dagster's own picture, with its boxes. Solid: an input. Dashed: a gate, whose checks must
-pass first. An arrow that a path of others stands for is left out, and so are those into the catalog, which reads every
-table.
+pass first. An arrow that a path of others stands for is left out, and so are those into report and catalog, which read
+everything.
 """
 
 import sys
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from miniplm_assets.kinds.registry import DEMO, open_pipeline
+from miniplm_assets.kinds.report import REPORT
 from miniplm_assets.kinds.warehouse_catalog import WAREHOUSE_CATALOG
 from miniplm_assets.lineage.graph import Graph
 from miniplm_assets.lineage.outcome import COMPARISON
@@ -24,6 +25,7 @@ FILLS = {
     "student": "#F2DDE9",
     "reports": "#FFFFFF",
 }
+OF_ALL = {WAREHOUSE_CATALOG.name: "\\nof every table", REPORT.name: "\\nof everything"}
 
 
 def dot(graph: Graph) -> Iterator[str]:
@@ -36,12 +38,12 @@ def dot(graph: Graph) -> Iterator[str]:
         members = [node for node in graph.values() if node.group == group]
         yield f'subgraph "cluster_{group}" {{ label="{group}"; fontsize=16; color=gray60; style=rounded;'
         for node in members:
-            extra = "\\nof every table" if node.kind is WAREHOUSE_CATALOG else ""
+            extra = OF_ALL.get(node.kind.name, "")
             yield f'"{node.key}" [label="{node.kind.name}{extra}", fillcolor="{FILLS[node.kind.section]}"];'
         yield "}"
     above = {key: _above(graph, key) for key in graph}
     for node in graph.values():
-        if node.kind is WAREHOUSE_CATALOG:
+        if node.kind.name in OF_ALL:
             if COMPARISON in graph:
                 yield f'"{COMPARISON}" -> "{node.key}" [style=invis];'  # below it, not in a column of its own
             continue

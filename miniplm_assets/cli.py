@@ -1,9 +1,10 @@
-"""Commands beside Dagster's own: look before you pay, verify, prune, export, and read the outcome."""
+"""Commands beside Dagster's own: look before you pay, verify, prune, export, and read the outcome or the report."""
 
 import argparse
 import json
 import os
 import sys
+import webbrowser
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -11,11 +12,12 @@ from pathlib import Path
 from miniplm_assets.core.doors import cause_of
 from miniplm_assets.core.errors import MiniplmError
 from miniplm_assets.kinds.exports import REFINED, STUDENT, find_export, write_corpus, write_student
+from miniplm_assets.kinds.placing import is_placed
 from miniplm_assets.kinds.publications import publication_of
 from miniplm_assets.kinds.registry import EXPERIMENT_VARIABLE, open_chosen
 from miniplm_assets.kinds.what_if import in_words, what_if
 from miniplm_assets.lineage.origins import StateResults
-from miniplm_assets.lineage.outcome import last_made, outcome
+from miniplm_assets.lineage.outcome import REPORT, REPORT_FILE, last_made, outcome
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.plan import (
     ACCELERATOR_FLOPS_PER_SECOND,
@@ -73,6 +75,10 @@ def _parser() -> argparse.ArgumentParser:
     other.add_argument("--within-domains", action="store_true", help="keep the same share of each domain")
     other.add_argument("--json", action="store_true", help="for a program")
     other.set_defaults(run=_what_if)
+    report = commands.add_parser("report", help="say where the report is: one HTML file of all that was found")
+    _add_experiment(report)
+    report.add_argument("--open", action="store_true", help="show it in the browser")
+    report.set_defaults(run=_report)
     prune = commands.add_parser("prune", help="list, or delete, what no given experiment refers to")
     prune.add_argument("experiments", nargs="+", type=Path, help="every experiment whose results are to stay")
     prune.add_argument("--delete", action="store_true", help="delete what is listed")
@@ -97,6 +103,21 @@ def _open(experiment: Path | None) -> Pipeline:
 
 def _outcome(options: argparse.Namespace) -> int:
     print(outcome(_open(options.experiment)))
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    pipeline = _open(options.experiment)
+    fingerprints, caution = last_made(pipeline, REPORT, called="the report")
+    stored = pipeline.store.require(fingerprints.recipe(REPORT)).file(REPORT_FILE)
+    placed = pipeline.store.root / REPORT_FILE
+    path = placed if is_placed(stored, placed) else stored
+    if caution:
+        print(caution, file=sys.stderr)
+    print(path)
+    if options.open and not webbrowser.open(path.resolve().as_uri()):
+        print("error: no browser was found here; open that file in one", file=sys.stderr)
+        return 2
     return 0
 
 

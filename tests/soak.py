@@ -65,7 +65,7 @@ SECONDS_TO_NOTE = 0.5
 # Shares of the mean pause, of which the mean is one: bursts, and rests in which a run comes to its end.
 PAUSES = (0, 0.05, 0.1, 0.2, 0.65, 5)
 # What two runs on the same files make alike, but for these: how long it took, and where files lie.
-OWN_FILES = ("training_log.parquet", "warehouse.duckdb")
+OWN_FILES = ("training_log.parquet", "warehouse.duckdb", "report.html")
 
 
 @dataclass

@@ -616,7 +616,15 @@ def test_a_loss_for_prompts_or_smaller_parts_write_nothing_again(tiny):
     content["generations"]["continued"]["sequences_per_part"] = 1_000
     path = write_experiment(tiny.path.with_name("again.yaml"), content)
     _, materialisations, _ = materialise(path)
-    reports = {"student_differences", "comparison", "ledger", "break_even", "scaling_laws", "warehouse_catalog"}
+    reports = {
+        "student_differences",
+        "comparison",
+        "ledger",
+        "break_even",
+        "scaling_laws",
+        "report",
+        "warehouse_catalog",
+    }
     assert computed(materialisations) == {"seqkd_drawn/student_checkpoint", "seqkd_drawn/student_evaluation"} | reports
 
 

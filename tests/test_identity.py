@@ -26,7 +26,8 @@ SHARDS = {"b.jsonl": "2" * 32, "a.jsonl": "1" * 32}
 HASH = "0123456789abcdef0123456789abcdef01234567"
 REQUIRED = object()
 
-CATALOG = {"warehouse_catalog"}
+# What shows everything that was made.
+CATALOG = {"warehouse_catalog", "report"}
 COMPARISON = {"comparison"} | CATALOG
 # What a gate scores is paid for.
 COSTS = {"ledger", "break_even"} | CATALOG
@@ -167,7 +168,7 @@ class Row:
 
 
 ROWS = [
-    Row("warehouse", REQUIRED, "elsewhere", CATALOG),
+    Row("warehouse", REQUIRED, "elsewhere", {"warehouse_catalog"}),
     Row("warehouse", REQUIRED, "elsewhere", LISTING, "demo"),  # whose files lie in it
     Row("seed", 0, 2, DOCUMENTS),
     Row("owners", (), ["team:data"], NOTHING),
@@ -344,7 +345,8 @@ ROWS = [
     Row("selections.half.agreement.max_difference_nats_per_token", None, 0.1, {"score_agreement"} | CATALOG),
     Row("selections.half.agreement.min_rank_correlation", None, 0.9, {"score_agreement"} | CATALOG),
     Row("selections.half.agreement.max_flip_share", None, 0.1, {"score_agreement"} | CATALOG),
-    Row("selections.again.rescoring.around", REQUIRED, "third", NOTHING, "third"),  # the same cutoff by another name
+    # The same cutoff by another name, which the report tells.
+    Row("selections.again.rescoring.around", REQUIRED, "third", {"report"}, "third"),
     Row("selections.again.rescoring.within_nats", REQUIRED, 0.2, RESCORED | MARTS | STUDENT),
     Row("selections.again.rescoring.backend", None, "vllm", RESCORED | MARTS | STUDENT),
     Row("selections.again.rescoring.dtype", None, "bfloat16", NOTHING),
@@ -447,6 +449,7 @@ ROWS = [
     Row("students.better.training.weight_decay", 0.01, 0.1, STUDENT | ASKED, "asked"),
     Row("students.plain.baseline", None, "better", (REPORTS - {"scaling_laws"}) | {"task_comparison"}, "asked"),
     Row("sequences.sequence_length", 1_024, 32, AFTER_TOKENIZER | ASKED, "asked"),
+    Row("reporting.paper", {}, {"plain": "200M no KD"}, {"report"}),
     Row("automation.seconds_between_looks", 15, 5, NOTHING),
     Row("automation.quiet_seconds", 60, 5, NOTHING),
     Row("automation.nightly", "0 3 * * *", "0 4 * * *", NOTHING),
@@ -716,6 +719,7 @@ def test_the_fingerprints_of_a_release_are_those_of_the_next():
         "raw_corpus": "8e03ba79",
         "reference_model": "90f97875",
         "reference_scores": "8c8ef7fc",
+        "report": "b5d5965d",
         "rescored_reference_scores": "20e2ca2b",
         "rescored_teacher_scores": "7f0b9847",
         "score_agreement": "f0cbed8d",
@@ -744,6 +748,7 @@ def test_another_seed_of_a_student_is_one_more_result_and_leaves_the_first():
         "ledger",
         "break_even",
         "scaling_laws",
+        "report",
         "warehouse_catalog",
     }
 

@@ -78,7 +78,7 @@ SELECTION = {
     )
 }
 BETTER = {"better/student_checkpoint", "better/student_evaluation"}
-REPORTS = {"student_differences", "comparison", "ledger", "break_even", "scaling_laws", "warehouse_catalog"}
+REPORTS = {"student_differences", "comparison", "ledger", "break_even", "scaling_laws", "report", "warehouse_catalog"}
 
 
 def test_the_order_of_the_files_does_not_matter(fingerprints):
@@ -134,10 +134,10 @@ def test_another_warehouse_changes_the_catalog_that_names_its_files_alone(finger
     assert changed_keys(fingerprints(), fingerprints(minimal() | {"warehouse": "elsewhere"})) == {"warehouse_catalog"}
 
 
-def test_moving_the_corpus_changes_nothing_but_the_listing_and_the_catalog_that_shows_it(fingerprints):
+def test_moving_the_corpus_changes_nothing_but_the_listing_and_what_shows_it(fingerprints):
     content = minimal()
     content["corpus"]["source"]["path"] = "moved"
-    assert changed_keys(fingerprints(), fingerprints(content)) == {"raw_corpus", "warehouse_catalog"}
+    assert changed_keys(fingerprints(), fingerprints(content)) == {"raw_corpus", "report", "warehouse_catalog"}
 
 
 def test_a_new_file_leaves_the_results_of_the_others(fingerprints):

@@ -30,7 +30,7 @@ from miniplm_assets.storage.store import Store
 from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shard
 
 # What names the corpus files by their place, and so is made anew for a copy of the corpus.
-LISTINGS = {"raw_corpus", "warehouse_catalog"}
+LISTINGS = {"raw_corpus", "report", "warehouse_catalog"}
 pytestmark = [
     pytest.mark.long,
     pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning"),
@@ -62,7 +62,7 @@ def failure(experiment_file):
     return caught.value.description
 
 
-REPORTS = {"student_differences", "comparison", "ledger", "break_even", "scaling_laws", "warehouse_catalog"}
+REPORTS = {"student_differences", "comparison", "ledger", "break_even", "scaling_laws", "report", "warehouse_catalog"}
 
 
 @pytest.fixture(scope="module")

@@ -1,34 +1,29 @@
 """The pictures: loss curves, the differences and their cutoff, the domains before and after.
 
-Each returns a PNG, 900 pixels wide. None names the asset that it is stored with, since that may be found again under
-another name. Names are drawn as they stand, never as markup, and shortened where they are long. The colours are those
-of Okabe and Ito, told apart by every eye.
+Each returns a PNG, 900 pixels wide; or an SVG, narrower and without its title, whose text is text. None names the asset
+that it is stored with, since that may be found again under another name. Names are drawn as they stand, never as
+markup, and shortened where they are long. The colours are those of Okabe and Ito, told apart by every eye.
 """
 
-import io
 import textwrap
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from miniplm_assets.core.curves import tokens_saved_factor
 from miniplm_assets.evaluation.comparison import StudentRecord, find_student, tokens_to_baseline_loss
+from miniplm_assets.evaluation.figures import Format, height_inches, name_beside, new_figure, written
 from miniplm_assets.evaluation.held_out import counted_domains
 from miniplm_assets.evaluation.scaling import AHEAD, StudentLaw
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
 GREY, PALE, INK = "#8A8A8A", "#B8B8B8", "#222222"
 MARKERS = "osD^vP"
-WIDTH_INCHES, DOTS_PER_INCH = 9.0, 100
-# Of a picture: what lines, and the edges of letters, need.
-NUM_COLOURS = 64
 # More bars than this cannot be read; the smaller domains stand in one.
 MAX_DOMAINS = 24
 # More lines than this cover each other's markers, and a legend within the picture covers the lines.
@@ -41,9 +36,15 @@ NOTE_CHARACTERS = 130
 
 
 def plot_loss_curves(
-    students: Sequence[StudentRecord], *, baseline: str, excluded_domains: Collection[str] = ()
+    students: Sequence[StudentRecord],
+    *,
+    baseline: str | None,
+    excluded_domains: Collection[str] = (),
+    picture: Format = "png",
 ) -> bytes:
     """Draw the held-out loss of every student with the baseline's tokenizer against the tokens that it saw.
+
+    Without a baseline, of every student: they have one tokenizer.
 
     The losses are those of the sample that is measured along the way. One line for each seed, in the colour of its
     student. A dashed line is the baseline's final loss; where another student crosses it first, the tokens saved are
@@ -52,15 +53,21 @@ def plot_loss_curves(
     Raises:
         TrainingError: if there is no student of the baseline's name.
     """
-    base = find_student(students, baseline)
-    shown = [base, *(one for one in students if one is not base and one.tokenizer == base.tokenizer)]
+    base = None if baseline is None else find_student(students, baseline)
+    shown = [*students]
+    if base is not None:
+        shown = [base, *(one for one in students if one is not base and one.tokenizer == base.tokenizer)]
+    first = shown[0]
     are_many = len(shown) > MAX_MARKED_LINES
-    figure, axes = _figure(max(4.8, 0.6 + 0.19 * len(shown)) if are_many else 4.8)
+    figure, axes = new_figure(height_inches(len(shown), picture, least=4.8), picture)
     unit, unit_name = _token_unit(max(student.num_tokens for student in shown))
-    final = base.final_curve_loss(excluded_domains)
-    line = axes.axhline(final, color=GREY, linestyle="--", linewidth=1, zorder=1)
+    final = first.final_curve_loss(excluded_domains)
     # By hand: of labels that begin with an underscore, the library would draw none.
-    legend: dict[Line2D, str] = {line: f"final loss of {shortened(base.name)} on this sample: {final:.3f}"}
+    legend: dict[Line2D, str] = {}
+    if base is not None:
+        line = axes.axhline(final, color=GREY, linestyle="--", linewidth=1, zorder=1)
+        if not are_many:  # else each line names its last loss
+            legend[line] = f"final loss of {shortened(base.name)} on this sample: {final:.3f}"
     best = None
     if are_many:
         shown.sort(key=lambda one: one.final_curve_loss(excluded_domains))
@@ -81,7 +88,9 @@ def plot_loss_curves(
                 last = f"{student.final_curve_loss(excluded_domains):.3f}"
                 of_corpus = f"({shortened(student.corpus)})"
                 legend[line] = f"{shortened(student.name)} {last if are_many else of_corpus}"
-            needed = None if student is base else tokens_to_baseline_loss(student, run, base, excluded_domains)
+            if base is None or student is base:
+                continue
+            needed = tokens_to_baseline_loss(student, run, base, excluded_domains)
             factor = tokens_saved_factor(baseline_tokens=base.num_tokens, tokens_to_baseline_loss=needed)
             if needed is None or factor is None:
                 continue
@@ -102,17 +111,16 @@ def plot_loss_curves(
     lowest, highest = axes.get_ylim()
     axes.set_ylim(lowest - 0.15 * (highest - lowest), highest)
     axes.set_xlabel(f"tokens trained on ({unit_name})")
-    present = base.runs[0].held_out_log["domain"].unique()
+    present = first.runs[0].held_out_log["domain"].unique()
     counted = counted_domains([shortened(domain) for domain in excluded_domains if domain in present])
     axes.set_ylabel(f"held-out loss on a sample of\n{counted} (nats per token)")
     axes.set_title("Held-out loss while the students learn: lower is better", loc="left")
     axes.set_xlim(left=0)
-    if are_many:
-        del legend[next(iter(legend))]  # each line names its last loss
-        _name_beside(axes, list(legend), list(legend.values()))
+    if are_many or picture == "svg":
+        name_beside(axes, list(legend), list(legend.values()), picture)
     else:
         axes.legend(list(legend), list(legend.values()), frameon=False, loc="upper right")
-    return _png(figure)
+    return written(figure, picture)
 
 
 def plot_difference_distribution(
@@ -122,6 +130,7 @@ def plot_difference_distribution(
     unit: str,
     quantity: str = "difference: log p teacher - log p reference",
     kept: str = "those with the highest differences",
+    picture: Format = "png",
 ) -> bytes:
     """Draw how the differences are distributed, what is kept, and the cutoff.
 
@@ -132,6 +141,7 @@ def plot_difference_distribution(
         unit: nats per token or nats per sequence.
         quantity: what the candidates are ranked by.
         kept: which of them are kept, in words.
+        picture: its format.
     """
     inner = bins[1:-1] if bins.height > 2 else bins
     width = float((inner["bin_end_nats"] - inner["bin_start_nats"])[0])
@@ -140,7 +150,7 @@ def plot_difference_distribution(
     num_kept, dropped = bins["num_kept"], bins["num_candidates"] - bins["num_kept"]
     kept_share = int(num_kept.sum()) / max(1, int(bins["num_candidates"].sum()))
 
-    figure, axes = _figure(4.2)
+    figure, axes = new_figure(4.2, picture)
     axes.bar(lefts, dropped, width=width, align="edge", color=PALE, label="discarded")
     axes.bar(lefts, num_kept, width=width, align="edge", bottom=dropped, color=BLUE, label="kept")
     axes.axvline(cutoff, color=RED, linewidth=1.6)
@@ -155,12 +165,16 @@ def plot_difference_distribution(
         fontweight="bold",
     )
     axes.set_xlim(first - width, last + width)
-    axes.set_xlabel(f"{quantity} ({unit}); the outermost bars hold all beyond")
+    outermost = "the outermost bars hold all beyond"
+    axes.set_xlabel(f"{quantity} ({unit});{' ' if picture == 'png' else chr(10)}{outermost}")
     axes.set_ylabel("candidate sequences")
     axes.set_title(f"{kept_share:.1%} of the candidates are kept: {kept}", loc="left")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.legend(frameon=False, loc="upper left")
-    return _png(figure)
+    if picture == "png":
+        axes.legend(frameon=False, loc="upper left")
+    else:  # where the title is not
+        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    return written(figure, picture)
 
 
 def plot_domain_shares(domain_shift: pl.DataFrame) -> bytes:
@@ -176,7 +190,7 @@ def plot_domain_shares(domain_shift: pl.DataFrame) -> bytes:
     places = list(range(shares.height))
     before: list[float] = (100 * shares["share_of_candidate_tokens"]).to_list()
     after: list[float] = (100 * shares["share_of_kept_tokens"]).to_list()
-    figure, axes = _figure(1.5 + 0.42 * max(3, shares.height))
+    figure, axes = new_figure(1.5 + 0.42 * max(3, shares.height))
     axes.barh([place + 0.2 for place in places], before, height=0.38, color=PALE, label="candidates")
     axes.barh([place - 0.2 for place in places], after, height=0.38, color=BLUE, label="refined corpus")
     largest = max(*before, *after)
@@ -190,10 +204,10 @@ def plot_domain_shares(domain_shift: pl.DataFrame) -> bytes:
     axes.set_title("Domains before and after the selection", loc="left", pad=24)
     # Under the title: bars end anywhere, and long names leave no room beside it.
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
-    return _png(figure)
+    return written(figure, "png")
 
 
-def plot_break_even(break_even: pl.DataFrame, ledger: pl.DataFrame, *, baseline: str) -> bytes:
+def plot_break_even(break_even: pl.DataFrame, ledger: pl.DataFrame, *, baseline: str, picture: Format = "png") -> bytes:
     """Draw what reaching the baseline's final loss costs, over the number of students that are trained.
 
     A line for the baseline, and one for each student all of whose seeds reached that loss: what was made before is
@@ -203,6 +217,7 @@ def plot_break_even(break_even: pl.DataFrame, ledger: pl.DataFrame, *, baseline:
         break_even: as `break_even_table` returns it.
         ledger: as `ledger_table` returns it.
         baseline: whose loss is to be reached.
+        picture: its format.
     """
     against = break_even.filter(pl.col("opponent") == baseline)
     reached = against.filter(pl.col("training_flops").is_not_null())
@@ -211,7 +226,7 @@ def plot_break_even(break_even: pl.DataFrame, ledger: pl.DataFrame, *, baseline:
     lines += list(reached.select("student", "offline_flops", "training_flops").iter_rows())
     crossings = [count for count in reached["cheaper_from_students"] if count is not None]
     most = max(10, *(3 * count for count in crossings)) if crossings else 10
-    figure, axes = _figure(max(4.2, 0.6 + 0.19 * len(lines)))
+    figure, axes = new_figure(height_inches(len(lines), picture, least=4.2), picture)
     counts = [most ** (step / 60) for step in range(61)]
     drawn = []
     for place, (_, offline, training) in enumerate(lines):
@@ -228,21 +243,21 @@ def plot_break_even(break_even: pl.DataFrame, ledger: pl.DataFrame, *, baseline:
     axes.set_ylabel("FLOPs, with what was made before")
     axes.set_title(f"What it costs to reach the final loss of {shortened(baseline)}", loc="left")
     never = [shortened(name) for name in against.filter(pl.col("training_flops").is_null())["student"]]
-    if never:
+    if never and picture == "png":  # the page around it says so by itself
         note = textwrap.fill("never there: " + ", ".join(never), NOTE_CHARACTERS)
         figure.supxlabel(note, x=0.01, ha="left", fontsize=9)
-    _name_beside(axes, drawn, [shortened(name) for name, _, _ in lines])
-    return _png(figure)
+    name_beside(axes, drawn, [shortened(name) for name, _, _ in lines], picture)
+    return written(figure, picture)
 
 
-def plot_scaling(laws: Sequence[StudentLaw]) -> bytes:
+def plot_scaling(laws: Sequence[StudentLaw], picture: Format = "png") -> bytes:
     """Draw the evaluations of each student against its training FLOPs, with its law as far ahead as it is followed.
 
     A band is the 95 % interval of the law beyond the training. Students without a law are points alone.
     """
     import numpy as np
 
-    figure, axes = _figure(max(4.8, 0.6 + 0.19 * len(laws)))
+    figure, axes = new_figure(height_inches(len(laws), picture, least=4.8), picture)
     legend: dict[Line2D, str] = {}
     are_many = len(laws) > MAX_MARKED_LINES
     for place, law in enumerate(laws):
@@ -263,13 +278,8 @@ def plot_scaling(laws: Sequence[StudentLaw]) -> bytes:
     axes.set_xlabel("training FLOPs")
     axes.set_ylabel("held-out loss on the sample that is\nmeasured along the way (nats per token)")
     axes.set_title(f"The law of each student, followed to {AHEAD} times its training", loc="left")
-    _name_beside(axes, list(legend), list(legend.values()))
-    return _png(figure)
-
-
-def _name_beside(axes: "Axes", lines: "Sequence[Line2D]", names: Sequence[str]) -> None:
-    """Name lines to the right of a picture, where they cover nothing."""
-    axes.legend(lines, names, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=9)
+    name_beside(axes, list(legend), list(legend.values()), picture)
+    return written(figure, picture)
 
 
 def shortened(name: str) -> str:
@@ -297,28 +307,3 @@ def _token_unit(num_tokens: int) -> tuple[float, str]:
         if num_tokens >= unit:
             return unit, name
     return 1.0, "tokens"
-
-
-def _figure(height_inches: float) -> "tuple[Figure, Axes]":
-    # Without pyplot: no window system, no state that two threads would share.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(WIDTH_INCHES, height_inches), dpi=DOTS_PER_INCH, layout="constrained")
-    axes: Any = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=9)
-    return figure, axes
-
-
-def _png(figure: "Figure") -> bytes:
-    from matplotlib.text import Text
-    from PIL import Image
-
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)  # else a name with two dollars is taken for a formula
-    drawn, stored = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png")
-    # Dagster keeps each picture three times for each run: with a palette it has a third of the bytes.
-    with Image.open(drawn) as picture:
-        picture.convert("RGB").quantize(NUM_COLOURS, dither=Image.Dither.NONE).save(stored, "PNG", optimize=True)
-    return stored.getvalue()

@@ -61,8 +61,9 @@ class CrossCheck:
             yield from StudentCheck(self._file, name, self._left_out).problems()
         published = self._file.publishing
         for what, named, known in (
-            ("students", published.students, self._file.students),
-            ("selections", published.selections, self._file.selections),
+            ("publishing.students", published.students, self._file.students),
+            ("publishing.selections", published.selections, self._file.selections),
+            ("reporting.paper", self._file.reporting.paper, self._file.students),
         ):
             for name in named:
-                yield from self._unknown(f"publishing.{what}", name, known)
+                yield from self._unknown(what, name, known)

@@ -17,6 +17,7 @@ from miniplm_assets.experiment.generations import Generation
 from miniplm_assets.experiment.models import Owners, Scored, Seed, StudentTraining, TokenizerSource
 from miniplm_assets.experiment.objectives import CrossEntropy, Objective
 from miniplm_assets.experiment.publishing import Publishing
+from miniplm_assets.experiment.reporting import Reporting
 from miniplm_assets.experiment.scoring import Pilot
 from miniplm_assets.experiment.selections import Selection, Who
 from miniplm_assets.experiment.settings import Name, Settings, Share
@@ -137,6 +138,7 @@ class Experiment(Settings):
     students: dict[Name, Student] = {}
     evaluation: Evaluation = Evaluation()
     publishing: Publishing = Publishing()
+    reporting: Reporting = Reporting()
     automation: Automation = Automation()
 
     @model_validator(mode="after")

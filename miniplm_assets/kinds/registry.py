@@ -25,6 +25,7 @@ from miniplm_assets.kinds.proxy_agreement import PROXY_AGREEMENT
 from miniplm_assets.kinds.proxy_differences import PROXY_DIFFERENCES
 from miniplm_assets.kinds.raw_corpus import RAW_CORPUS
 from miniplm_assets.kinds.refined_sequences import REFINED_SEQUENCES
+from miniplm_assets.kinds.report import REPORT
 from miniplm_assets.kinds.rescoring import RESCORED
 from miniplm_assets.kinds.retokenised_scores import RETOKENISED_SCORES
 from miniplm_assets.kinds.retokenised_sequences import RETOKENISED_SEQUENCES
@@ -59,7 +60,7 @@ WAREHOUSE_VARIABLE: Final = "MINIPLM_WAREHOUSE"
 
 
 def all_kinds(sql: SqlProject) -> tuple[Kind[Any], ...]:
-    """Return every kind, each after those whose nodes its own look at: gates first, the catalog of all last."""
+    """Return every kind, each after those whose nodes its own look at: gates first, what shows all of them last."""
     return (
         RAW_CORPUS,
         PROTECTED_NGRAMS,
@@ -102,6 +103,7 @@ def all_kinds(sql: SqlProject) -> tuple[Kind[Any], ...]:
         LEDGER,
         BREAK_EVEN,
         SCALING_LAWS,
+        REPORT,
         EXPORTED_STUDENT,
         EXPORTED_CORPUS,
         WAREHOUSE_CATALOG,

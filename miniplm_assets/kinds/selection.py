@@ -193,8 +193,10 @@ def _distribution(work: Work[SelectionParameters], rows: pl.DataFrame) -> tuple[
     cutoff = cutoff_of(work)
     unit = WORDS_OF_UNIT[cutoff["rank_by"]]
     ranking = work.input_node(DIFFERENCES).kind.name
-    words = {} if ranking == DIFFERENCES else {"quantity": ranking.replace("_", " "), "kept": "those that rank highest"}
-    picture = plot_difference_distribution(rows, cutoff=cutoff["cutoff_difference"], unit=unit, **words)
+    plot = partial(plot_difference_distribution, rows, cutoff=cutoff["cutoff_difference"], unit=unit)
+    if ranking != DIFFERENCES:
+        plot = partial(plot, quantity=ranking.replace("_", " "), kept="those that rank highest")
+    picture = plot()
     return "difference_distribution.png", picture
 
 

@@ -1,21 +1,20 @@
 """`warehouse_catalog`: warehouse.duckdb, with every table of the graph under its own name."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.documents import DOCUMENTS
+from miniplm_assets.kinds.placing import place_latest
 from miniplm_assets.kinds.refined_sequences import REFINED_SEQUENCES
 from miniplm_assets.kinds.sequences import SEQUENCES
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS
 from miniplm_assets.lineage.kind import Blueprint, Kind, Node
 from miniplm_assets.lineage.outcome import CATALOG
-from miniplm_assets.lineage.snapshot import latest_state, mark_complete
+from miniplm_assets.lineage.snapshot import mark_complete
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.catalog import CatalogTable, write_catalog
-from miniplm_assets.storage.files import beside, flush_to_disk
 from miniplm_assets.storage.store import Draft, Result
 from miniplm_assets.storage.tables import REJECTED
 
@@ -53,29 +52,9 @@ def _make(work: Work[Place]) -> Result:
         draft.facts = {"num_tables": len(tables), "tables": [table.name for table in tables]}
 
     result = work.make(write)
-    _place_latest(work)
+    snapshot, node = work.run.snapshot(), work.pipeline.graph[RAW_CORPUS]
+    place_latest(work, CATALOG, lambda: mark_complete(snapshot, node, work.pipeline.store))
     return result
-
-
-def _place_latest(work: Work[Place]) -> None:
-    """Put the catalog of the latest state of the corpus at the top of the warehouse, whoever has made it.
-
-    Where a run on an older state ends last, what a newer one put there stays. Where the newer one has not come to its
-    catalog yet, it will.
-    """
-    pipeline, own, placed = work.pipeline, work.run.snapshot(), None
-    node, store = pipeline.graph[RAW_CORPUS], pipeline.store
-    while placed != (latest := latest_state(node, store)):  # which another run may change meanwhile
-        is_own = latest == own.recipe.fingerprint
-        recipe = work.recipe if is_own else pipeline.latest_fingerprints().recipe(work.node.key)
-        stored = store.find(recipe)
-        if stored is None:
-            work.report(f"{CATALOG} is left to the run on the latest state of the corpus, raw_corpus {latest}")
-            return
-        _place(stored.folder / CATALOG, store.root / CATALOG)
-        if is_own:
-            mark_complete(own, node, store)
-        placed = latest
 
 
 def _tables(work: Work[Place]) -> Iterator[CatalogTable]:
@@ -121,18 +100,6 @@ def _tables(work: Work[Place]) -> Iterator[CatalogTable]:
 
 def _name_columns(node: Node[Any]) -> tuple[str, ...]:
     return node.kind.name_columns or ((node.kind.section,) if node.names else ())
-
-
-def _place(stored: Path, target: Path) -> None:
-    """Copy the stored catalog to the top of the warehouse, unless it is there: clients may write into that one."""
-    there, wanted = (path.stat() if path.exists() else None for path in (target, stored))
-    if there and wanted and (there.st_size, there.st_mtime_ns) == (wanted.st_size, wanted.st_mtime_ns):
-        return
-    copied = beside(target)
-    shutil.copy2(stored, copied)
-    flush_to_disk(copied)
-    copied.replace(target)
-    flush_to_disk(target.parent)
 
 
 WAREHOUSE_CATALOG = Kind(

@@ -13,6 +13,8 @@ BREAK_EVEN: Final = "break_even"
 TASK_COMPARISON: Final = "task_comparison"
 STUDENTS: Final = "students.parquet"
 CATALOG: Final = "warehouse.duckdb"
+REPORT: Final = "report"
+REPORT_FILE: Final = "report.html"
 
 
 def outcome(pipeline: Pipeline) -> str:
@@ -25,7 +27,7 @@ def outcome(pipeline: Pipeline) -> str:
     """
     if COMPARISON not in pipeline.graph:
         pipeline.latest_fingerprints()  # else a warehouse that cannot be read would be taken for an empty one
-        return f"The experiment compares no students. Results: {pipeline.store.root}"
+        return f"The experiment compares no students. Results: {pipeline.store.root}{_report(pipeline)}"
     fingerprints, caution = last_made(pipeline, COMPARISON, called="the outcome")
     caution = f"{caution}\n\n" if caution else ""
     result = pipeline.store.require(fingerprints.recipe(COMPARISON))
@@ -40,7 +42,18 @@ def outcome(pipeline: Pipeline) -> str:
         f"Plots:      {result.folder}\n"
         f"Warehouse:  {pipeline.store.root / CATALOG} (any DuckDB client)\n"
         "Graph:      make ui, then http://localhost:3000"
+        f"{_report(pipeline)}"
     )
+
+
+def _report(pipeline: Pipeline) -> str:
+    """Return where the report is: a line after those of an outcome."""
+    if REPORT not in pipeline.graph:
+        return ""
+    fingerprints, _ = last_made(pipeline, REPORT, called=REPORT)
+    if pipeline.store.find(fingerprints.recipe(REPORT)) is None:
+        return f"\nReport:     not made yet; materialise {REPORT}"
+    return f"\nReport:     {pipeline.store.root / REPORT_FILE} (any browser; one file, to be sent to somebody)"
 
 
 def last_made(pipeline: Pipeline, key: str, seed: int | None = None, *, called: str) -> tuple[Fingerprints, str]:

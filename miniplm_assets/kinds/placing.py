@@ -1,0 +1,54 @@
+"""A file of a result at the top of the warehouse, where a person looks for it: of the latest state of the corpus."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from miniplm_assets.lineage.fingerprints import RAW_CORPUS
+from miniplm_assets.lineage.snapshot import latest_state
+from miniplm_assets.lineage.work import Work
+from miniplm_assets.storage.files import beside, flush_to_disk
+
+
+def place_latest(work: Work[Any], name: str, placed_own: Callable[[], None] = lambda: None) -> None:
+    """Put a file of the latest state of the corpus at the top of the warehouse, whoever has made it.
+
+    Where a run on an older state ends last, what a newer one put there stays. Where the newer one has not come to it
+    yet, it will.
+
+    Args:
+        work: the asset, made on the state that its run works on.
+        name: of the file, in its result and there.
+        placed_own: called where that state is the latest, once its file is there.
+    """
+    pipeline, own, placed = work.pipeline, work.run.snapshot(), None
+    node, store = pipeline.graph[RAW_CORPUS], pipeline.store
+    while placed != (latest := latest_state(node, store)):  # which another run may change meanwhile
+        is_own = latest == own.recipe.fingerprint
+        recipe = work.recipe if is_own else pipeline.latest_fingerprints().recipe(work.node.key)
+        stored = store.find(recipe)
+        if stored is None:
+            work.report(f"{name} is left to the run on the latest state of the corpus, raw_corpus {latest}")
+            return
+        _place(stored.folder / name, store.root / name)
+        if is_own:
+            placed_own()
+        placed = latest
+
+
+def _place(stored: Path, target: Path) -> None:
+    """Copy a stored file to the top of the warehouse, unless it is there: clients may write into that one."""
+    if is_placed(stored, target):
+        return
+    copied = beside(target)
+    shutil.copy2(stored, copied)
+    flush_to_disk(copied)
+    copied.replace(target)
+    flush_to_disk(target.parent)
+
+
+def is_placed(stored: Path, target: Path) -> bool:
+    """Say whether the file at the top of the warehouse is that of a result."""
+    there, wanted = (path.stat() if path.exists() else None for path in (target, stored))
+    return bool(there and wanted and (there.st_size, there.st_mtime_ns) == (wanted.st_size, wanted.st_mtime_ns))
