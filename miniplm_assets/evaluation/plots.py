@@ -275,6 +275,8 @@ def plot_scaling(laws: Sequence[StudentLaw], picture: Format = "png") -> bytes:
             ends = np.array([law.fit.interval_of_loss(each) for each in ahead])
             axes.fill_between(ahead, ends[:, 0], ends[:, 1], color=colour, alpha=0.15, linewidth=0)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:.0e}")
+    axes.minorticks_off()
     axes.set_xlabel("training FLOPs")
     axes.set_ylabel("held-out loss on the sample that is\nmeasured along the way (nats per token)")
     axes.set_title(f"The law of each student, followed to {AHEAD} times its training", loc="left")
