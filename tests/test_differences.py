@@ -87,13 +87,20 @@ def test_several_seeds_are_judged_over_seeds_and_text() -> None:
     assert wide.difference_high - wide.difference_low > by_seeds.high - by_seeds.low
 
 
+def held_student() -> StudentRecord:
+    return student("better", [4.0, 2.0], [4.0, 2.0])
+
+
 def test_tokens_saved_are_those_of_all_pairs_of_seeds() -> None:
     base = student("no_kd", [4.0, 3.0], [4.0, 3.2])
     # Half-way down at 3,000 tokens for the one target, and at 2,800 for the other; and twice as steep.
-    held = hold_against(student("better", [4.0, 2.0], [4.0, 2.0]), base)
+    held = hold_against(held_student(), base)
     factors = [4_000 / 3_000, 4_000 / 2_800] * 2
     assert held.tokens_saved_factor == pytest.approx(math.prod(factors) ** 0.25)
     assert held.num_pairs_reached == 4
+    assert held.flops_saved_factor == pytest.approx(held.tokens_saved_factor)
+    dear = replace(held_student(), runs=tuple(replace(run, training_flops=3) for run in held_student().runs))
+    assert hold_against(dear, base).flops_saved_factor == pytest.approx(held.tokens_saved_factor / 3)
     logs = [math.log(4_000 / 3_000), math.log(4_000 / 2_800)]
     middle = sum(logs) / 2
     interval = difference_of_means([middle, middle], [middle - one for one in logs])

@@ -54,6 +54,8 @@ class HeldAgainst:
             geometric mean over the pairs of seeds; None where one of the pairs never got there.
         tokens_saved_low: lower end of its 95 % interval over seeds; None with one seed.
         tokens_saved_high: upper end.
+        flops_saved_factor: how many times fewer training FLOPs that is, by what a token costs each of the two; its
+            interval is that of the tokens, by the same factor.
         num_pairs_reached: pairs of a seed of the student and one of the baseline of which the one got there.
     """
 
@@ -78,6 +80,7 @@ class HeldAgainst:
     tokens_saved_factor: float | None
     tokens_saved_low: float | None
     tokens_saved_high: float | None
+    flops_saved_factor: float | None
     num_pairs_reached: int
 
     @property
@@ -227,6 +230,7 @@ def _held(names: tuple[str, str], ours: Measured, theirs: Measured, *, unit: str
         tokens_saved_factor=None,
         tokens_saved_low=None,
         tokens_saved_high=None,
+        flops_saved_factor=None,
         num_pairs_reached=0,
     )
 
@@ -287,7 +291,12 @@ def _tokens_saved(student: StudentRecord, baseline: StudentRecord, excluded_doma
     logarithms = np.log(np.array(factors, dtype=np.float64))
     by_student, by_baseline = logarithms.mean(1).tolist(), logarithms.mean(0).tolist()
     mean = fmean(by_student)
-    found = {"tokens_saved_factor": math.exp(mean), "num_pairs_reached": len(reached)}
+    flops_per_token = [fmean(run.training_flops / run.num_tokens for run in one.runs) for one in (student, baseline)]
+    found = {
+        "tokens_saved_factor": math.exp(mean),
+        "flops_saved_factor": math.exp(mean) * flops_per_token[1] / flops_per_token[0],
+        "num_pairs_reached": len(reached),
+    }
     if min(len(curves), len(finals)) == 1:
         return found
     interval = difference_of_means(by_student, [mean - one for one in by_baseline])

@@ -196,6 +196,7 @@ them.""",
         "over pairs of seeds; empty where a pair never got there",
         "tokens_saved_low": "lower end of its 95 % interval over seeds; empty with one seed",
         "tokens_saved_high": "upper end",
+        "flops_saved_factor": "how many times fewer training FLOPs that is; its interval is that of the tokens, scaled",
         "num_pairs_reached": "pairs of seeds of which the student got there",
     },
 )
