@@ -602,7 +602,8 @@ def test_a_student_learns_from_what_its_teacher_wrote(tiny):
     before, after = (joined[column].list.tail(20) for column in ("token_ids_before", "token_ids"))
     assert (before != after).mean() > 0.9
     assert (
-        "seqkd_drawn (trained on generated_corpus/drawn) is" in materialisations["comparison"].metadata["verdict"].value
+        "seqkd_drawn (trained on generated_corpus/drawn) ended"
+        in materialisations["comparison"].metadata["verdict"].value
     )
     with duckdb.connect(str(tiny.root / "warehouse.duckdb"), read_only=True) as catalog:
         counts = dict(catalog.sql("select generation, count(*) from generated_corpus group by all").fetchall())

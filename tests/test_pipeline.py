@@ -393,8 +393,8 @@ def test_the_students_load_as_any_model(tiny):
 def test_the_outcome_says_who_is_better_with_the_measured_losses(tiny):
     text = outcome(tiny[1])
     losses = {name: value(tiny[2][f"{name}/student_evaluation"], "nll_nats_per_token") for name in ("no_kd", "miniplm")}
-    word = "better" if losses["miniplm"] < losses["no_kd"] else "worse"
-    assert f"is {word} than" in text or "the same held-out loss" in text
+    word = "lower" if losses["miniplm"] < losses["no_kd"] else "higher"  # of one seed each: not better, or worse
+    assert f"ended {word} than" in text or "cannot be told apart" in text or "the same held-out loss" in text
     assert f"{losses['miniplm']:.3f} against {losses['no_kd']:.3f}" in text
     assert "warehouse.duckdb" in text
 

@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from typing import get_args
 
 import dagster as dg
 import polars as pl
@@ -14,11 +15,12 @@ from miniplm_assets import cli
 from miniplm_assets.assets.build import build_assets
 from miniplm_assets.core.paper import ACCURACY_PERCENT, AVERAGE_PERCENT, TASKS
 from miniplm_assets.evaluation.comparison import comparison_table
+from miniplm_assets.evaluation.differences import hold_all
 from miniplm_assets.evaluation.plots import plot_difference_distribution
 from miniplm_assets.evaluation.report.blocks import Column, Picture, Report, Section, Source, Table, Text, Texts, Words
 from miniplm_assets.evaluation.report.characters import visible
 from miniplm_assets.evaluation.report.charts import inline_svg
-from miniplm_assets.evaluation.report.drawings import Asset, asset_graph, column_lineage
+from miniplm_assets.evaluation.report.drawings import ROWS, Asset, asset_graph, column_lineage
 from miniplm_assets.evaluation.report.page import render
 from miniplm_assets.evaluation.report.paper import paper_section
 from miniplm_assets.evaluation.report.provenance import Spoken, checks_said
@@ -30,6 +32,7 @@ from miniplm_assets.kinds.registry import PROJECT, all_kinds, open_pipeline
 from miniplm_assets.kinds.report import REPORT
 from miniplm_assets.lineage.graph import build_graph
 from miniplm_assets.lineage.kind import Kind, Node
+from miniplm_assets.lineage.kind import Section as Named
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.storage.sql_project import load_sql_project
 from miniplm_assets.storage.store import Store
@@ -370,7 +373,7 @@ def test_kinds_that_it_does_not_know_are_shown_as_they_are_stored(tiny):
     assert page.rows("miniplm: metrics")["mine"] == ["yes", 0.25]
     assert "What a student scores. 3 rows." in page.text
     require_alone(page)
-    assert [one["alt"] for tag, one in page.tags if tag == "img"] == ["a_picture.png"]
+    assert [one["alt"] for tag, one in page.tags if tag == "img"] == ["scaling_bpe.png", "a_picture.png"]
     ours = page.rows("Zero-shot accuracy")["miniplm (here)"]
     assert (ours[0], ours[1 + TASKS.index("piqa")]) == ("not measured", 75)
 
@@ -395,7 +398,7 @@ def test_many_students_are_told_apart():
         table=comparison_table([*made, other], baseline="plain"),
         groups={"plain": [one.name for one in [*made, other]]},
         excluded_domains=(),
-        verdict=verdict([*made, other], baseline="plain"),
+        verdict=verdict([*made, other], hold_all([*made, other], baseline="plain"), baseline="plain"),
         source=Source("comparison", "0" * 32),
         evaluations=sources,
         checkpoints=sources,
@@ -457,3 +460,7 @@ def test_checks_that_spoke_up_are_named():
     assert table.caption == "2 of 3 checks did not pass"
     assert table.rows[0] == ["a/b", "c", "warns", "too few", "means"] and table.rows[1][2] == "failed"
     assert checks_said([replace(one, passed=True)]).text == "All 1 checks that are stored, of 1 assets, passed."
+
+
+def test_what_every_section_names_has_a_place_in_the_drawing() -> None:
+    assert sorted(section for row in ROWS for section in row) == sorted(get_args(Named))

@@ -272,7 +272,10 @@ def _other_reports(inputs: Inputs) -> Section | None:
     """Return what the report knows nothing of, and that is small enough to be shown as it is."""
     blocks: list[Block] = []
     for key in inputs.assets:
-        if inputs.section(key) in ("corpus", "reports", "student", "generation") and inputs.kind(key) not in KNOWN:
+        if (
+            inputs.section(key) in ("corpus", "text", "tasks", "reports", "student", "generation")
+            and inputs.kind(key) not in KNOWN
+        ):
             said = inputs.facts(key).get("verdict")
             if isinstance(said, str):
                 blocks.append(Words(text=said.replace("**", "")))

@@ -10,8 +10,8 @@ from miniplm_assets.evaluation.report.characters import visible
 
 # Of boxes, from top to bottom; what stands in one row is told apart by its name.
 ROWS: Final[tuple[tuple[str, ...], ...]] = (
-    ("corpus",),
-    ("tokenizer",),
+    ("corpus", "text"),
+    ("tokenizer", "tasks"),
     ("teacher", "reference"),
     ("selection", "generation"),
     ("student",),
