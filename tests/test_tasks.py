@@ -346,7 +346,7 @@ def test_a_changed_data_file_is_another_question(evaluated, tmp_path):
     after = open_pipeline(write_experiment(copy / "experiment.yaml", content)).latest_fingerprints()
     changed = {key for key in before.graph if before.recipe(key) != after.recipe(key)}
     students = {f"{name}/student_tasks" for name in ("plain", "other")}
-    assert changed == {"tasks", "task_comparison", "warehouse_catalog"} | students
+    assert changed == {"tasks", "task_comparison", "report", "warehouse_catalog"} | students
 
 
 # ---- what is wrong
