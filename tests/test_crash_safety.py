@@ -86,6 +86,7 @@ def test_a_run_killed_at_every_publication_point_ends_with_the_same_bytes(experi
         "model",
         "scores",
         "selection",
+        "selection_diversity",
         "generated_corpus",
         "student_checkpoint",
         "student_evaluation",

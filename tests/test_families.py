@@ -139,7 +139,7 @@ def test_students_are_measured_on_the_validation_text_in_their_own_tokens(famili
             # A character of a byte-level piece is a byte.
             of_text = [piece for piece in scored if piece not in end]
             num_bytes += sum(map(len, of_text)) if tokenizer != "pieces" else len(spelt_pieces(of_text))
-        [total] = table(pipeline, f"{student}/student_evaluation").filter("is_total").to_dicts()
+        [total] = table(pipeline, f"{student}/student_evaluation", "held_out.parquet").filter("is_total").to_dicts()
         assert (total["num_sequences"], total["num_scored_tokens"]) == (len(held_out), num_tokens)
         assert total["bits_per_byte"] == pytest.approx(total["nll_nats"] / math.log(2) / num_bytes, rel=1e-12)
         assert 0.85 * held_out_documents["num_bytes"].sum() < num_bytes < held_out_documents["num_bytes"].sum()

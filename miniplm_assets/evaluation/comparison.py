@@ -148,11 +148,6 @@ class StudentRecord:
         """Return the mean over its seeds of a value of the held-out table, over all domains that count."""
         return fmean(run.overall(column) for run in self.runs)
 
-    def mean_in_context_gain(self) -> float | None:
-        """Return the mean over its seeds of what long contexts lower its loss by; None where one has none."""
-        gains = [run.in_context_gain for run in self.runs if run.in_context_gain is not None]
-        return fmean(gains) if len(gains) == len(self.runs) else None
-
     def final_curve_loss(self, excluded_domains: Collection[str]) -> float:
         """Return the mean over its seeds of the last loss along the way, in nats a token: that of the sample."""
         return fmean(float(run.curve(excluded_domains)["held_out_nll_nats_per_token"][-1]) for run in self.runs)

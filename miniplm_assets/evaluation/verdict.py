@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from miniplm_assets.core.intervals import difference_of_means
 from miniplm_assets.evaluation.comparison import StudentRecord, find_student, tokens_to_baseline_loss
 from miniplm_assets.evaluation.differences import ALIKE, EQUAL_NATS, HIGHER, LOWER, PER_BYTE, UNTOLD, HeldAgainst
 
@@ -17,8 +18,6 @@ KEEPS_NEARLY_ALL = 0.95
 # Repeating data up to about four times is nearly as good as new data, and loses its worth beyond (Muennighoff et al.
 # 2023, arXiv 2305.16264, section 5).
 MANY_EPOCHS = 4.0
-# A student that gains less than this share of what its baseline gains from long contexts is told of.
-LITTLE_CONTEXT = 0.9
 # Of what two students differ in; more would bury the outcome.
 NUM_SHOWN_SETTINGS = 4
 # From so many on, students are told in short before each is by itself.
@@ -233,11 +232,17 @@ def _interval_of_factor(held: HeldAgainst) -> str:
 
 def _context(student: StudentRecord, base: StudentRecord) -> Iterator[str]:
     """Say where a student learns less from its context than its baseline, as distilled logits are said to make it."""
-    ours, theirs = student.mean_in_context_gain(), base.mean_in_context_gain()
-    if ours is not None and theirs is not None and ours < LITTLE_CONTEXT * theirs:
+    ours, theirs = (
+        [run.in_context_gain for run in one.runs if run.in_context_gain is not None] for one in (student, base)
+    )
+    if min(len(ours), len(theirs)) < 2:
+        return
+    difference = difference_of_means(ours, theirs)
+    if difference.high < 0:
         yield (
-            f"It learns less from its context: long contexts lower its loss by {ours:.3f} nats a token, that of "
-            f"{base.name} by {theirs:.3f}."
+            f"It learns less from its context: long contexts lower its loss by {fmean(ours):.3f} nats a token, that of "
+            f"{base.name} by {fmean(theirs):.3f} (95 % interval of the difference over seeds {difference.low:.3f} to "
+            f"{difference.high:.3f})."
         )
 
 
