@@ -33,6 +33,7 @@ class SelectionRecord:
 
     Attributes:
         name: of the selection.
+        is_control: whether it is made by chance, or to fail: nothing is then advised.
         kept_share: kept share of the candidate sequences, in (0, 1].
         teacher_nll_nats_per_token: held-out loss of its teacher; None where it asks none.
         reference_nll_nats_per_token: held-out loss of its reference; None where it asks none.
@@ -44,6 +45,7 @@ class SelectionRecord:
     teacher_nll_nats_per_token: float | None
     reference_nll_nats_per_token: float | None
     domain_shift: pl.DataFrame
+    is_control: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,8 +138,8 @@ class StudentRecord:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that it was trained on; its seeds differ by less than a sequence."""
-        return self.runs[0].num_tokens
+        """Tokens that it was trained on, the mean over its seeds, which differ by less than a step."""
+        return round(fmean(run.num_tokens for run in self.runs))
 
     @property
     def num_epochs(self) -> float:

@@ -180,7 +180,7 @@ def hold_against(
         )
     # Sequences of another tokenizer are other ones.
     held = _held(names, ours, theirs, unit=unit, is_paired=is_alike)
-    return replace(held, **_tokens_saved(student, baseline, excluded_domains))
+    return replace(held, **tokens_saved(student, baseline, excluded_domains))
 
 
 def hold_on_text(names: tuple[str, str], text: str, ours: Measured, theirs: Measured) -> HeldAgainst:
@@ -274,7 +274,7 @@ def _resampled(ours: Measured, theirs: Measured, *, is_paired: bool) -> Floats |
     return np.asarray((mine - other)[:, 0] / ours.scale)
 
 
-def _tokens_saved(student: StudentRecord, baseline: StudentRecord, excluded_domains: Collection[str]) -> dict[str, Any]:
+def tokens_saved(student: StudentRecord, baseline: StudentRecord, excluded_domains: Collection[str]) -> dict[str, Any]:
     """Return the tokens saved of all pairs of a seed of the one and a seed of the other.
 
     As logarithms, the factors of the pairs are a mean and what the seed of the student and that of the baseline add to

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from miniplm_assets.core.curves import tokens_saved_factor
 from miniplm_assets.evaluation.comparison import StudentRecord, find_student, tokens_to_baseline_loss
+from miniplm_assets.evaluation.differences import tokens_saved
 from miniplm_assets.evaluation.figures import Format, height_inches, name_beside, new_figure, written
 from miniplm_assets.evaluation.held_out import counted_domains
 from miniplm_assets.evaluation.scaling import AHEAD, StudentLaw
@@ -68,7 +68,7 @@ def plot_loss_curves(
         line = axes.axhline(final, color=GREY, linestyle="--", linewidth=1, zorder=1)
         if not are_many:  # else each line names its last loss
             legend[line] = f"final loss of {shortened(base.name)} on this sample: {final:.3f}"
-    best = None
+    best: tuple[float, str, str] | None = None
     if are_many:
         shown.sort(key=lambda one: one.final_curve_loss(excluded_domains))
     for place, student in enumerate(shown):
@@ -91,17 +91,17 @@ def plot_loss_curves(
             if base is None or student is base:
                 continue
             needed = tokens_to_baseline_loss(student, run, base, excluded_domains)
-            factor = tokens_saved_factor(baseline_tokens=base.num_tokens, tokens_to_baseline_loss=needed)
-            if needed is None or factor is None:
-                continue
-            axes.plot([needed / unit], [final], marker="o", markersize=11, markerfacecolor="none", color=colour)
-            if best is None or factor > best[0]:
-                best = (factor, needed, student.name, colour)
-    if best is not None and best[0] > 1:
-        factor, needed, name, colour = best
+            if needed is not None:
+                axes.plot([needed / unit], [final], marker="o", markersize=11, markerfacecolor="none", color=colour)
+        if base is not None and student is not base:
+            factor = tokens_saved(student, base, excluded_domains).get("tokens_saved_factor")
+            if factor is not None and (best is None or factor > best[0]):
+                best = (factor, student.name, colour)
+    if base is not None and best is not None and best[0] > 1:
+        factor, name, colour = best
         axes.annotate(
             f"{shortened(name)} gets there with\n{factor:.2f} times fewer tokens",
-            (needed / unit, final),
+            (base.num_tokens / factor / unit, final),
             xytext=(0.02, 0.04),  # falling curves leave this corner free
             textcoords="axes fraction",
             color=colour,

@@ -114,7 +114,8 @@ def _judge(
     yield from _context(student, base)
     yield from _by_domain(student, base, is_by_selection=not also)
     yield from _more_than_the_corpus(student, also)
-    if not also and student.selection is not None and held.outcome in (HIGHER, ALIKE):
+    is_meant_to_help = student.selection is not None and not student.selection.is_control
+    if not also and is_meant_to_help and held.outcome in (HIGHER, ALIKE):
         yield "The selection did not help."
         reasons = list(_reasons(student, base))
         yield from reasons or [
@@ -204,30 +205,25 @@ def _pace(
     student: StudentRecord, base: StudentRecord, held: HeldAgainst, excluded_domains: Collection[str]
 ) -> Iterator[str]:
     needed = [tokens_to_baseline_loss(student, run, base, excluded_domains) for run in student.runs]
-    reached = [tokens for tokens in needed if tokens is not None]
-    if not reached:
+    num_reached = sum(tokens is not None for tokens in needed)
+    sample = "On the sample that is measured along the way"
+    target = f"the final loss of {base.name} ({base.final_curve_loss(excluded_domains):.3f} there)"
+    factor = held.tokens_saved_factor
+    if num_reached == 0:
         yield f"It never reached the final loss of {base.name} on the sample that is measured along the way."
-        return
-    tokens = fmean(reached)
-    factor = base.num_tokens / tokens
-    if factor <= 1:
-        return
-    # A mean over those that got there alone would flatter it.
-    who = "it" if len(reached) == len(needed) else f"{len(reached)} of its {len(needed)} seeds"
-    yield (
-        f"On the sample that is measured along the way, {who} reached the final loss of {base.name} "
-        f"({base.final_curve_loss(excluded_domains):.3f} there) after {tokens:,.0f} tokens, where {base.name} took "
-        f"{base.num_tokens:,}: {factor:.2f} times fewer{_interval_of_factor(held)}."
-    )
-
-
-def _interval_of_factor(held: HeldAgainst) -> str:
-    if held.tokens_saved_factor is None or held.tokens_saved_low is None or held.tokens_saved_high is None:
-        return ""
-    return (
-        f" (by pairs of seeds {held.tokens_saved_factor:.2f}, 95 % interval over seeds {held.tokens_saved_low:.2f} to "
-        f"{held.tokens_saved_high:.2f})"
-    )
+    elif factor is None:
+        yield (
+            f"{sample}, {num_reached} of its {len(needed)} seeds reached {target}; how many times faster, those alone "
+            "cannot say."
+        )
+    elif factor > 1:
+        interval = ""
+        if held.tokens_saved_low is not None and held.tokens_saved_high is not None:
+            interval = f" (95 % interval over seeds {held.tokens_saved_low:.2f} to {held.tokens_saved_high:.2f})"
+        yield (
+            f"{sample}, it reached {target} after {base.num_tokens / factor:,.0f} tokens, where {base.name} took "
+            f"{base.num_tokens:,}: {factor:.2f} times fewer{interval}."
+        )
 
 
 def _context(student: StudentRecord, base: StudentRecord) -> Iterator[str]:
@@ -258,8 +254,9 @@ def _by_domain(student: StudentRecord, base: StudentRecord, *, is_by_selection: 
     for row in worse.head(1).join(student.selection.domain_shift, on="domain").iter_rows(named=True):
         before, after = row["share_of_candidate_tokens"], row["share_of_kept_tokens"]
         yield (
-            f"It loses most in '{row['domain']}' ({row['added_nats_per_token']:+.3f} nats a token), whose share of the "
-            f"tokens the selection {'cut' if after < before else 'raised'} from {before:.1%} to {after:.1%}."
+            f"All tokens added up, it loses most in '{row['domain']}' ({row['added_nats_per_token']:+.3f} nats a "
+            f"token), whose share of the tokens the selection {'cut' if after < before else 'raised'} from "
+            f"{before:.1%} to {after:.1%}."
         )
 
 

@@ -97,6 +97,11 @@ class Selection(Settings):
         return self.score == "random" or self.temperature is not None
 
     @property
+    def is_control(self) -> bool:
+        """Whether it is made by chance, or is the wrong end of the differences: nobody expects it to help."""
+        return self.score == "random" or (self.score == DIFFERENCE and self.order == "lowest")
+
+    @property
     def is_plain(self) -> bool:
         """Whether it is Difference Sampling as published: the highest differences of the whole corpus, as they are."""
         return (

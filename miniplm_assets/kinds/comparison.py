@@ -90,11 +90,13 @@ class ComparedSelection(Settings):
     Attributes:
         teacher: its name.
         reference: its name.
+        is_control: whether it is made by chance, or to fail.
         scores: where those of a model are that did not score every candidate, by who it is.
     """
 
     teacher: str | None = None
     reference: str | None = None
+    is_control: bool = False
     scores: dict[Who, str] = Field(default_factory=dict)
 
     def key_of_scores(self, who: Who) -> str | None:
@@ -146,6 +148,7 @@ def _compared(experiment: Experiment) -> Compared:
         selections={
             name: ComparedSelection(
                 **selection.models,
+                is_control=selection.is_control,
                 scores=_own_scores(experiment, name, selection),
             )
             for name, selection in experiment.selections.items()
@@ -221,6 +224,7 @@ def _selection(work: Work[Compared], name: str) -> SelectionRecord:
     selection = work.settings.selections[name]
     return SelectionRecord(
         name=name,
+        is_control=selection.is_control,
         kept_share=cutoff["num_kept"] / cutoff["num_candidates"],
         teacher_nll_nats_per_token=_held_out_loss(work, selection.key_of_scores("teacher")),
         reference_nll_nats_per_token=_held_out_loss(work, selection.key_of_scores("reference")),

@@ -21,7 +21,7 @@ from miniplm_assets.storage.store import Draft, Result
 
 # What a person asks of a selection; in the order of the answer.
 TOLD_SETTINGS: Final = (
-    *("score", "rank_by", "order", "scale_correction", "temperature", "within", "pre_filter"),
+    *("score", "rank_by", "order", "scale_correction", "unwanted_domains", "temperature", "within", "pre_filter"),
     *("teacher", "reference", "tokenizer", "keep_fraction", "token_budget"),
 )
 
@@ -54,7 +54,8 @@ def _nodes(blueprint: Blueprint) -> Iterator[Node[Reported]]:
 
 def _words_of(experiment: Experiment, selection: Selection) -> dict[str, str]:
     values = {name: getattr(selection, name) for name in TOLD_SETTINGS} | {"seed": seed_of(experiment, selection)}
-    return {name: str(value) for name, value in values.items() if value is not None and value != "none"}
+    told = {name: ", ".join(value) if isinstance(value, tuple) else str(value) for name, value in values.items()}
+    return {name: words for name, words in told.items() if words not in ("None", "none", "")}
 
 
 def _schooling(settings: Settings) -> dict[str, str]:

@@ -109,6 +109,8 @@ def _told(
 def _made(settings: Mapping[str, str], sources: Mapping[str, str], cutoff: Mapping[str, Any]) -> dict[str, str]:
     shown = dict(settings)
     rows = {"ranked by": f"{WORDS_OF_SCORE[shown.pop('score')]}, in {WORDS_OF_UNIT[cutoff['rank_by']]}"}
+    if "unwanted_domains" in shown:
+        rows["ranked by"] += ", with the unwanted domains last: by the labels of the text, which a filter does not know"
     for who in ("teacher", "reference"):
         if who in shown:
             model = shown.pop(who)

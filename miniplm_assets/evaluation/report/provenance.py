@@ -25,7 +25,8 @@ TERMS: Final[Mapping[str, str]] = {
     "cutoff": "the lowest value that is kept. Everything above it is in the refined corpus.",
     "seed": "of the random numbers that a training begins with. Two seeds of the same student end apart by chance; a "
     "difference between students counts only where it is larger than that.",
-    "95 % interval": "of a difference, over seeds: where it reaches across 0, the two cannot be told apart.",
+    "95 % interval": "of a difference, over seeds and held-out text: where it reaches across 0, the two cannot "
+    "be told apart. Another teacher, reference or split is not in it.",
     "FLOPs": "floating-point operations: what a training costs on any device.",
     "fingerprint": "names a stored result by all that went into it: settings, code and inputs. The same fingerprint "
     "is the same result.",

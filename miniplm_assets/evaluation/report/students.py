@@ -7,6 +7,7 @@ from statistics import fmean
 import polars as pl
 
 from miniplm_assets.evaluation.comparison import StudentRecord
+from miniplm_assets.evaluation.differences import tokens_saved
 from miniplm_assets.evaluation.plots import plot_break_even, plot_loss_curves, shortened
 from miniplm_assets.evaluation.report.blocks import Block, Cell, Column, Number, Picture, Section, Source, Table, Words
 from miniplm_assets.evaluation.report.charts import inline_svg
@@ -85,7 +86,6 @@ def differences_told(differences: pl.DataFrame, source: Source) -> Table:
                 NOT_THERE if row["tokens_saved_factor"] is None else times(row["tokens_saved_factor"]),
                 _between(row["tokens_saved_low"], row["tokens_saved_high"], ".2f"),
                 NOT_THERE if row["num_seeds_needed"] is None else count(row["num_seeds_needed"]),
-                count(row["num_sequences"]),
             ]
         )
     return Table(
@@ -103,7 +103,6 @@ def differences_told(differences: pl.DataFrame, source: Source) -> Table:
             Column("tokens saved"),
             Column("95 % interval of that", "over seeds"),
             Column("seeds needed", "of each, to tell a difference of this size in 8 of 10 cases"),
-            Column("held-out sequences"),
         ],
         rows=rows,
         sources=[source],
@@ -132,7 +131,6 @@ def _small_table(told: StudentsTold) -> Table:
                 _saved(group, told),
                 ", ".join(map(str, seeds)),
                 count(group["num_parameters"][0]),
-                flops(fmean(group["training_flops"])),
             ]
         )
     return Table(
@@ -150,7 +148,6 @@ def _small_table(told: StudentsTold) -> Table:
             ),
             Column("seeds"),
             Column("parameters"),
-            Column("training FLOPs"),
         ],
         rows=rows,
         sources=[told.source] if told.source else list(told.evaluations.values()),
@@ -190,11 +187,10 @@ def _saved(group: pl.DataFrame, told: StudentsTold) -> Cell:
         return "is the baseline"
     if told.records[student].tokenizer != told.records[baseline].tokenizer:
         return "other tokenizer"
-    factors = group["tokens_saved_factor"].drop_nulls().to_list()
-    if not factors:
-        return "never there"
-    seeds = "" if len(factors) == group.height else f" in {len(factors)} of {group.height} seeds"
-    return times(fmean(factors), seeds)
+    saved = tokens_saved(told.records[student], told.records[baseline], told.excluded_domains)
+    if saved.get("tokens_saved_factor") is None:
+        return "not all seeds got there" if saved["num_pairs_reached"] else "never there"
+    return times(saved["tokens_saved_factor"])
 
 
 def curves(told: StudentsTold) -> Section:
