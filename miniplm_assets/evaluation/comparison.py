@@ -229,12 +229,29 @@ def tokens_to_baseline_loss(
     """Return the tokens after which a run of a student reached the baseline's final held-out loss along the way."""
     if student.tokenizer != baseline.tokenizer:
         return None
-    curve = run.curve(excluded_domains)
+    return tokens_along(run.curve(excluded_domains), baseline.final_curve_loss(excluded_domains))
+
+
+def tokens_along(curve: pl.DataFrame, target_nats_per_token: float) -> float | None:
+    """Return the tokens after which a curve, as `StudentRun.curve` returns it, first reached a loss; None: never."""
     return tokens_to_loss(
         curve["num_tokens"].to_list(),
         curve["held_out_nll_nats_per_token"].to_list(),
-        target_nats_per_token=baseline.final_curve_loss(excluded_domains),
+        target_nats_per_token=target_nats_per_token,
     )
+
+
+def by_baseline(baselines: Mapping[str, str | None]) -> dict[str, list[str]]:
+    """Return the students to compare by their baseline, which comes first.
+
+    Args:
+        baselines: of each student, by its name; None where it names none.
+    """
+    groups: dict[str, list[str]] = {}
+    for name, baseline in baselines.items():
+        if baseline is not None:
+            groups.setdefault(baseline, [baseline]).append(name)
+    return groups
 
 
 def unmeasured(students: Iterable[StudentRecord], asked: Mapping[str, Mapping[str, int]]) -> Iterator[str]:

@@ -13,11 +13,11 @@ from typing import Any, Final, get_type_hints
 import numpy as np
 import polars as pl
 
-from miniplm_assets.core.curves import tokens_saved_factor, tokens_to_loss
+from miniplm_assets.core.curves import tokens_saved_factor
 from miniplm_assets.core.errors import ScoringError
 from miniplm_assets.core.intervals import Difference, difference_of_means, difference_over_text, smallest_told
 from miniplm_assets.core.resampling import Floats, resampled_ratios
-from miniplm_assets.evaluation.comparison import StudentRecord, find_student
+from miniplm_assets.evaluation.comparison import StudentRecord, find_student, tokens_along
 
 # Below this, two losses print as the same number.
 EQUAL_NATS: Final = 0.0005
@@ -82,11 +82,6 @@ class HeldAgainst:
     tokens_saved_high: float | None
     flops_saved_factor: float | None
     num_pairs_reached: int
-
-    @property
-    def is_told(self) -> bool:
-        """Whether the one is lower or higher than the other, as far as the interval goes."""
-        return self.outcome in (LOWER, HIGHER)
 
 
 _COLUMN_TYPES: Final[dict[Any, Any]] = {
@@ -284,7 +279,13 @@ def tokens_saved(student: StudentRecord, baseline: StudentRecord, excluded_domai
         return {}
     curves = [run.curve(excluded_domains) for run in student.runs]
     finals = [run.curve(excluded_domains)["held_out_nll_nats_per_token"][-1] for run in baseline.runs]
-    factors = [[_factor(curve, final, baseline.num_tokens) for final in finals] for curve in curves]
+    factors = [
+        [
+            tokens_saved_factor(baseline_tokens=baseline.num_tokens, tokens_to_baseline_loss=tokens_along(curve, final))
+            for final in finals
+        ]
+        for curve in curves
+    ]
     reached = [factor for row in factors for factor in row if factor is not None]
     if len(reached) < len(curves) * len(finals):  # a mean of those that got there alone would flatter it
         return {"num_pairs_reached": len(reached)}
@@ -301,12 +302,3 @@ def tokens_saved(student: StudentRecord, baseline: StudentRecord, excluded_domai
         return found
     interval = difference_of_means(by_student, [mean - one for one in by_baseline])
     return found | {"tokens_saved_low": math.exp(interval.low), "tokens_saved_high": math.exp(interval.high)}
-
-
-def _factor(curve: pl.DataFrame, target: float, baseline_tokens: int) -> float | None:
-    needed = tokens_to_loss(
-        curve["num_tokens"].to_list(),
-        curve["held_out_nll_nats_per_token"].to_list(),
-        target_nats_per_token=target,
-    )
-    return tokens_saved_factor(baseline_tokens=baseline_tokens, tokens_to_baseline_loss=needed)

@@ -12,6 +12,7 @@ from miniplm_assets.core.splits import VALIDATION
 from miniplm_assets.evaluation.comparison import (
     SelectionRecord,
     StudentRecord,
+    by_baseline,
     comparison_table,
     unmeasured,
 )
@@ -173,8 +174,9 @@ def _make(work: Work[Compared]) -> Result:
         students = {name: _student(work, name, selections) for name in work.settings.students}
         [differences_file] = work.input_tables(STUDENT_DIFFERENCES.name)
         held = differences_in(pl.read_parquet(differences_file, glob=False))
+        baselines = {name: student.baseline for name, student in work.settings.students.items()}
         tables, verdicts = [], []
-        for baseline, names in _groups(work.settings).items():
+        for baseline, names in by_baseline(baselines).items():
             group = [students[name] for name in names]
             tables.append(comparison_table(group, baseline=baseline, excluded_domains=excluded_domains))
             verdicts.append(verdict(group, held, baseline=baseline, excluded_domains=excluded_domains))
@@ -200,15 +202,6 @@ def _make(work: Work[Compared]) -> Result:
         work.report(draft.facts["verdict"])
 
     return work.make(write)
-
-
-def _groups(compared: Compared) -> dict[str, list[str]]:
-    """Return the students to compare by their baseline, which comes first."""
-    groups: dict[str, list[str]] = {}
-    for name, student in compared.students.items():
-        if student.baseline is not None:
-            groups.setdefault(student.baseline, [student.baseline]).append(name)
-    return groups
 
 
 def _held_against_nothing(compared: Compared) -> list[str]:

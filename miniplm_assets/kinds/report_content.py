@@ -8,7 +8,7 @@ from pydantic import Field
 from miniplm_assets.core.paper import PaperStudent
 from miniplm_assets.core.recipe import key_of
 from miniplm_assets.core.splits import VALIDATION
-from miniplm_assets.evaluation.comparison import comparison_table
+from miniplm_assets.evaluation.comparison import by_baseline, comparison_table
 from miniplm_assets.evaluation.report.blocks import Block, Picture, Report, Section, Table, Words
 from miniplm_assets.evaluation.report.corpus import CorpusTold, ModelTold, corpus_section, models_section
 from miniplm_assets.evaluation.report.drawings import Asset, asset_graph
@@ -157,10 +157,6 @@ def _students(work: Work[Reported], inputs: Inputs) -> StudentsTold:
         name: read_student(work, name, corpus=one.corpus, tokenizer=one.tokenizer)
         for name, one in told.students.items()
     }
-    groups: dict[str, list[str]] = {}
-    for name, one in told.students.items():
-        if one.baseline is not None:
-            groups.setdefault(one.baseline, [one.baseline]).append(name)
     source = inputs.source(COMPARISON.name) if COMPARISON.name in inputs else None
     if source is None:
         table = comparison_table(list(records.values()), baseline=None, excluded_domains=told.excluded_domains)
@@ -171,7 +167,7 @@ def _students(work: Work[Reported], inputs: Inputs) -> StudentsTold:
     return StudentsTold(
         records=records,
         table=table,
-        groups=groups,
+        groups=by_baseline({name: one.baseline for name, one in told.students.items()}),
         excluded_domains=told.excluded_domains,
         verdict=said,
         source=source,

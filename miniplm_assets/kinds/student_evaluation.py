@@ -90,7 +90,7 @@ def _make(work: Work[Measuring]) -> Result:
         held_out.select(
             "sequence_id",
             "domain",
-            is_counted=~pl.col("domain").is_in(list(work.settings.excluded_domains)),
+            "is_counted",
             num_scored_tokens=pl.col("num_scored_tokens").cast(pl.Int64),
             num_scored_bytes="num_scored_bytes",
             nll_nats=-pl.col("logprob_nats"),
@@ -131,16 +131,17 @@ def _measure(work: Work[Measuring], model_folder: Path) -> tuple[pl.DataFrame, p
         for rows in _validation_rows(work.input_tables(SEQUENCES.name)):
             token_ids = [tokens.to_numpy().astype(np.int32, copy=False) for tokens in rows["token_ids"]]
             scores = scorer.score(token_ids, rows["sequence_id"].to_numpy())
-            is_counted = (~rows["domain"].is_in(list(work.settings.excluded_domains))).to_numpy()
+            is_counted = ~rows["domain"].is_in(list(work.settings.excluded_domains))
             by_context.append(
                 losses_by_context(
                     [ids for ids, counts in zip(token_ids, is_counted, strict=True) if counts],
-                    -scores.token_logprobs_nats()[np.repeat(is_counted, scores.num_scored_tokens)],
+                    -scores.token_logprobs_nats()[np.repeat(is_counted.to_numpy(), scores.num_scored_tokens)],
                     rule=rule,
                 )
             )
             measured.append(
                 rows.select("sequence_id", "domain").with_columns(
+                    is_counted=is_counted,
                     num_scored_bytes=count_scored_bytes(token_ids, rule=rule, token_num_bytes=token_num_bytes),
                     logprob_nats=scores.logprob_nats,
                     num_scored_tokens=scores.num_scored_tokens,
