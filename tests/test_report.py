@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from miniplm_assets import cli
 from miniplm_assets.assets.build import build_assets
+from miniplm_assets.commands import report as report_command
 from miniplm_assets.core.paper import ACCURACY_PERCENT, AVERAGE_PERCENT, TASKS
 from miniplm_assets.evaluation.comparison import comparison_table
 from miniplm_assets.evaluation.differences import hold_all
@@ -292,7 +293,7 @@ def test_columns_are_followed_to_where_they_come_from(page):
 def test_a_command_says_where_it_is(tiny, capsys, monkeypatch, tmp_path):
     path, content, pipeline = tiny
     opened = []
-    monkeypatch.setattr(cli.webbrowser, "open", lambda place: opened.append(place) or True)
+    monkeypatch.setattr(report_command.webbrowser, "open", lambda place: opened.append(place) or True)
     assert cli.main(["report", str(path), "--open"]) == 0
     where = capsys.readouterr().out.strip()
     assert where == str(pipeline.store.root / "report.html") and opened == [f"file://{where}"]
