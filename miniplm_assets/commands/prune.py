@@ -6,6 +6,7 @@ from pathlib import Path
 from miniplm_assets.commands.common import Commands, add_command, open_experiment
 from miniplm_assets.core.errors import MiniplmError
 from miniplm_assets.lineage.prune import leftovers, referenced, remove_leftover, unreferenced_results
+from miniplm_assets.storage.latest import tidy
 from miniplm_assets.storage.leases import unused
 
 
@@ -41,6 +42,7 @@ def _prune(options: argparse.Namespace) -> int:
             for result in results:
                 store.remove(result)
             in_use = [leftover.folder for leftover in unfinished if not remove_leftover(store, leftover)]
+            tidy(store.root)
         print("deleted" + "".join(f"\nin use by now, and left: {folder}" for folder in in_use))
     elif results or unfinished:
         print("nothing was deleted; repeat with --delete")
