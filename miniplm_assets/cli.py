@@ -1,17 +1,18 @@
-"""Commands beside Dagster's own: look before you pay, verify, prune, export, and read the outcome or the report."""
+"""Commands beside Dagster's own: read the outcome, look before you pay, show, compare, verify, prune, export."""
 
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Final
 
-from miniplm_assets.commands import export, outcome, plan, prune, report, verify, what_if
+from miniplm_assets.commands import diff, export, outcome, plan, prune, report, show, verify, what_if
 from miniplm_assets.core.doors import cause_of
 from miniplm_assets.core.errors import MiniplmError
 from miniplm_assets.storage.faults import NOT_PERMITTED, not_permitted
 
 # In the order in which they are listed.
-COMMANDS: Final = (outcome, plan, verify, what_if, report, prune, export)
+COMMANDS: Final = (outcome, plan, show, diff, verify, what_if, report, prune, export)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m miniplm_assets", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"miniplm_assets {version('miniplm_assets')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)

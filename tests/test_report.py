@@ -298,7 +298,13 @@ def test_a_command_says_where_it_is(tiny, capsys, monkeypatch, tmp_path):
     where = capsys.readouterr().out.strip()
     assert where == str(pipeline.store.root / "report.html") and opened == [f"file://{where}"]
     assert cli.main(["outcome", str(path)]) == 0
-    assert f"\nReport:     {where} " in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"\nReport:     {where}\n" in told
+    assert told.splitlines()[-1].endswith(f"-m miniplm_assets show half/refined_corpus {path}")
+    assert all(len(line) <= 80 or "/" in line for line in told.splitlines())  # a path stays whole
+    assert cli.main(["outcome", str(path), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["students"]
+    assert {row["student"] for row in rows} == set(content["students"])
     other = write_experiment(tmp_path / "other.yaml", content | {"evaluation": {"excluded_domains": ["code"]}})
     assert cli.main(["report", str(other)]) == 2
     assert "report" in capsys.readouterr().err
