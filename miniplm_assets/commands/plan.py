@@ -16,6 +16,7 @@ from miniplm_assets.commands.common import (
     terminal_columns,
 )
 from miniplm_assets.core.words import count, cut, duration, size, table, wrapped
+from miniplm_assets.lineage.fingerprints import RAW_CORPUS
 from miniplm_assets.lineage.plan import (
     ACCELERATOR_FLOPS_PER_SECOND,
     PlannedAsset,
@@ -117,7 +118,8 @@ def _why(left: Sequence[PlannedAsset], columns: int) -> str:
     keys: dict[str, list[str]] = {}
     following = []
     for one in left:
-        own = [reason for reason in one.reasons if not FOLLOWS.fullmatch(reason)]
+        # The inputs of the listing are files.
+        own = [reason for reason in one.reasons if one.key == RAW_CORPUS or not FOLLOWS.fullmatch(reason)]
         for reason in own:
             keys.setdefault(reason, []).append(one.key)
         if one.reasons and not own:
