@@ -25,12 +25,8 @@ from miniplm_assets.evaluation.held_out import (
     in_context_gain,
     losses_by_context,
 )
-from miniplm_assets.evaluation.plots import (
-    plot_break_even,
-    plot_difference_distribution,
-    plot_domain_shares,
-    plot_loss_curves,
-)
+from miniplm_assets.evaluation.plots import plot_difference_distribution, plot_domain_shares
+from miniplm_assets.evaluation.student_plots import plot_break_even, plot_loss_curves
 from miniplm_assets.evaluation.verdict import unheld, verdict
 from miniplm_assets.lm.scores import TokenRule
 

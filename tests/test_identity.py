@@ -365,6 +365,8 @@ ROWS = [
     Row("students.some.objective.teacher", REQUIRED, "copied", STUDENT, "distilled"),
     Row("students.some.objective.reference", REQUIRED, "other", STUDENT, "distilled"),
     Row("students.some.objective.keep_fraction", 0.6, 0.5, STUDENT, "distilled"),
+    Row("students.plain.training.last_checkpoints.number", REQUIRED, 3, STUDENT, "last"),
+    Row("students.plain.training.last_checkpoints.apart", 0.02, 0.05, STUDENT, "last"),
     Row("students.equal.training.same_flops_as", None, "plain", STUDENT, "distilled"),
     Row("students.plain.objective.type", REQUIRED, None, NOTHING, "sparse_kd"),
     Row("students.plain.objective.teacher", REQUIRED, "copied", STUDENT, "sparse_kd"),
@@ -555,6 +557,11 @@ def kept(content: dict[str, Any]) -> None:
         content["teachers"][name]["scoring"] = {"keep_tokens": {}}
 
 
+def last(content: dict[str, Any]) -> None:
+    """A student whose last states are kept."""
+    content["students"]["plain"]["training"]["last_checkpoints"] = {"number": 2}
+
+
 def sparse_kd(content: dict[str, Any]) -> None:
     """A student that learns from these."""
     kept(content)
@@ -595,6 +602,7 @@ VARIANTS |= {
     "families": families,
     "unlike": unlike,
     "distilled": distilled,
+    "last": last,
     "kept": kept,
     "sparse_kd": sparse_kd,
     "third": third,

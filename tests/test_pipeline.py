@@ -161,6 +161,42 @@ def test_texts_beside_the_corpus_are_measured_byte_by_byte(copy_of_tiny):
     assert held[0][3] < held[0][4]
 
 
+def test_losses_are_the_mean_over_the_last_states_where_they_are_asked_for(copy_of_tiny):
+    """Against transformers' own logits under both states."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    path = copy_of_tiny / "experiment.yaml"
+    content = json.loads(json.dumps(yaml.safe_load(path.read_text())))  # nothing is shared
+    content["students"]["miniplm"]["training"]["last_checkpoints"] = {"number": 2, "apart": 0.5}
+    pipeline, materialisations, _ = materialise(write_experiment(path, content))
+    assert computed(materialisations) - LISTINGS - REPORTS == {
+        "miniplm/student_checkpoint",
+        "miniplm/student_evaluation",
+    }
+
+    def stored(key):
+        [recipe] = pipeline.latest_fingerprints().pieces(key).values()
+        return pipeline.store.require(recipe)
+
+    checkpoint, evaluation = stored("miniplm/student_checkpoint"), stored("miniplm/student_evaluation")
+    [earlier] = (checkpoint.folder / "last_checkpoints").iterdir()
+    models = [AutoModelForCausalLM.from_pretrained(one, dtype="float64") for one in (earlier, checkpoint.folder)]
+    end = models[0].config.eos_token_id
+    assert evaluation.facts["mean_over_last_checkpoints"] == 2
+    sequences = pl.concat(map(pl.read_parquet, pipeline.store.root.glob("bpe/sequences/*/sequences.parquet")))
+    losses = pl.read_parquet(evaluation.file("sequence_losses.parquet"))
+    rows = losses.join(sequences, on="sequence_id", validate="1:1").head(10)
+    for ids, nll in rows.select("token_ids", "nll_nats").iter_rows():
+        tokens = torch.tensor([ids])
+        counts = tokens[0, :-1] != end
+        with torch.no_grad():
+            logprobs = [model(tokens).logits[0, :-1].log_softmax(-1) for model in models]
+        each = [-float(one.gather(1, tokens[0, 1:, None])[counts].sum()) for one in logprobs]
+        assert each[0] != pytest.approx(each[1], abs=1e-2)
+        assert nll == pytest.approx(sum(each) / 2, abs=1e-3)
+
+
 def num_bytes(tokenizer, ids):
     """Bytes of tokens of a byte-level tokenizer: a character of a piece is a byte."""
     return sum(len(tokenizer.id_to_token(token)) for token in ids)

@@ -22,10 +22,12 @@ from miniplm_assets.evaluation.report.blocks import Column, Picture, Report, Sec
 from miniplm_assets.evaluation.report.characters import visible
 from miniplm_assets.evaluation.report.charts import inline_svg
 from miniplm_assets.evaluation.report.drawings import ROWS, Asset, asset_graph, column_lineage
+from miniplm_assets.evaluation.report.outcome import differences_told, outcome
 from miniplm_assets.evaluation.report.page import render
 from miniplm_assets.evaluation.report.paper import paper_section
 from miniplm_assets.evaluation.report.provenance import Spoken, checks_said
-from miniplm_assets.evaluation.report.students import StudentsTold, curves, differences_told, outcome
+from miniplm_assets.evaluation.report.students import curves
+from miniplm_assets.evaluation.report.told import StudentsTold
 from miniplm_assets.evaluation.verdict import verdict
 from miniplm_assets.experiment import load_experiment
 from miniplm_assets.experiment.settings import Settings
@@ -142,11 +144,20 @@ def stored(pipeline, key, name="*.parquet"):
 
 def test_its_figures_are_those_that_are_stored(tiny, page):
     pipeline = tiny[2]
-    told = page.rows("Students, the lowest")
-    for row in stored(pipeline, "comparison", "students.parquet").iter_rows(named=True):
-        corpus, tokens, loss, bits, *_ = told[row["student"]]
-        assert (corpus, tokens) == (row["corpus"], row["num_tokens"])
-        assert (loss, bits) == (row["validation_nll_nats_per_token"], row["bits_per_byte"])
+    told, trained = page.rows("Students, the lowest"), page.rows("Students: what they were trained on")
+    rows = stored(pipeline, "comparison", "students.parquet").to_dicts()
+    for row in rows:
+        assert told[row["student"]][1] == row["validation_nll_nats_per_token"]
+        seed, tokens, _, parameters, bits, with_noise = trained[row["student"]]
+        assert (seed, tokens, parameters) == (str(row["seed"]), row["num_tokens"], row["num_parameters"])
+        assert bits == row["bits_per_byte"] and with_noise != row["validation_nll_nats_per_token"]
+    losses = {row["student"]: row["validation_nll_nats_per_token"] for row in rows}
+    assert (
+        told["miniplm"][2] == pytest.approx(losses["miniplm"] - losses["no_kd"])
+        and told["no_kd"][0] == "all candidates"
+    )
+    [held] = stored(pipeline, "student_differences").to_dicts()
+    assert f"({held['difference_low']:+.3f} to {held['difference_high']:+.3f})" in page.text
     costs = page.rows("What each student cost")
     for row in stored(pipeline, "ledger").iter_rows(named=True):
         expected = [row["num_seeds"], row["training_flops"], row["offline_flops"], row["offline_flops_share"]]
@@ -336,14 +347,15 @@ def test_any_experiment_has_one(tiny):
     for one in students.values():
         one.pop("baseline", None)
     unheld = page_of(students=students)
-    assert unheld.rows("Students, the lowest")["miniplm"][4] == "no baseline"
+    assert unheld.rows("Students, the lowest")["miniplm"][-1] == "no baseline"
     assert "Held-out loss while the students learn: lower is better" in unheld.captions
     students["miniplm"] |= {"baseline": "no_kd", "seeds": [3, 4]}
     students["again"] = {**students["no_kd"], "baseline": "miniplm"}
     several = page_of(students=students, reporting={"paper": {"miniplm": "200M MiniPLM"}})
     assert several.rows("Zero-shot accuracy")["miniplm (here)"][0] == "not measured"
     assert len([name for name in several.captions if name.startswith("Held-out loss while")]) == 2
-    assert "3, 4" in several.rows("Students, the lowest")["miniplm"]
+    assert several.rows("Students: what they were")["miniplm"][0] == "3, 4"
+    assert several.rows("Students, the lowest")["student"][2:4] == ["against no_kd", "against miniplm"]
 
 
 def test_kinds_that_it_does_not_know_are_shown_as_they_are_stored(tiny):
@@ -415,8 +427,8 @@ def test_many_students_are_told_apart():
     require_alone(page)
     rows = page.rows("Students, the lowest")
     assert rows.keys() >= {*names, "plain", "words"}
-    assert rows["words"][4] == "other tokenizer" and rows["plain"][4] == "is the baseline"
-    assert rows["student_29"][4] == "never there"  # 2.47 against 2
+    assert rows["words"][-1] == "other tokenizer" and rows["plain"][-1] == "is the baseline"
+    assert rows["student_29"][-1] == "never there"  # 2.47 against 2
     assert sum("student_29" in words for words in page.words) > 2  # in the table, and beside its line
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from miniplm_assets.core.errors import TrainingError
 from miniplm_assets.core.scaling import PowerLaw, fit_power_law
-from miniplm_assets.evaluation.plots import plot_scaling
 from miniplm_assets.evaluation.scaling import law_of, scaling_table
+from miniplm_assets.evaluation.student_plots import plot_scaling
 from tests.test_differences import student
 
 # arXiv 2410.17215: A, a and L_inf as fitted to the DCLM loss, and the losses at 1T and 10T tokens as printed.

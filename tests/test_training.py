@@ -24,6 +24,7 @@ import pytest
 from miniplm_assets.core.errors import TrainingError
 from miniplm_assets.core.stop import Stop, Stopped
 from miniplm_assets.experiment import Training
+from miniplm_assets.experiment.models import LastCheckpoints
 from miniplm_assets.experiment.objectives import CrossEntropy, SparseKd, TokenSelection, VanillaKd
 from miniplm_assets.lm import torch_scorer
 from miniplm_assets.lm.scores import TokenRule
@@ -33,6 +34,7 @@ from miniplm_assets.training.journal import Journal
 from miniplm_assets.training.objectives import Input, Objective
 from miniplm_assets.training.plan import NUM_LOG_ROWS, evenly_spaced, plan_training
 from miniplm_assets.training.token_file import Row, write_token_file
+from miniplm_assets.training.train import earlier_states
 from tests.scoring_oracle import gemma2_logits
 
 pytestmark = pytest.mark.long
@@ -576,6 +578,48 @@ def test_a_resumed_run_ends_with_the_same_bytes(job: TrainingJob, tmp_path: Path
     assert {key: resumed[key] for key in resumed.keys() - ignored} == {
         key: whole[key] for key in whole.keys() - ignored
     }
+
+
+def test_the_last_states_are_kept_and_change_nothing_also_where_a_run_goes_on(
+    job: TrainingJob, tmp_path: Path, stop_after
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    train(job, tmp_path / "without")
+    kept = replace(job, last_checkpoints=LastCheckpoints(number=3, apart=0.2))
+    whole = train(kept, tmp_path / "whole")
+    assert weights(tmp_path / "whole") == weights(tmp_path / "without")
+    folders = earlier_states(tmp_path / "whole" / "target")
+    steps = [whole["num_steps"] - round(apart * whole["num_steps"]) for apart in (0.4, 0.2)]
+    assert [folder.name for folder in folders] == [f"step-{step:08d}" for step in steps]
+
+    stop_after(steps[0])  # after the first of them was kept, before the other
+    with pytest.raises(InterruptedRunError):
+        train(every_step(kept), tmp_path / "cut")
+    # A state is what a checkpoint of its step holds.
+    checkpoint = tmp_path / "cut" / "work" / f"checkpoint-{steps[0]}" / "model.safetensors"
+    assert (folders[0] / "model.safetensors").read_bytes() == checkpoint.read_bytes()
+    train(kept, tmp_path / "cut")
+    for one, other in zip(folders, earlier_states(tmp_path / "cut" / "target"), strict=True):
+        assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+        assert AutoModelForCausalLM.from_pretrained(one).config.vocab_size == VOCAB_SIZE
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+
+
+def test_a_kept_state_that_was_damaged_is_an_error(job: TrainingJob, tmp_path: Path, stop_after) -> None:
+    kept = replace(job, last_checkpoints=LastCheckpoints(number=2, apart=0.7))
+    stop_after(14)
+    with pytest.raises(InterruptedRunError):
+        train(every_step(kept), tmp_path)
+    [file] = (tmp_path / "work").glob("weights-*/model.safetensors")
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(TrainingError, match="are gone or damaged"):
+        train(kept, tmp_path)
+
+
+def test_more_last_states_than_steps_are_refused(job: TrainingJob, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="5 states, 0.001 of .* steps apart, are not as many different ones"):
+        train(replace(job, last_checkpoints=LastCheckpoints(number=5, apart=0.001)), tmp_path)
 
 
 def with_objective(job: TrainingJob, name: str, folder: Path) -> TrainingJob:

@@ -15,6 +15,8 @@ DOTS_PER_INCH: Final = 100
 WIDTH_INCHES: Final[dict[Format, float]] = {"png": 9.0, "svg": 5.6}
 # Of a picture: what lines, and the edges of letters, need.
 NUM_COLOURS: Final = 64
+# Of a name, in the size of labels: a third of the width.
+MAX_NAME_CHARACTERS: Final = 40
 
 
 def new_figure(height: float, picture: Format = "png") -> "tuple[Figure, Axes]":
@@ -75,3 +77,13 @@ def _png(figure: "Figure") -> bytes:
     with Image.open(drawn) as picture:
         picture.convert("RGB").quantize(NUM_COLOURS, dither=Image.Dither.NONE).save(stored, "PNG", optimize=True)
     return stored.getvalue()
+
+
+def shortened(name: str) -> str:
+    """Return a name as a picture has room for it: on one line, without the middle where it is long."""
+    visible = "".join(character if character.isprintable() else " " for character in name)
+    line = " ".join(visible.split()) or repr(name)  # of white space alone, or of nothing
+    if len(line) <= MAX_NAME_CHARACTERS:
+        return line
+    end = (MAX_NAME_CHARACTERS - 1) // 2
+    return f"{line[: MAX_NAME_CHARACTERS - 1 - end]}…{line[-end:]}"

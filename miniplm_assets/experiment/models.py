@@ -91,6 +91,19 @@ class Training(Settings):
     checkpoint_minutes: float = Field(10.0, gt=0, description="at most this much work is lost to a crash")
 
 
+class LastCheckpoints(Settings):
+    """The last states of a training, over which losses are averaged: less of chance is in them than in the last one."""
+
+    number: int = Field(ge=2, description="of them, the end among them")
+    apart: float = Field(0.02, gt=0, lt=1, description="share of the steps between two of them")
+
+    @model_validator(mode="after")
+    def _within_the_training(self) -> "LastCheckpoints":
+        if (self.number - 1) * self.apart >= 1:
+            raise ValueError(f"{self.number} states {self.apart:g} of the steps apart begin before the training does")
+        return self
+
+
 class StudentTraining(Training):
     """How a student is trained: on a number of tokens, or on as many as cost what another student costs."""
 
@@ -103,6 +116,9 @@ class StudentTraining(Training):
     same_flops_as: str | None = Field(
         None, description="in place of a token budget: the student whose training FLOPs this one may use"
     )
+    last_checkpoints: LastCheckpoints | None = Field(
+        None, description="whose held-out losses are averaged; their weights are stored. Default: the last one alone"
+    )
 
     @model_validator(mode="after")
     def _one_measure(self) -> "StudentTraining":
@@ -112,7 +128,7 @@ class StudentTraining(Training):
 
     def on(self, token_budget: int) -> Training:
         """Return the same training on a number of tokens."""
-        settings = self.model_dump(exclude={"same_flops_as"})
+        settings = self.model_dump(exclude={"same_flops_as", "last_checkpoints"})
         return Training.model_validate(settings | {"token_budget": token_budget})
 
 

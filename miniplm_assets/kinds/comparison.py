@@ -17,7 +17,9 @@ from miniplm_assets.evaluation.comparison import (
     unmeasured,
 )
 from miniplm_assets.evaluation.differences import differences_in
-from miniplm_assets.evaluation.plots import plot_domain_shares, plot_loss_curves
+from miniplm_assets.evaluation.line_styles import line_styles
+from miniplm_assets.evaluation.plots import plot_domain_shares
+from miniplm_assets.evaluation.student_plots import plot_loss_curves
 from miniplm_assets.evaluation.verdict import unheld, verdict
 from miniplm_assets.experiment import Experiment, Selection, StudentTraining
 from miniplm_assets.experiment.objectives import Objective
@@ -180,7 +182,9 @@ def _make(work: Work[Compared]) -> Result:
             group = [students[name] for name in names]
             tables.append(comparison_table(group, baseline=baseline, excluded_domains=excluded_domains))
             verdicts.append(verdict(group, held, baseline=baseline, excluded_domains=excluded_domains))
-            picture = plot_loss_curves(group, baseline=baseline, excluded_domains=excluded_domains)
+            picture = plot_loss_curves(
+                group, baseline=baseline, excluded_domains=excluded_domains, styles=line_styles(students)
+            )
             (draft.path / f"held_out_loss_{baseline}.png").write_bytes(picture)
         unheld_ones = [students[name] for name in _held_against_nothing(work.settings)]
         if unheld_ones:
@@ -253,7 +257,7 @@ def _student(work: Work[Compared], name: str, selections: dict[str, SelectionRec
 
 COMPARISON = Kind(
     name=NAME,
-    code_version="6",
+    code_version="7",
     section="reports",
     technologies=frozenset({"matplotlib", "parquet"}),
     description="""All students side by side, each against its baseline, where it names one.

@@ -27,6 +27,7 @@ from miniplm_assets.publishing.provenance import PROVENANCE, Ancestor, Provenanc
 from miniplm_assets.storage.copies import copy_files
 from miniplm_assets.storage.files import write_json
 from miniplm_assets.storage.store import Result
+from miniplm_assets.training.train import EARLIER
 
 STUDENT: Final = "student"
 REFINED: Final = "refined"
@@ -81,7 +82,7 @@ def write_student(
     checkpoint = shelf.of_seed(publication.key, seed)
     evaluations = evaluation_key(publication.name)
     measured = {**shelf.of_stored_seeds(evaluations), seed: shelf.of_seed(evaluations, seed)}
-    names = {file.name: file.name for file in checkpoint.manifest.files}
+    names = {file.name: file.name for file in checkpoint.manifest.files if not file.name.startswith(f"{EARLIER}/")}
     made = {**_made(publication, shelf), **_training_words(checkpoint.facts)}
     copy_files(checkpoint, names, folder)
     provenance = _provenance(publication, shelf, checkpoint, names)

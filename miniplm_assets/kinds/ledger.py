@@ -7,7 +7,7 @@ import polars as pl
 
 from miniplm_assets.evaluation.comparison import StudentRecord
 from miniplm_assets.evaluation.ledger import Offline, break_even_table, ledger_in_words, ledger_table
-from miniplm_assets.evaluation.plots import plot_break_even
+from miniplm_assets.evaluation.student_plots import plot_break_even
 from miniplm_assets.experiment import Experiment
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.engines import MODEL
@@ -174,7 +174,7 @@ several students use is shared by them. Attention over the context is left out, 
 )
 BREAK_EVEN = Kind(
     name="break_even",
-    code_version="2",
+    code_version="3",
     section="reports",
     technologies=frozenset({"parquet", "matplotlib"}),
     description="""One row for each pair of students: from how many students on the one is the cheaper way to the loss

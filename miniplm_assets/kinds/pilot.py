@@ -33,6 +33,7 @@ from miniplm_assets.kinds.scores import (
 from miniplm_assets.kinds.sequences import SEQUENCES, sequences_key
 from miniplm_assets.kinds.tokenizer import TOKENIZER
 from miniplm_assets.lineage.kind import ALL_FILES, Blueprint, Check, Kind, Node
+from miniplm_assets.lineage.sizes import Sizes
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.lm.score_shard import Choose, mean_nll
 from miniplm_assets.storage.manifest import CheckOutcome
@@ -182,7 +183,18 @@ def _make(work: Work[Judging]) -> Result:
 
     result = work.make(write)
     work.tally.checks.append(_teacher_is_ahead(work))
+    told = list(_outlooks(work))
+    if told:
+        work.tally.notes["what_the_students_can_tell"] = "\n\n".join(told)
     return result
+
+
+def _outlooks(work: Work[Judging]) -> Iterator[str]:
+    """Say what the comparisons that are planned will be able to tell, by what is stored at the time of the run."""
+    sizes = Sizes(work.pipeline, work.run.snapshot(), work.fingerprints)
+    for node in work.pipeline.graph.values():
+        if node.kind.outlook is not None:
+            yield from node.kind.outlook(node, sizes)
 
 
 def _teacher_is_ahead(work: Work[Judging]) -> CheckOutcome:

@@ -12,6 +12,7 @@ from miniplm_assets.kinds.parameters import seed_of
 from miniplm_assets.kinds.placing import place_latest
 from miniplm_assets.kinds.report_content import Reported, ReportedStudent, report_of
 from miniplm_assets.kinds.student_checkpoint import checkpoint_key
+from miniplm_assets.kinds.student_words import student_words
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS
 from miniplm_assets.lineage.kind import Blueprint, Kind, Node
 from miniplm_assets.lineage.outcome import REPORT as NAME
@@ -44,6 +45,7 @@ def _nodes(blueprint: Blueprint) -> Iterator[Node[Reported]]:
                     corpus=student.corpus,
                     tokenizer=student.tokenizer,
                     baseline=student.baseline,
+                    about=student_words(experiment, student),
                     made=_schooling(graph[checkpoint_key(name)].settings),
                 )
                 for name, student in experiment.students.items()
@@ -82,7 +84,7 @@ def _make(work: Work[Reported]) -> Result:
 
 REPORT = Kind(
     name=NAME,
-    code_version="1",
+    code_version="2",
     section="reports",
     technologies=frozenset({"html"}),
     description="""`report.html`: all that this experiment found, as one file that can be sent to somebody.

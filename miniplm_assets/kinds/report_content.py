@@ -12,17 +12,11 @@ from miniplm_assets.evaluation.comparison import by_baseline, comparison_table
 from miniplm_assets.evaluation.report.blocks import Block, Picture, Report, Section, Table, Words
 from miniplm_assets.evaluation.report.corpus import CorpusTold, ModelTold, corpus_section, models_section
 from miniplm_assets.evaluation.report.drawings import Asset, asset_graph
+from miniplm_assets.evaluation.report.outcome import differences_told, outcome
 from miniplm_assets.evaluation.report.paper import paper_section
 from miniplm_assets.evaluation.report.provenance import checks_said, provenance_section, reading_section
-from miniplm_assets.evaluation.report.students import (
-    StudentsTold,
-    costs,
-    curves,
-    differences_told,
-    headline,
-    how_made,
-    outcome,
-)
+from miniplm_assets.evaluation.report.students import costs, curves, how_made
+from miniplm_assets.evaluation.report.told import StudentsTold, headline
 from miniplm_assets.evaluation.verdict import unheld
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.comparison import COMPARISON
@@ -48,6 +42,17 @@ PROFILE: Final = "corpus_profile"
 TASKS: Final = "student_tasks"
 # How sure the differences of students are, where an experiment has it.
 DIFFERENCES: Final = "student_differences"
+SCALING: Final = "scaling_laws"
+SCALING_TITLE: Final = "Where the losses lead"
+# What is shown as it is stored stands under these, by what the experiment file names it after.
+TITLES: Final = {
+    "tasks": "What students score on tasks",
+    "student": "What students score on tasks",
+    "text": "Other text",
+    "generation": "What teachers wrote",
+    "corpus": "More of the corpus",
+    "reports": "Further measurements",
+}
 # What has a place of its own in the report; of anything else, its small tables are shown as they are.
 KNOWN: Final = KNOWN_OF_A_SELECTION | {
     *(RAW_CORPUS, DOCUMENTS.name, COMPARISON.name, LEDGER.name, BREAK_EVEN.name),
@@ -62,12 +67,14 @@ class ReportedStudent(Settings):
         corpus: that it learnt from, as the file names it.
         tokenizer: losses per token are compared within one alone.
         baseline: the student that it is held against.
+        about: what it learns from and how, in words.
         made: how it was trained, in words.
     """
 
     corpus: str
     tokenizer: str
     baseline: str | None = None
+    about: str
     made: dict[str, str]
 
 
@@ -99,7 +106,7 @@ def report_of(work: Work[Reported]) -> Report:
     students = _students(work, inputs) if told.students else None
     sections = [
         *_student_sections(work, inputs, students),
-        _other_reports(inputs),
+        *_other_reports(inputs),
         _paper(told, inputs),
         selections_section(inputs, told.selections, told.sources),
         corpus_section(_corpus(told, inputs)),
@@ -177,6 +184,7 @@ def _students(work: Work[Reported], inputs: Inputs) -> StudentsTold:
         if DIFFERENCES in inputs
         else None,
         more=more,
+        about={name: one.about for name, one in told.students.items()},
     )
 
 
@@ -190,6 +198,8 @@ def _student_sections(work: Work[Reported], inputs: Inputs, students: StudentsTo
             inputs.table(BREAK_EVEN.name, PAIRS),
             words=inputs.facts(BREAK_EVEN.name)["verdict"],
             baselines={one.baseline for one in work.settings.students.values() if one.baseline is not None},
+            styles=students.styles,
+            seconds=inputs.seconds(),
             sources=[inputs.source(LEDGER.name), inputs.source(BREAK_EVEN.name)],
         )
 
@@ -264,19 +274,20 @@ def _scored_model(work: Work[Reported], inputs: Inputs, key: str, words: str) ->
     )
 
 
-def _other_reports(inputs: Inputs) -> Section | None:
+def _other_reports(inputs: Inputs) -> Iterator[Section]:
     """Return what the report knows nothing of, and that is small enough to be shown as it is."""
-    blocks: list[Block] = []
+    told: dict[str, list[Block]] = {}
     for key in inputs.assets:
-        if (
-            inputs.section(key) in ("corpus", "text", "tasks", "reports", "student", "generation")
-            and inputs.kind(key) not in KNOWN
-        ):
+        title = SCALING_TITLE if inputs.kind(key) == SCALING else TITLES.get(inputs.section(key))
+        if title is not None and inputs.kind(key) not in KNOWN:
+            blocks = told.setdefault(title, [])
             said = inputs.facts(key).get("verdict")
             if isinstance(said, str):
                 blocks.append(Words(text=said.replace("**", "")))
             blocks += [*inputs.tables(key), *inputs.pictures(key)]
-    return Section(title="Further measurements", blocks=blocks) if blocks else None
+    for title in dict.fromkeys([SCALING_TITLE, *TITLES.values()]):
+        if told.get(title):
+            yield Section(title=title, blocks=told[title])
 
 
 def _graph(inputs: Inputs) -> Picture:

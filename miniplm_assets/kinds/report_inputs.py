@@ -17,6 +17,8 @@ from miniplm_assets.storage.store import Result
 COMPUTED_AS: Final = ("backend", "dtype")
 # Of an asset that the report knows nothing of.
 MAX_PICTURES: Final = 4
+# What took less, of all of one kind together, is not worth telling.
+MIN_SECONDS: Final = 3.0
 
 
 class Inputs:
@@ -144,6 +146,14 @@ class Inputs:
     def made(self) -> list[Made]:
         """Return how each result came about."""
         return [self._made(key) for key in self.assets]
+
+    def seconds(self) -> dict[str, float]:
+        """Return what everything took to compute, by what the experiment file names it after."""
+        taken: dict[str, float] = {}
+        for key in self.assets:
+            section = self.section(key)
+            taken[section] = taken.get(section, 0.0) + sum(one.manifest.seconds for one in self._results(key).values())
+        return {section: seconds for section, seconds in taken.items() if seconds >= MIN_SECONDS}
 
     def _made(self, key: str) -> Made:
         node, results = self.assets[key], list(self._results(key).values())

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from miniplm_assets.core.intervals import in_words
-from miniplm_assets.evaluation.plots import plot_scaling
+from miniplm_assets.evaluation.line_styles import line_styles
 from miniplm_assets.evaluation.scaling import AHEAD, law_of, scaling_table
+from miniplm_assets.evaluation.student_plots import plot_scaling
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.student_records import keys_of_student, read_student
 from miniplm_assets.lineage.kind import Blueprint, Kind, Node
@@ -53,9 +54,10 @@ def _make(work: Work[FittedStudents]) -> Result:
             laws.append(law_of(student, excluded_domains=settings.excluded_domains))
         table = scaling_table(laws)
         table.write_parquet(draft.path / TABLE)
+        styles = line_styles(settings.tokenizers)
         for tokenizer in dict.fromkeys(settings.tokenizers.values()):
             of_one = [law for law in laws if law.student.tokenizer == tokenizer]
-            (draft.path / f"scaling_{tokenizer}.png").write_bytes(plot_scaling(of_one))
+            (draft.path / f"scaling_{tokenizer}.png").write_bytes(plot_scaling(of_one, styles=styles))
         draft.facts = {"laws": [_shown(row) for row in table.iter_rows(named=True)]}
 
     return work.make(write)
@@ -78,7 +80,7 @@ def _shown(row: dict[str, Any]) -> dict[str, str]:
 
 SCALING_LAWS = Kind(
     name="scaling_laws",
-    code_version="1",
+    code_version="2",
     section="reports",
     technologies=frozenset({"parquet", "matplotlib"}),
     description=f"""One row for each student: L(C) = A / C^a + L_inf, fitted to its held-out losses along the way (arXiv

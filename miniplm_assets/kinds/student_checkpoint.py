@@ -1,6 +1,7 @@
 """`<student>/student_checkpoint`: a student trained on candidates, a refined or a generated corpus, for each seed."""
 
 from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import ClassVar, Final
 
 from miniplm_assets.core.errors import ModelError
@@ -25,7 +26,7 @@ from miniplm_assets.lm.scorer import check_model_length
 from miniplm_assets.lm.stored_parameters import count_stored_parameters
 from miniplm_assets.storage.store import Draft, Result
 from miniplm_assets.training.objectives import Input, objective_of
-from miniplm_assets.training.train import TRAINING_LOG
+from miniplm_assets.training.train import TRAINING_LOG, earlier_states
 
 # What a student may learn from in place of the candidates.
 MADE_CORPORA: Final = (REFINED_CORPUS, REFINED_SEQUENCES.name, GENERATED_CORPUS.name)
@@ -104,6 +105,7 @@ def _make(work: Work[Schooling]) -> Result:
             max_sequence_tokens=work.settings.max_sequence_tokens,
             objective_inputs=objective_inputs,
             prompts_have_loss=work.settings.prompt_has_loss,
+            last_checkpoints=work.settings.training.last_checkpoints,
         )
 
     return work.make_pieces(write)
@@ -176,6 +178,17 @@ corpus (MiniPLM) or a generated one (SeqKD), with the same seeds and the same nu
     cost=_cost,
     problems=architecture_problems,
 )
+
+
+def measured_folders(checkpoint: Result) -> list[Path]:
+    """Return the models whose losses are averaged, earliest first: the last one, and those before it that were kept."""
+    return [*earlier_states(checkpoint.verified_folder()), checkpoint.folder]
+
+
+def num_measured(checkpoint: Node[Schooling]) -> int:
+    """Return how many models of each seed those will be."""
+    last = checkpoint.settings.training.last_checkpoints
+    return 1 if last is None else last.number
 
 
 def checkpoint_key(student: str) -> str:

@@ -1,13 +1,14 @@
 """`student_differences`: how each student's held-out loss differs from its baseline's, and how sure that is."""
 
+import math
 from collections.abc import Iterator
-from statistics import variance
+from statistics import fmean, variance
 from typing import Final
 
 import numpy as np
 import polars as pl
 
-from miniplm_assets.core.intervals import in_words, smallest_told
+from miniplm_assets.core.intervals import Difference, in_words, smallest_told
 from miniplm_assets.core.resampling import in_groups
 from miniplm_assets.evaluation.differences import (
     PER_BYTE,
@@ -141,6 +142,24 @@ def _outlook(node: Node[HeldStudents], sizes: Sizes) -> Iterator[str]:
                 f"cases, if seeds lie as far apart as the {num_stored} that are stored (standard deviation "
                 f"{deviation:.3f})"
             )
+            for name in names:
+                if node.settings.tokenizers[name] == node.settings.tokenizers[baseline]:
+                    yield from _seeds_for_what_was_seen(sizes, name, baseline, deviation)
+
+
+def _seeds_for_what_was_seen(sizes: Sizes, student: str, baseline: str, deviation: float) -> Iterator[str]:
+    """Say how many seeds the difference of two students needs of which some seed of each is stored."""
+    means = [
+        fmean(result.facts["nll_nats_per_token"] for result in stored)
+        for name in (student, baseline)
+        if (stored := sizes.stored_pieces(evaluation_key(name)))
+    ]
+    if len(means) < 2:
+        return
+    seen = means[0] - means[1]
+    needed = Difference(seen, -math.inf, math.inf, spread=2 * deviation**2).num_needed()
+    enough = "more than any number of seeds tells" if needed is None else f"{needed} seeds of each would tell that"
+    yield f"{student} against {baseline}: {seen:+.3f} nats a token by what is stored; {enough}"
 
 
 def _seed_deviation(node: Node[HeldStudents], sizes: Sizes, baseline: str) -> tuple[float, int] | None:

@@ -23,6 +23,8 @@ from miniplm_assets.kinds.sequences import SEQUENCES, packed_by
 from miniplm_assets.kinds.student_checkpoint import (
     STUDENT_CHECKPOINT,
     checkpoint_key,
+    measured_folders,
+    num_measured,
     seeds_of,
 )
 from miniplm_assets.kinds.tokenizer import TOKENIZER
@@ -79,7 +81,8 @@ def _make(work: Work[Measuring]) -> Result:
     checkpoints = work.input_pieces(STUDENT_CHECKPOINT.name)
 
     def write(seed: str, draft: Draft) -> None:
-        held_out, by_context = _measure(work, checkpoints[seed].verified_folder())
+        measured = [_measure(work, folder) for folder in measured_folders(checkpoints[seed])]
+        held_out, by_context = _mean_of(measured)
         by_context.write_parquet(draft.path / CONTEXT_LOSSES)
         table = held_out_table(
             held_out.select("sequence_id", "domain", "num_scored_bytes"),
@@ -101,6 +104,8 @@ def _make(work: Work[Measuring]) -> Result:
             "in_context_gain_nats_per_token": in_context_gain(by_context),
             "by_domain": table.drop("is_total", "num_sequences", "nll_nats").to_dicts(),
         }
+        if len(measured) > 1:
+            draft.facts["mean_over_last_checkpoints"] = len(measured)
 
     return work.make_pieces(write)
 
@@ -151,6 +156,19 @@ def _measure(work: Work[Measuring], model_folder: Path) -> tuple[pl.DataFrame, p
     return pl.concat(measured), contexts
 
 
+def _mean_of(measured: Sequence[tuple[pl.DataFrame, pl.DataFrame]]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return what the models of a seed cost on the average, by sequence and by context."""
+    held_out, by_context = measured[-1]
+    if len(measured) == 1:
+        return held_out, by_context
+    mean_logprobs = np.mean([one["logprob_nats"].to_numpy() for one, _ in measured], axis=0)
+    mean_nll = np.mean([one["nll_nats"].to_numpy() for _, one in measured], axis=0)
+    return (
+        held_out.with_columns(pl.Series("logprob_nats", mean_logprobs)),
+        by_context.with_columns(pl.Series("nll_nats", mean_nll)),
+    )
+
+
 def _validation_rows(tables: Sequence[Path]) -> list[pl.DataFrame]:
     """Return the validation sequences of each corpus file that has any."""
     frames = (
@@ -167,9 +185,10 @@ def _cost(node: Node[Measuring], sizes: Sizes, seeds: Collection[str] | None) ->
     per_split = sizes.tokens_per_split(node.inputs[SEQUENCES.name])
     if per_split is None:
         return Cost()
-    num_models = len(node.seeds if seeds is None else seeds)
+    checkpoint = sizes.input_node(node, STUDENT_CHECKPOINT.name)
+    num_models = len(node.seeds if seeds is None else seeds) * num_measured(checkpoint)
     return scoring_cost(
-        sizes.input_node(node, STUDENT_CHECKPOINT.name),
+        checkpoint,
         sizes,
         num_tokens=per_split[VALIDATION] * num_models,
         dtype=EVALUATION.dtype,

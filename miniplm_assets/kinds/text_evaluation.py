@@ -1,8 +1,10 @@
 """`<student>/<text>/text_evaluation`: what a student costs on a text beside the corpus, for each of its seeds."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
+import numpy as np
 import polars as pl
 
 from miniplm_assets.core.recipe import key_of
@@ -11,7 +13,12 @@ from miniplm_assets.evaluation.held_out import held_out_table
 from miniplm_assets.evaluation.text_losses import text_losses
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.evaluation_text import EVALUATION_TEXT, text_key
-from miniplm_assets.kinds.student_checkpoint import STUDENT_CHECKPOINT, checkpoint_key, seeds_of
+from miniplm_assets.kinds.student_checkpoint import (
+    STUDENT_CHECKPOINT,
+    checkpoint_key,
+    measured_folders,
+    seeds_of,
+)
 from miniplm_assets.kinds.student_evaluation import EVALUATION
 from miniplm_assets.kinds.tokenizer import TOKENIZER, tokenizer_key
 from miniplm_assets.lineage.kind import Blueprint, Kind, Node
@@ -64,11 +71,11 @@ def _make(work: Work[Reading]) -> Result:
         end_of_document_id=end_of_document_id, score_after_end_of_document=EVALUATION.score_after_end_of_document
     )
 
-    def write(seed: str, draft: Draft) -> None:
+    def measure(model_folder: Path) -> pl.DataFrame:
         with (
             work.run.device(),
             open_scorer(
-                checkpoints[seed].verified_folder(),
+                model_folder,
                 scoring=EVALUATION,
                 end_of_document_id=end_of_document_id,
                 max_sequence_tokens=work.settings.max_tokens,
@@ -77,7 +84,12 @@ def _make(work: Work[Reading]) -> Result:
             ) as scorer,
         ):
             asked = TextScorer(scorer, rule=rule, max_tokens=work.settings.max_tokens)
-            losses = text_losses(documents, asked, tokenizer, work.report)
+            return text_losses(documents, asked, tokenizer, work.report)
+
+    def write(seed: str, draft: Draft) -> None:
+        measured = [measure(folder) for folder in measured_folders(checkpoints[seed])]
+        nll_nats = np.mean([one["nll_nats"].to_numpy() for one in measured], axis=0)
+        losses = measured[-1].with_columns(pl.Series("nll_nats", nll_nats))
         losses.write_parquet(draft.path / DOCUMENT_LOSSES)
         by_id = losses.rename({"document_id": "sequence_id"}).with_columns(logprob_nats=-pl.col("nll_nats"))
         table = held_out_table(

@@ -10,6 +10,7 @@ from miniplm_assets.core.errors import ModelError
 from miniplm_assets.core.recipe import canonical_json
 from miniplm_assets.corpus.tokenizer import load_tokenizer
 from miniplm_assets.experiment import Training
+from miniplm_assets.experiment.models import LastCheckpoints
 from miniplm_assets.experiment.objectives import CrossEntropy, Objective
 from miniplm_assets.kinds.sequences import SEQUENCES
 from miniplm_assets.kinds.tokenizer import TOKENIZER
@@ -78,6 +79,7 @@ def train(
     objective: Objective | None = None,
     objective_inputs: Mapping[str, Input] | None = None,
     prompts_have_loss: bool = True,
+    last_checkpoints: LastCheckpoints | None = None,
 ) -> None:
     """Train a model and let the draft hold it.
 
@@ -93,6 +95,7 @@ def train(
         objective: the loss; cross-entropy where absent.
         objective_inputs: what it needs beside the sequences, by role.
         prompts_have_loss: whether the prompts of generated sequences have a loss.
+        last_checkpoints: states before the last one that are kept beside it; none where absent.
     """
     tokenizer_folder = work.input(TOKENIZER.name).verified_folder()
     tokenizer = load_tokenizer(tokenizer_folder)
@@ -112,6 +115,7 @@ def train(
         objective=objective or CrossEntropy(),
         objective_inputs=objective_inputs or {},
         prompts_have_loss=prompts_have_loss,
+        last_checkpoints=last_checkpoints,
     )
     with work.run.device():
         draft.facts = train_language_model(

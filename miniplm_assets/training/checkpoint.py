@@ -5,6 +5,7 @@
                              random.safetensors      states of torch's random generators
                              state.json              schedule, groups of the optimiser, training log
                              checkpoint.json         written last: the run's identity, checksum of each file
+    <work>/weights-<step>/   model.safetensors, checkpoint.json: a state that stays, for what is measured of it
 
 A checkpoint is written beside its place and renamed; older ones go once the new one is there. Resuming
 copies every value into place, so that a resumed run computes what an uninterrupted one would.
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import torch
 
 CONTENTS = "checkpoint.json"
+WEIGHTS = "model.safetensors"
 _FOLDER = re.compile(r"checkpoint-(\d+)")
 
 
@@ -63,26 +65,58 @@ def save_checkpoint(
     """
     from safetensors.torch import save_file, save_model
 
-    beside = work / f".checkpoint-{step}.{os.getpid()}"
+    groups, moments = _split_optimizer_state(optimizer.state_dict())
+
+    def write(folder: Path) -> None:
+        save_model(model, str(folder / WEIGHTS))
+        save_file(moments, folder / "optimizer.safetensors")
+        save_file(_random_states(), folder / "random.safetensors")
+        write_json(folder / "state.json", {**state, "optimizer_groups": groups})
+
+    place = _write_whole(work / f"checkpoint-{step}", write, {"step": step, "identity": dict(identity)})
+    remove_checkpoints(work, keep=place)
+    return Checkpoint(place, step)
+
+
+def save_weights(work: Path, *, step: int, model: "torch.nn.Module") -> None:
+    """Keep the weights after a step, beside the checkpoints; a run that goes on from before it writes them again."""
+    from safetensors.torch import save_model
+
+    _write_whole(_weights_folder(work, step), lambda folder: save_model(model, str(folder / WEIGHTS)), {"step": step})
+
+
+def find_weights(work: Path, *, step: int) -> Path:
+    """Return the file of the weights that were kept after a step.
+
+    Raises:
+        TrainingError: if they are not there, or damaged.
+    """
+    folder = _weights_folder(work, step)
+    if _read_contents(folder) is None:
+        raise TrainingError(
+            f"{folder}: the weights after step {step:,} are gone or damaged. Delete {work} to train anew"
+        )
+    return folder / WEIGHTS
+
+
+def _weights_folder(work: Path, step: int) -> Path:
+    return work / f"weights-{step}"
+
+
+def _write_whole(place: Path, write: Callable[[Path], None], contents: Mapping[str, Any]) -> Path:
+    """Write files into a folder that is complete or invisible, in place of what may be there."""
+    beside = place.with_name(f".{place.name}.{os.getpid()}")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    groups, moments = _split_optimizer_state(optimizer.state_dict())
-    save_model(model, str(beside / "model.safetensors"))
-    save_file(moments, beside / "optimizer.safetensors")
-    save_file(_random_states(), beside / "random.safetensors")
-    write_json(beside / "state.json", {**state, "optimizer_groups": groups})
+    write(beside)
     files = sorted(beside.iterdir())
     for path in files:
         flush_to_disk(path)
-    contents = {"step": step, "identity": dict(identity), "sha256": {path.name: sha256_of(path) for path in files}}
-    write_note(beside / CONTENTS, contents)
-
-    place = work / f"checkpoint-{step}"
+    write_note(beside / CONTENTS, {**contents, "sha256": {path.name: sha256_of(path) for path in files}})
     shutil.rmtree(place, ignore_errors=True)
     beside.rename(place)
-    flush_to_disk(work)
-    remove_checkpoints(work, keep=place)
-    return Checkpoint(place, step)
+    flush_to_disk(place.parent)
+    return place
 
 
 def find_checkpoint(
@@ -130,7 +164,7 @@ def restore_model(checkpoint: Checkpoint, model: "torch.nn.Module") -> None:
     """Copy the weights into a model."""
     from safetensors.torch import load_model
 
-    load_model(model, checkpoint.folder / "model.safetensors")
+    load_model(model, checkpoint.folder / WEIGHTS)
 
 
 def restore_optimizer(checkpoint: Checkpoint, optimizer: "torch.optim.Optimizer") -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from miniplm_assets.experiment.models import Training
+from miniplm_assets.experiment.models import LastCheckpoints, Training
 from miniplm_assets.experiment.objectives import CrossEntropy, Objective
 from miniplm_assets.training.objectives.objective import Input
 
@@ -31,6 +31,7 @@ class TrainingJob:
         seed: decides weights, order and dropout. The same seed gives the same model.
         data_fingerprint: identity of the files' content.
         prompts_have_loss: whether the first `num_prompt_tokens` of each sequence, a column of generated ones, have one.
+        last_checkpoints: states before the last one whose weights are kept too; they touch no weight.
     """
 
     name: str
@@ -48,6 +49,7 @@ class TrainingJob:
     objective: Objective = field(default_factory=CrossEntropy)
     objective_inputs: Mapping[str, Input] = field(default_factory=dict)
     prompts_have_loss: bool = True
+    last_checkpoints: LastCheckpoints | None = None
 
     def identity(self) -> dict[str, Any]:
         """Return all that the trained weights depend on; a checkpoint fits only the same.

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from miniplm_assets.core.errors import TrainingError
+from miniplm_assets.experiment.models import LastCheckpoints
+
 # The training log holds at most about this many rows, whatever the number of steps: enough for a curve.
 NUM_LOG_ROWS = 200
 
@@ -25,6 +28,7 @@ class TrainingPlan:
         evaluation_steps: steps (from 1) after which the held-out loss is measured; the last step is one.
         log_steps: steps that get a row in the training log; all evaluation steps are among them.
         num_epochs: how often the data is gone through.
+        kept_steps: steps before the last after which the weights are kept, rising.
     """
 
     order: NDArray[np.uint32]
@@ -33,6 +37,7 @@ class TrainingPlan:
     evaluation_steps: frozenset[int]
     log_steps: frozenset[int]
     num_epochs: float
+    kept_steps: tuple[int, ...] = ()
 
     @property
     def num_steps(self) -> int:
@@ -53,6 +58,7 @@ def plan_training(
     num_evaluations: int,
     seed: int,
     repeats_order: bool = False,
+    last_checkpoints: LastCheckpoints | None = None,
 ) -> TrainingPlan:
     """Draw sequences in random order, epoch after epoch, until they hold the token budget.
 
@@ -66,6 +72,10 @@ def plan_training(
         num_evaluations: held-out losses, evenly spaced, the last one at the end.
         seed: of the order.
         repeats_order: whether each epoch has the order of the first; else each has its own.
+        last_checkpoints: states whose weights are kept; the last one alone where absent.
+
+    Raises:
+        TrainingError: if there are too few steps to keep so many states.
     """
     random = np.random.default_rng(seed)
     epoch_tokens = int(num_tokens.sum())
@@ -92,7 +102,20 @@ def plan_training(
         evaluation_steps=evaluation_steps,
         log_steps=evaluation_steps | frozenset(range(log_interval, num_steps + 1, log_interval)),
         num_epochs=int(tokens_after_step[-1]) / epoch_tokens,
+        kept_steps=_kept_steps(num_steps, last_checkpoints),
     )
+
+
+def _kept_steps(num_steps: int, last: LastCheckpoints | None) -> tuple[int, ...]:
+    if last is None:
+        return ()
+    before = sorted({num_steps - round(place * last.apart * num_steps) for place in range(1, last.number)})
+    if len(before) < last.number - 1 or before[-1] == num_steps or before[0] < 1:
+        raise TrainingError(
+            f"training.last_checkpoints: {last.number} states, {last.apart:g} of {num_steps:,} steps apart, are not as "
+            "many different ones; raise `apart`, lower `number`, or train for more steps"
+        )
+    return tuple(before)
 
 
 def evenly_spaced(num_steps: int, count: int) -> frozenset[int]:

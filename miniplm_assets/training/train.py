@@ -13,7 +13,7 @@ from miniplm_assets.lm.attention import settle_attention
 from miniplm_assets.lm.causality import require_causal_model
 from miniplm_assets.lm.memory import kept_memory
 from miniplm_assets.lm.quiet import without_progress_bars
-from miniplm_assets.training.checkpoint import find_checkpoint
+from miniplm_assets.training.checkpoint import WEIGHTS, find_checkpoint, find_weights
 from miniplm_assets.training.held_out import HELD_OUT_LOG, HeldOut
 from miniplm_assets.training.job import TrainingJob
 from miniplm_assets.training.objectives import Setting, objective_of
@@ -22,6 +22,8 @@ from miniplm_assets.training.slow_parts import slow_parts_noted, what_is_slow
 from miniplm_assets.training.token_file import write_token_file
 
 TRAINING_LOG = "training_log.parquet"
+# Of the states that are kept beside the last one: a folder each, which transformers loads as it does the last.
+EARLIER = "last_checkpoints"
 
 
 @kept_memory()
@@ -106,6 +108,7 @@ def train_language_model(
         num_evaluations=measured["num_evaluations"],
         seed=job.seed,
         repeats_order=job.training.later_epochs == "repeated",
+        last_checkpoints=job.last_checkpoints,
     )
     arguments = training_arguments(job, plan, work)
     kind = objective_of(job.objective)
@@ -150,6 +153,11 @@ def train_language_model(
         model.config.use_cache = True  # Trainer switches it off, and a saved model that generates wants it
         with without_progress_bars():
             model.save_pretrained(target)
+        for step in plan.kept_steps:
+            folder = target / EARLIER / f"step-{step:08d}"
+            folder.mkdir(parents=True)
+            shutil.copy2(find_weights(work, step=step), folder / WEIGHTS)
+            shutil.copy2(target / "config.json", folder / "config.json")
         _copy_tokenizer(job.tokenizer_folder, target)
         course.journal.write_parquet(target / TRAINING_LOG)
         held_out.write_parquet(target / HELD_OUT_LOG)
@@ -171,6 +179,11 @@ def train_language_model(
         "device": str(trainer.args.device),
         **objective.facts,
     }
+
+
+def earlier_states(folder: Path) -> list[Path]:
+    """Return the folders of the states that were kept beside the last one of a trained model, earliest first."""
+    return sorted((folder / EARLIER).glob("step-*"))
 
 
 def _copy_tokenizer(folder: Path, target: Path) -> None:

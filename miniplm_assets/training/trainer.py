@@ -29,6 +29,7 @@ from miniplm_assets.training.checkpoint import (
     restore_optimizer,
     restore_random_states,
     save_checkpoint,
+    save_weights,
 )
 from miniplm_assets.training.held_out import HeldOut
 from miniplm_assets.training.job import TrainingJob
@@ -188,6 +189,8 @@ class CourseCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
         if self._progress.is_due(step):
             num_tokens = int(plan.tokens_after_step[step - 1])
             self._progress.say(step, num_tokens=num_tokens, nats_per_token=course.journal.latest_nats_per_token())
+        if step in plan.kept_steps and state.is_world_process_zero:
+            save_weights(course.work, step=step, model=objects["model"])
         if step == plan.num_steps:  # nothing would be left to go on with
             self._write_row(step, look=None, **objects)
             return

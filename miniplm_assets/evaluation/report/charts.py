@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 
 from markupsafe import Markup
 
-from miniplm_assets.evaluation import plots
+from miniplm_assets.evaluation import line_styles
 from miniplm_assets.evaluation.report.characters import visible
 
 SVG: Final = "http://www.w3.org/2000/svg"
@@ -17,15 +17,15 @@ LINK: Final = "{http://www.w3.org/1999/xlink}href"
 # What the pictures are drawn with, and what the page calls it; a page that is dark has others under these names.
 NAMES: Final = {
     "#000000": "currentColor",
-    plots.INK: "currentColor",
-    plots.GREY: "var(--grey)",
-    plots.PALE: "var(--pale)",
-    plots.BLUE: "var(--blue)",
-    plots.ORANGE: "var(--orange)",
-    plots.GREEN: "var(--green)",
-    plots.PURPLE: "var(--purple)",
-    plots.SKY: "var(--sky)",
-    plots.RED: "var(--red)",
+    line_styles.INK: "currentColor",
+    line_styles.GREY: "var(--grey)",
+    line_styles.PALE: "var(--pale)",
+    line_styles.BLUE: "var(--blue)",
+    line_styles.ORANGE: "var(--orange)",
+    line_styles.GREEN: "var(--green)",
+    line_styles.PURPLE: "var(--purple)",
+    line_styles.SKY: "var(--sky)",
+    line_styles.RED: "var(--red)",
 }
 _BY_COLOUR: Final = {colour.lower(): name for colour, name in NAMES.items()}
 _COLOUR: Final = re.compile(r"#[0-9a-fA-F]{6}\b")

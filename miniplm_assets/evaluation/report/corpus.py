@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from miniplm_assets.evaluation.plots import shortened
+from miniplm_assets.evaluation.figures import shortened
 from miniplm_assets.evaluation.report.blocks import Block, Cell, Column, Section, Source, Table, Words
 from miniplm_assets.evaluation.report.numbers import NOT_THERE, count, nats, share
 

@@ -6,7 +6,8 @@ from functools import partial
 
 import polars as pl
 
-from miniplm_assets.evaluation.plots import MAX_DOMAINS, plot_difference_distribution, shortened
+from miniplm_assets.evaluation.figures import shortened
+from miniplm_assets.evaluation.plots import MAX_DOMAINS, plot_difference_distribution
 from miniplm_assets.evaluation.report.blocks import (
     Bars,
     Block,
