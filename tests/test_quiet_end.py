@@ -37,5 +37,5 @@ def test_make_tells_dg_which_environment_is_its_own():
         ["make", "-n", "demo", "ui", "check"], cwd=PROJECT, capture_output=True, text=True, check=True
     )
     calls = [line for line in told.stdout.splitlines() if "bin/dg " in line]
-    assert len(calls) == 3
+    assert len(calls) >= 3
     assert all(f"VIRTUAL_ENV={PROJECT}/.venv .venv/bin/dg " in line for line in calls)

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from miniplm_assets.commands.common import Commands, add_command, add_json, open_experiment, terminal_columns
+from miniplm_assets.commands.reasons import in_groups
 from miniplm_assets.core.words import count, duration, size, table, wrapped
 from miniplm_assets.experiment import load_experiment
 from miniplm_assets.kinds.registry import WAREHOUSE_VARIABLE
-from miniplm_assets.lineage.compared import Compared, Difference, compare
+from miniplm_assets.lineage.compared import NOTHING, Compared, Difference, compare
 from miniplm_assets.lm.device_speed import DeviceSpeed
 
 # Of a value, such as a whole section that only one of the files has.
@@ -62,8 +63,15 @@ def _parts(told: Compared, files: Sequence[Path], columns: int) -> Iterator[str]
 def _differing(settings: Sequence[Difference], columns: int) -> str:
     if not settings:
         return "No setting differs."
-    lines = [wrapped(f"{one.place}: {_value(one.first)} -> {_value(one.second)}", columns, INDENT) for one in settings]
+    lines = [wrapped(f"{one.place}: {_change(one)}", columns, INDENT) for one in settings]
     return "\n".join([f"Settings that differ ({len(settings)}):", *lines])
+
+
+def _change(one: Difference) -> str:
+    """Return what stands in each file; of a whole section, only which has it."""
+    if isinstance(one.first, Mapping) or isinstance(one.second, Mapping):
+        return f"only in the {'first' if one.second == NOTHING else 'second'}"
+    return f"{_value(one.first)} -> {_value(one.second)}"
 
 
 def _value(value: Any) -> str:
@@ -76,15 +84,8 @@ def _results(told: Compared, columns: int) -> Iterator[str]:
     how = "" if told.is_by_fingerprint else " by what defines them, since a corpus has not been seen"
     yield wrapped(f"Shared, and computed once{where}{how}: {len(told.shared)} assets.", columns)
     if told.changed:
-        reasons: dict[str, list[str]] = {}
-        for key, why in told.changed.items():
-            reasons.setdefault("; ".join(why), []).append(key)
-        lines = []
-        for why, keys in reasons.items():
-            lines.append(wrapped(", ".join(keys), columns, INDENT))
-            if why:
-                lines.append(wrapped(why, columns, INDENT * 3))
-        yield "\n".join([f"In both, with other results ({len(told.changed)}):", *lines])
+        reasons = in_groups(told.changed, columns) or wrapped(", ".join(told.changed), columns, INDENT)
+        yield f"In both, with other results ({len(told.changed)}):\n{reasons}"
     for title, only in (("Only in the first", told.only_first), ("Only in the second", told.only_second)):
         if only:
             yield f"{title} ({len(only)}):\n{wrapped(', '.join(only), columns, INDENT)}"

@@ -2,10 +2,9 @@
 
 import argparse
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Any
 
 from miniplm_assets.commands.common import (
     Commands,
@@ -15,8 +14,8 @@ from miniplm_assets.commands.common import (
     open_experiment,
     terminal_columns,
 )
-from miniplm_assets.core.words import count, cut, duration, size, table, wrapped
-from miniplm_assets.lineage.fingerprints import RAW_CORPUS
+from miniplm_assets.commands.reasons import in_groups
+from miniplm_assets.core.words import count, duration, size, table, wrapped
 from miniplm_assets.lineage.plan import (
     ACCELERATOR_FLOPS_PER_SECOND,
     PlannedAsset,
@@ -25,12 +24,6 @@ from miniplm_assets.lineage.plan import (
     require_possible,
 )
 from miniplm_assets.lm.device_speed import DeviceSpeed
-
-# What follows from another asset of the plan, and is no reason of its own.
-FOLLOWS: Final = re.compile(r"input .+ (changed|is new|is gone)( \(\d+ results\))?")
-# Of a reason, such as a whole section that is new: the rest is for a program.
-MAX_REASON_CHARACTERS: Final = 160
-INDENT: Final = "  "
 
 
 def add(commands: Commands) -> None:
@@ -114,31 +107,10 @@ def _to_do(one: PlannedAsset) -> str:
 
 
 def _why(left: Sequence[PlannedAsset], columns: int) -> str:
-    """Return each reason once, with the assets that it holds for; then those that only follow from others here."""
-    keys: dict[str, list[str]] = {}
-    following = []
-    for one in left:
-        # The inputs of the listing are files.
-        own = [reason for reason in one.reasons if one.key == RAW_CORPUS or not FOLLOWS.fullmatch(reason)]
-        for reason in own:
-            keys.setdefault(reason, []).append(one.key)
-        if one.reasons and not own:
-            following.append(one.key)
-    parts = [_reason(cut(reason, MAX_REASON_CHARACTERS), those, len(left), columns) for reason, those in keys.items()]
-    if following:
-        parts.append(_reason("what they are made of is another", following, len(left), columns))
-    if not parts:
+    told = in_groups({one.key: one.reasons for one in left}, columns)
+    if not told:
         return wrapped("Why: nothing of this corpus is known to be stored.", columns)
-    return "\n".join(["Why, and what to know before:", *parts])
-
-
-def _reason(reason: str, keys: Sequence[str], num_left: int, columns: int) -> str:
-    if len(keys) == 1:
-        return wrapped(f"{keys[0]}: {reason}", columns, INDENT)
-    if len(keys) == num_left:
-        return wrapped(f"{reason}: all {num_left}", columns, INDENT)
-    named = wrapped(", ".join(keys), columns, INDENT * 3)
-    return f"{wrapped(f'{reason}: {len(keys)} assets', columns, INDENT)}\n{named}"
+    return f"Why, and what to know before:\n{told}"
 
 
 def _notes(left: Sequence[PlannedAsset], speed: DeviceSpeed) -> Iterator[str]:

@@ -15,7 +15,7 @@ from miniplm_assets.commands.common import (
     open_experiment,
     terminal_columns,
 )
-from miniplm_assets.core.words import cut, duration, size, table, wrapped
+from miniplm_assets.core.words import count, cut, duration, size, table, wrapped
 from miniplm_assets.lineage.shown import Shown, show
 
 NUM_ROWS: Final = 3
@@ -59,7 +59,7 @@ def _parts(told: Shown, columns: int) -> Iterator[str]:
     yield from (wrapped(text.replace("**", ""), columns) for text in words.values())
     yield from _figures({name: value for name, value in told.facts.items() if name not in words}, columns)
     yield _checks(told, columns)
-    if told.rows:
+    if told.rows and dict(told.rows[0]) != dict(told.facts):  # of one row, which is its figures
         yield f"The first {len(told.rows)} of {told.num_rows:,} rows:\n{in_rows(told.rows, columns)}"
     yield _places(told)
 
@@ -77,8 +77,9 @@ def _state(told: Shown) -> str:
 
 def _figures(facts: Mapping[str, Any], columns: int) -> Iterator[str]:
     """Go through what was reported: numbers by their names, then tables."""
-    flat = dict(_flat(facts))
-    rows = {name: value for name, value in flat.items() if isinstance(value, list)}
+    grids = {name: rows for name, value in facts.items() if (rows := _grid(name, value))}
+    flat = dict(_flat({name: value for name, value in facts.items() if name not in grids}))
+    rows = {name: value for name, value in flat.items() if isinstance(value, list)} | grids
     figures = [(name, figure(name, value)) for name, value in flat.items() if name not in rows]
     if figures:
         width = min(max(len(name) for name, _ in figures), columns // 2)
@@ -88,10 +89,35 @@ def _figures(facts: Mapping[str, Any], columns: int) -> Iterator[str]:
         yield "\n".join(lines)
     for name, listed in rows.items():
         if listed and isinstance(listed[0], dict):
-            more = "" if len(listed) <= MAX_FIGURES else f"\nand {len(listed) - MAX_FIGURES} more: --json"
-            yield f"{name}:\n{in_rows(listed[:MAX_FIGURES], columns)}{more}"
+            yield f"{name}:\n{_some_rows(listed, columns)}"
         elif listed:
             yield wrapped(f"{name}: {', '.join(map(str, listed[:MAX_FIGURES]))}", columns)
+
+
+def _grid(name: str, value: Any) -> list[dict[str, Any]]:
+    """Return figures within figures as rows, such as those of each split and domain; none where they are no table."""
+    rows = list(_leaves(value)) if isinstance(value, Mapping) else []
+    is_table = len(rows) > 1 and all(row.keys() == rows[0][1].keys() for _, row in rows)
+    return [{name: place, **row} for place, row in rows] if is_table else []
+
+
+def _leaves(value: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Go through the innermost mappings, each with its place."""
+    if not any(isinstance(inner, Mapping) for inner in value.values()):
+        yield where, value
+        return
+    for name, inner in value.items():
+        if isinstance(inner, Mapping):
+            yield from _leaves(inner, f"{where}/{name}" if where else name)
+
+
+def _some_rows(rows: Sequence[Mapping[str, Any]], columns: int) -> str:
+    """Return so many rows that the screen holds them."""
+    told, num_told = in_rows(rows, columns), len(rows)
+    if len(told.splitlines()) > MAX_FIGURES + 1:
+        num_told = MAX_FIGURES if in_rows(rows[:1], columns).count("\n") == 1 else NUM_ROWS
+        told = in_rows(rows[:num_told], columns)
+    return told if num_told >= len(rows) else f"{told}\nand {len(rows) - num_told:,} more: --json"
 
 
 def _flat(facts: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
@@ -121,19 +147,18 @@ def _places(told: Shown) -> str:
 
 
 def in_rows(rows: Sequence[Mapping[str, Any]], columns: int) -> str:
-    """Return rows as a table where that fits, else one under the other, each value cut to a line."""
-    shown = [{name: figure(name, value) for name, value in _with_text(row).items()} for row in rows]
-    names = list(shown[0])
-    cells = [[cut(row[name], CELL_COLUMNS) for name in names] for row in shown]
-    lined = table(names, cells, columns)
-    if max(map(len, lined.splitlines())) <= columns and all(
-        len(row[name]) <= CELL_COLUMNS for row in shown for name in names
-    ):
-        return lined
+    """Return rows as a table where that fits; else the first of them one under the other, each value cut to a line."""
+    told = [{name: figure(name, value) for name, value in _with_text(row).items()} for row in rows]
+    names = list(dict.fromkeys(name for row in told for name in row))
+    told = [{name: row.get(name, "-") for name in names} for row in told]
+    if all(len(text) <= CELL_COLUMNS for row in told for text in row.values()):
+        lined = table(names, [list(row.values()) for row in told], columns)
+        if max(map(len, lined.splitlines())) <= columns:
+            return lined
     width = max(map(len, names))
     blocks = [
         "\n".join(f"{INDENT}{name:{width}}{INDENT}{cut(text, columns - width - 4)}" for name, text in row.items())
-        for row in shown
+        for row in told
     ]
     return "\n\n".join(blocks)
 
@@ -160,6 +185,8 @@ def figure(name: str, value: Any) -> str:
             return size(value)
         case int() if name.endswith("_id") or name == "seed":
             return str(value)
+        case int() | float() if name.endswith("flops"):
+            return count(value)
         case int():
             return f"{value:,}"
         case float() if name.endswith("seconds"):

@@ -74,7 +74,7 @@ def _link(work: Work[Any], name: str, result: Result) -> None:
     files = dict(view_of(work.node, result, store))
     view = View(key=work.node.key, kind=work.node.kind.name, fingerprint=fingerprint, files=files)
     if not show_latest(store.root, view):
-        work.report(f"{name} was not made: the name of another asset is in its place")
+        work.report(f"{name} was not made: another asset's name, or a folder that is no link, is in its place")
     elif before is not None:
         work.report(f"{name} shows {fingerprint} from now on, and {before} no longer")
 

@@ -126,8 +126,9 @@ def find_node(pipeline: Pipeline, key: str) -> Node[Any]:
 
 def _nearest(key: str, keys: Sequence[str]) -> str:
     """Name the keys that a person may have meant: all of a kind or a name first, then those that are spelt alike."""
-    alike = [one for one in keys if key in one.split("/")]
-    alike += [one for one in difflib.get_close_matches(key, keys, n=NUM_NEAREST, cutoff=0.5) if one not in alike]
+    alike = [one for one in keys if key in one.split("/")] or difflib.get_close_matches(
+        key, keys, n=NUM_NEAREST, cutoff=0.5
+    )
     if not alike:
         return f"there are {', '.join(keys)}"
     more = f", and {len(alike) - NUM_NEAREST} more" if len(alike) > NUM_NEAREST else ""
