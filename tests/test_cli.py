@@ -58,6 +58,7 @@ def test_the_plan_of_the_paper_needs_no_network(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setenv(WAREHOUSE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "80")
     assert main(["plan", str(PAPER)]) == 0
     printed = capsys.readouterr().out
     pipeline = open_pipeline(PAPER, warehouse=str(tmp_path))
@@ -113,6 +114,7 @@ def without_speed(monkeypatch):
     """Let no model be timed."""
     monkeypatch.setattr(DeviceSpeed, "seconds", lambda *_: 1.0)
     monkeypatch.setattr(DeviceSpeed, "describe", lambda _: "a device")
+    monkeypatch.setenv("COLUMNS", "80")
 
 
 def test_a_plan_says_each_reason_once_and_the_same_to_a_program(experiment, monkeypatch, capsys):
