@@ -83,7 +83,7 @@ class Server:
 
     url: str
     log: Path
-    restarts: list[Callable[[], None]] = field(default_factory=list)
+    restarts: list[Callable[..., None]] = field(default_factory=list)
 
     def query(self, text: str, **variables: Any) -> Any:
         """Return the data of a GraphQL request; fail on any error."""
@@ -181,7 +181,9 @@ def running_dagster(experiment_file: Path, home: Path, *commands: list[str]) -> 
                 words, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
 
-        def restart(number: int) -> None:
+        def restart(number: int, *, with_children: bool = False) -> None:
+            if with_children:
+                os.killpg(processes[number].pid, signal.SIGKILL)
             processes[number].kill()
             processes[number].wait(20)
             processes[number] = start(wanted[number])
