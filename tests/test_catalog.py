@@ -62,6 +62,9 @@ def test_the_questions_of_a_person(tmp_path: Path, shown: list[CatalogTable]):
         ]
         assert reader.execute("select count(*) from refined_corpus").fetchall() == [(30,)]
         assert reader.execute("select count(*) from documents").fetchall() == [(40,)]
+        # The ten highest of the ten that a quarter keeps: no noise, the difference 20 - i / 8.
+        kept = "select text from refined_corpus where selection = 'it''s' order by sequence_id limit 3"
+        assert reader.execute(kept).fetchall() == [("text of 1",), ("text of 2",), ("text of 3",)]
 
 
 def test_everything_is_described(tmp_path: Path, shown: list[CatalogTable]):

@@ -1,6 +1,7 @@
 """The commands, as a person calls them."""
 
 import fcntl
+import importlib.metadata
 import json
 import socket
 from dataclasses import replace
@@ -60,12 +61,15 @@ def test_the_plan_of_the_paper_needs_no_network(tmp_path, monkeypatch, capsys):
     assert main(["plan", str(PAPER)]) == 0
     printed = capsys.readouterr().out
     pipeline = open_pipeline(PAPER, warehouse=str(tmp_path))
-    lines = {line.split()[0]: line.split() for line in printed.splitlines() if line and not line.startswith(" ")}
-    assert set(pipeline.graph) <= set(lines)
+    # A name that is too wide for its column stands above its figures.
+    lines = iter(printed.splitlines())
+    rows = {line.split()[0]: line.split()[1:] or next(lines).split() for line in lines if line.strip()}
+    assert set(pipeline.graph) <= set(rows)
     # 105B tokens without the reference's 5 %, through 1,836,828,672 parameters twice; how long, this machine decides.
-    shown = lines["qwen_1800m/teacher_scores"]
-    assert [*shown[1:5], shown[6]] == ["0", "?", "99.8G", "3.7e20", "1.9GB"]
-    assert float(shown[5].replace(",", "").removesuffix("h")) > 0
+    todo, tokens, flops, time, unit, *disk = rows["qwen_1800m/teacher_scores"]
+    assert [todo, tokens, flops, *disk] == ["?", "99.8G", "3.7e20", "1.9", "GB"]
+    assert float(time.replace(",", "")) > 0 and unit in ("h", "days")
+    assert max(map(len, printed.splitlines())) <= 80
     step = next(step for step in plan(pipeline) if step.key == "qwen_1800m/teacher_scores")
     assert step.flops == pytest.approx(2 * 1_836_828_672 * 99_750_000_000, rel=1e-9)
     assert "nothing of it has been seen so far" in printed
@@ -103,6 +107,33 @@ def test_a_plan_names_what_differs_from_the_nearest_result_of_the_same_file(expe
     documents = plan(pipeline)[1]
     assert documents.reasons == ("settings.seed: 99 -> 3", "new file b.jsonl")
     assert (documents.num_stored, documents.num_missing) == (0, 2)
+
+
+def without_speed(monkeypatch):
+    """Let no model be timed."""
+    monkeypatch.setattr(DeviceSpeed, "seconds", lambda *_: 1.0)
+    monkeypatch.setattr(DeviceSpeed, "describe", lambda _: "a device")
+
+
+def test_a_plan_says_each_reason_once_and_the_same_to_a_program(experiment, monkeypatch, capsys):
+    without_speed(monkeypatch)
+    assert main(["plan", str(experiment)]) == 0
+    printed = capsys.readouterr().out
+    assert main(["plan", str(experiment), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    left = [one for one in told["assets"] if one["num_missing"]]
+    assert printed.count("never computed") == 1 and f"never computed: all {len(left)}" in " ".join(printed.split())
+    assert printed.startswith(f"{told['num_complete']} of {told['num_assets']} assets are stored; the rest takes ")
+    assert told["num_complete"] == told["num_assets"] - len(left) == 1  # the listing
+    assert told["flops"] == sum(one["flops"] or 0 for one in left) > 0
+    assert told["device"] == "a device" and len(told["remade_by_a_new_file"]) == 3
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out.split() == ["miniplm_assets", importlib.metadata.version("miniplm_assets")]
 
 
 def everything_in(folder):
@@ -172,10 +203,9 @@ def test_a_plan_knows_tokens_flops_and_time_of_scoring_before_the_first_run(expe
 
 
 def test_a_plan_says_in_a_line_what_makes_a_new_file_dear(experiment, monkeypatch, capsys):
-    monkeypatch.setattr(DeviceSpeed, "seconds", lambda *_: 1.0)
-    monkeypatch.setattr(DeviceSpeed, "describe", lambda _: "a device")
+    without_speed(monkeypatch)
     assert main(["plan", str(experiment)]) == 0
-    [line] = [line for line in capsys.readouterr().out.splitlines() if "dear" in line]
+    line = " ".join(capsys.readouterr().out.partition("A new corpus file will be dear: ")[2].split())
     # Sequences and both scores; the documents depend on no model.
     assert "bpe/tokenizer, large/teacher_model, small/reference_model" in line and "all of 3 assets" in line
     assert main(["plan", str(DEMO)]) == 0

@@ -374,7 +374,7 @@ def test_the_outcome_is_the_stored_verdict_and_where_to_look(tmp_path):
         outcome(pipeline)
 
     def write(draft):
-        pl.DataFrame({"student": ["better"], "a_long_name_of_a_column": [0.25]}).write_parquet(
+        pl.DataFrame({"student": ["better"], "bits_per_byte": [0.25], "corpus": ["candidates"]}).write_parquet(
             draft.path / "students.parquet"
         )
         draft.facts = {"verdict": "better is better."}
@@ -383,14 +383,12 @@ def test_the_outcome_is_the_stored_verdict_and_where_to_look(tmp_path):
     text = outcome(pipeline)
     assert text.startswith("better is better.\n\n")
     for words in (
-        "a_long_name_of_a_column",
-        "0.25",
+        "student  bits/byte\nbetter      0.2500\n",
         str(result.folder),
         str(tmp_path / "warehouse" / "warehouse.duckdb"),
     ):
         assert words in text
-    assert "shape" not in text and "f64" not in text
-    assert "What it cost:\nnot made yet; materialise break_even\n\nPlots:" in text
+    assert "What it cost:\nnot made yet; materialise break_even\n\nReport:     not made yet; materialise report" in text
 
     def write_cost(draft):
         pl.DataFrame({"student": ["better"]}).write_parquet(draft.path / "break_even.parquet")
@@ -398,7 +396,7 @@ def test_the_outcome_is_the_stored_verdict_and_where_to_look(tmp_path):
 
     pipeline.store.make(pipeline.latest_fingerprints().recipe("break_even"), write_cost)
     text = outcome(pipeline)
-    assert "What it cost:\nbetter: 2e9 FLOPs of training\n\nPlots:" in text
+    assert "What it cost:\nbetter: 2e9 FLOPs of training\n\nReport:" in text
 
     # A newer state is in the making: what was complete is shown, and called what it is.
     (tmp_path / "texts" / "b.jsonl").write_text('{"text": "two"}\n')
@@ -414,7 +412,10 @@ def test_the_outcome_is_the_stored_verdict_and_where_to_look(tmp_path):
     )
     del content["students"]
     path.write_text(yaml.safe_dump(content))
-    assert outcome(open_pipeline(path)).startswith("The experiment compares no students.")
+    told = outcome(open_pipeline(path), columns=60)
+    assert (
+        told.startswith("The experiment compares no students.\n\n") and str(tmp_path / "warehouse" / "latest") in told
+    )
 
 
 def test_a_plan_says_what_the_seeds_will_be_able_to_tell(tmp_path):

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from miniplm_assets.assets.build import build_assets
+from miniplm_assets.cli import main
 from miniplm_assets.experiment import load_experiment
 from miniplm_assets.kinds.registry import PROJECT, all_kinds, open_pipeline
 from miniplm_assets.lineage.graph import build_graph
@@ -25,6 +26,7 @@ from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.plan import plan
 from miniplm_assets.lineage.prune import referenced, unreferenced_results
 from miniplm_assets.lineage.verify import verify_derived, verify_store
+from miniplm_assets.storage.latest import shown_fingerprint
 from miniplm_assets.storage.sql_project import load_sql_project
 from miniplm_assets.storage.store import Store
 from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shard
@@ -83,7 +85,7 @@ def tiny(tmp_path_factory):
 @pytest.fixture
 def copy_of_tiny(tiny, tmp_path):
     """The same, to change: (experiment content, write it and return its path)."""
-    folder = shutil.copytree(tiny[0], tmp_path / "copy")
+    folder = shutil.copytree(tiny[0], tmp_path / "copy", symlinks=True)
     text = (folder / "experiment.yaml").read_text().replace(str(tiny[0]), str(folder))
     (folder / "experiment.yaml").write_text(text)
     return folder
@@ -424,6 +426,54 @@ def test_the_students_load_as_any_model(tiny):
         tokens = AutoTokenizer.from_pretrained(folder)("import sys", return_tensors="pt")
         assert model(**tokens).logits.shape[-1] == 300
         assert not [path for path in Path(folder).iterdir() if path.suffix in (".bin", ".pt", ".pkl")]
+
+
+def test_the_latest_results_are_read_by_their_names_by_other_tools(tiny, tmp_path, monkeypatch):
+    """The lines of docs/results.md."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
+    from datasets import load_dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    latest = tiny[1].store.root / "latest"
+    shown = {path.relative_to(latest).as_posix() for path in latest.rglob("*") if path.is_symlink()}
+    assert shown == tiny[1].graph.keys()
+    assert not any(path.name == "manifest.json" for path in latest.parent.joinpath(".views").rglob("*"))
+
+    model = AutoModelForCausalLM.from_pretrained(str(latest / "miniplm/student_checkpoint"))
+    tokenizer = AutoTokenizer.from_pretrained(str(latest / "miniplm/student_checkpoint"))
+    assert model(**tokenizer("import sys", return_tensors="pt")).logits.shape[-1] == 300
+
+    for key, table in (("half/refined_corpus", None), ("documents", "documents.parquet")):
+        loaded = load_dataset("parquet", data_dir=str(latest / key), split="train", cache_dir=str(tmp_path))
+        results = [tiny[1].store.require(recipe) for recipe in tiny[1].latest_fingerprints().stored(key)]
+        files = [path for result in results for path in result.matching(table or "*.parquet")]
+        column = loaded.column_names[0]
+        assert sorted(loaded[column]) == sorted(pl.concat(map(pl.read_parquet, files))[column].to_list())
+    of_seeds = latest / "miniplm" / "student_evaluation" / "seed=*" / "held_out.parquet"
+    assert set(pl.read_parquet(of_seeds, hive_partitioning=True)["seed"]) == {3}
+
+    with duckdb.connect(str(latest.parent / "warehouse.duckdb"), read_only=True) as reader:
+        [(text, texts)] = reader.execute(
+            "select text, texts from refined_corpus where selection = 'half' limit 1"
+        ).fetchall()
+    assert text == "\n\n".join(texts) != ""
+
+
+def test_a_second_experiment_takes_the_names_over_and_prune_takes_those_of_what_it_deletes(copy_of_tiny, capsys):
+    path = copy_of_tiny / "experiment.yaml"
+    pipeline, _, _ = materialise(path, '+key:"half/refined_corpus"')
+    root, key = pipeline.store.root, "half/refined_corpus"
+    own = pipeline.latest_fingerprints().recipe(key).fingerprint
+    assert shown_fingerprint(root, key) == own
+    other = copy_of_tiny / "other.yaml"
+    other.write_text(path.read_text().replace("keep_fraction: 0.5", "keep_fraction: 0.25"))
+    pipeline, _, _ = materialise(other, '+key:"half/refined_corpus"')
+    assert shown_fingerprint(root, key) == pipeline.latest_fingerprints().recipe(key).fingerprint != own
+    assert main(["prune", str(path), "--delete"]) == 0
+    assert not (root / "latest" / key).is_symlink()
+    assert shown_fingerprint(root, "bpe/tokenizer") is not None
+    materialise(path, 'key:"half/refined_corpus"')
+    assert shown_fingerprint(root, key) == own
 
 
 def test_the_outcome_says_who_is_better_with_the_measured_losses(tiny):

@@ -10,8 +10,8 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from miniplm_assets import cli
 from miniplm_assets.cli import main
+from miniplm_assets.commands import export
 from miniplm_assets.core.errors import PublishingError
 from miniplm_assets.publishing.push import push, require_repository_id, token_in
 
@@ -174,7 +174,7 @@ def test_the_command_asks_for_token_and_name_before_anything_else(tmp_path, monk
     def unexpected(*_):
         raise AssertionError("the experiment was opened")
 
-    monkeypatch.setattr(cli, "open_chosen", unexpected)
+    monkeypatch.setattr(export, "open_experiment", unexpected)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     command = ["export", "refined/half", str(tmp_path / "out"), "--push"]
     assert main([*command, "me/half"]) == 2 and "HF_TOKEN" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from miniplm_assets import cli
 from miniplm_assets.assets.build import build_assets
+from miniplm_assets.commands import report as report_command
 from miniplm_assets.core.paper import ACCURACY_PERCENT, AVERAGE_PERCENT, TASKS
 from miniplm_assets.evaluation.comparison import comparison_table
 from miniplm_assets.evaluation.differences import hold_all
@@ -303,12 +304,18 @@ def test_columns_are_followed_to_where_they_come_from(page):
 def test_a_command_says_where_it_is(tiny, capsys, monkeypatch, tmp_path):
     path, content, pipeline = tiny
     opened = []
-    monkeypatch.setattr(cli.webbrowser, "open", lambda place: opened.append(place) or True)
+    monkeypatch.setattr(report_command.webbrowser, "open", lambda place: opened.append(place) or True)
     assert cli.main(["report", str(path), "--open"]) == 0
     where = capsys.readouterr().out.strip()
     assert where == str(pipeline.store.root / "report.html") and opened == [f"file://{where}"]
     assert cli.main(["outcome", str(path)]) == 0
-    assert f"\nReport:     {where} " in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"\nReport:     {where}\n" in told
+    assert told.splitlines()[-1].endswith(f"-m miniplm_assets show half/refined_corpus {path}")
+    assert all(len(line) <= 80 or "/" in line for line in told.splitlines())  # a path stays whole
+    assert cli.main(["outcome", str(path), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["students"]
+    assert {row["student"] for row in rows} == set(content["students"])
     other = write_experiment(tmp_path / "other.yaml", content | {"evaluation": {"excluded_domains": ["code"]}})
     assert cli.main(["report", str(other)]) == 2
     assert "report" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from miniplm_assets.assets.stopping import RunStoppedError
 from miniplm_assets.core.errors import CorpusChangedError, MiniplmError
 from miniplm_assets.lineage.graph import definition_digests
 from miniplm_assets.lineage.kind import Kind, Node
+from miniplm_assets.lineage.latest import link_latest
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.leases import in_use
@@ -83,6 +84,7 @@ def build_asset(pipeline: Pipeline, node: Node[Any], definition: str) -> dg.Asse
             run.require_as_asked(node.key, definition)
             with run.stoppable(node.key), in_use(pipeline.store.root, work.report):
                 result = kind.make(work)
+                link_latest(work, result)
         except (OSError, MiniplmError) as error:
             if isinstance(error, CorpusChangedError) and run.is_asked_by_the_sensor:
                 run.note_put_down(str(error))

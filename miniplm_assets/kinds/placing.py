@@ -5,8 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from miniplm_assets.lineage.fingerprints import RAW_CORPUS
-from miniplm_assets.lineage.snapshot import latest_state
+from miniplm_assets.lineage.latest import place_result
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.files import beside, flush_to_disk
 
@@ -22,19 +21,8 @@ def place_latest(work: Work[Any], name: str, placed_own: Callable[[], None] = la
         name: of the file, in its result and there.
         placed_own: called where that state is the latest, once its file is there.
     """
-    pipeline, own, placed = work.pipeline, work.run.snapshot(), None
-    node, store = pipeline.graph[RAW_CORPUS], pipeline.store
-    while placed != (latest := latest_state(node, store)):  # which another run may change meanwhile
-        is_own = latest == own.recipe.fingerprint
-        recipe = work.recipe if is_own else pipeline.latest_fingerprints().recipe(work.node.key)
-        stored = store.find(recipe)
-        if stored is None:
-            work.report(f"{name} is left to the run on the latest state of the corpus, raw_corpus {latest}")
-            return
-        _place(stored.folder / name, store.root / name)
-        if is_own:
-            placed_own()
-        placed = latest
+    root = work.pipeline.store.root
+    place_result(work, name, lambda stored: _place(stored.folder / name, root / name), placed_own)
 
 
 def _place(stored: Path, target: Path) -> None:

@@ -104,7 +104,7 @@ def _name_columns(node: Node[Any]) -> tuple[str, ...]:
 
 WAREHOUSE_CATALOG = Kind(
     name="warehouse_catalog",
-    code_version="2",
+    code_version="3",
     section="reports",
     technologies=frozenset({"duckdb"}),
     description="""`warehouse.duckdb`: every table of this graph under its own name, for any DuckDB client.
@@ -112,6 +112,7 @@ WAREHOUSE_CATALOG = Kind(
 ```sql
 select * from domains_that_lost_most;
 select * from kept_and_dropped_texts;
+select text from refined_corpus where selection = 'half' limit 5;
 ```""",
     nodes=_nodes,
     make=_make,

@@ -164,7 +164,7 @@ class _Planning:
             cost,
             num_stored=num_stored,
             num_missing=len(absent),
-            reasons=tuple(_reasons(absent, self.earlier.of(node.key))),
+            reasons=tuple(reasons_of(absent, self.earlier.of(node.key))),
             measured=self.earlier.seconds(node, absent, cost),
         )
 
@@ -217,8 +217,13 @@ def _cost(node: Node[Any], sizes: Sizes, pieces: list[str] | None) -> Cost:
     return Cost() if node.kind.cost is None else node.kind.cost(node, sizes, pieces)
 
 
-def _reasons(absent: list[Recipe], earlier: list[Manifest]) -> Iterator[str]:
-    """Say what differs from the nearest stored result, by name and value."""
+def reasons_of(absent: list[Recipe], earlier: list[Manifest]) -> Iterator[str]:
+    """Say what differs from the nearest stored result, by name and value.
+
+    Args:
+        absent: the recipes of what is not stored.
+        earlier: everything that is stored of the same asset.
+    """
     if not earlier:
         yield "never computed"
         return

@@ -15,6 +15,7 @@ from miniplm_assets.lineage.kind import Node
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.snapshot import demo_recipe
 from miniplm_assets.storage.files import try_lock
+from miniplm_assets.storage.latest import hide
 from miniplm_assets.storage.manifest import MANIFEST, Manifest
 from miniplm_assets.storage.store import LOCK, WORK, Result, Store
 
@@ -76,6 +77,7 @@ def remove_leftover(store: Store, leftover: Leftover) -> bool:
     with _unless_in_use(store.root, leftover.kind, leftover.fingerprint) as is_free:
         if not is_free or (leftover.folder / MANIFEST).exists():
             return False
+        hide(store.root, [leftover.folder])
         shutil.rmtree(leftover.folder)
         return True
 

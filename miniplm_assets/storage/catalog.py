@@ -3,6 +3,7 @@
     select * from domain_shift where selection = 'half' order by token_share_change;
     select * from domains_that_lost_most;
     select extreme, place, domain, text from extreme_sequences where selection = 'half';
+    select text from refined_corpus where selection = 'half' limit 5;
 
 Assets of one kind (`<teacher>/teacher_scores`) are one table over all of them, with the name in the first column, and
 the seed in the next where there is a result for each. Large tables are views over the Parquet files, by absolute
@@ -24,6 +25,10 @@ from miniplm_assets.storage.files import beside, flush_to_disk, path_for_duckdb
 
 # The oldest storage format of DuckDB 1, so that every client since then can open the file.
 STORAGE_VERSION: Final = "v1.0.0"
+# What a table holds of the text of a sequence, one for each span; and what the catalog makes of it.
+TEXTS: Final = "texts"
+TEXT: Final = "text"
+TEXT_DESCRIPTION: Final = "The text of the sequence; an empty line between two documents."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,13 +158,17 @@ def _statements(tables: Sequence[CatalogTable], warehouse: Path) -> Iterator[str
     shown = [table for table in tables if any(table.files.values())]
     for table in shown:
         kind = "table" if table.is_copied else "view"
+        has_texts = TEXTS in table.columns and TEXTS in _columns_of(table)
         guarded = "" if table.is_copied else f" where {_is_in_place(warehouse)}"
-        yield f"create {kind} {_identifier(table.name)} as select * from ({_union(table)}){guarded}"  # noqa: S608
+        columns = f"*, array_to_string({TEXTS}, chr(10) || chr(10)) as {TEXT}" if has_texts else "*"
+        yield f"create {kind} {_identifier(table.name)} as select {columns} from ({_union(table)}){guarded}"  # noqa: S608
         yield f"comment on {kind} {_identifier(table.name)} is {_literal(table.description)}"
         present = _columns_of(table)
         for column, description in table.columns.items():
             if column in present:
                 yield _column_comment(table.name, column, description)
+        if has_texts:
+            yield _column_comment(table.name, TEXT, TEXT_DESCRIPTION)
         for column in table.name_columns:
             yield _column_comment(table.name, column, f"Which {column} of the experiment file.")
     names = {table.name for table in shown}

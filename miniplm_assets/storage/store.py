@@ -28,6 +28,7 @@ from miniplm_assets.core.errors import DamagedResultError, MissingResultError, S
 from miniplm_assets.core.recipe import Recipe
 from miniplm_assets.storage.faults import explain_fault
 from miniplm_assets.storage.files import flush_to_disk, sha256_of, take_lock, write_json
+from miniplm_assets.storage.latest import hide
 from miniplm_assets.storage.manifest import (
     MANIFEST,
     CheckOutcome,
@@ -304,6 +305,7 @@ class Store:
 
     def remove(self, result: Result) -> None:
         """Delete a result. Its manifest goes first, so that what is left of it is never taken for a result."""
+        hide(self.root, [result.folder])
         (result.folder / MANIFEST).unlink()
         flush_to_disk(result.folder)
         shutil.rmtree(result.folder)
