@@ -11,6 +11,7 @@ from pathlib import Path
 
 from miniplm_assets.core.doors import cause_of
 from miniplm_assets.core.errors import MiniplmError
+from miniplm_assets.experiment.json_schema import schema_text
 from miniplm_assets.kinds.exports import REFINED, STUDENT, find_export, write_corpus, write_student
 from miniplm_assets.kinds.placing import is_placed
 from miniplm_assets.kinds.publications import publication_of
@@ -90,6 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--license", metavar="ID", help="that the card states, such as apache-2.0; default: none")
     export.add_argument("--push", metavar="REPO_ID", help=f"send it to the Hugging Face hub, with {TOKEN_VARIABLE}")
     export.set_defaults(run=_export)
+    schema = commands.add_parser("schema", help="print the JSON schema of experiment files, which editors complete by")
+    schema.set_defaults(run=_schema)
     return parser
 
 
@@ -242,6 +245,11 @@ def _export(options: argparse.Namespace) -> int:
     if token is not None:
         kind: RepositoryType = "dataset" if seed is None else "model"
         print(push(options.folder, repository=repository, kind=kind, token=token))
+    return 0
+
+
+def _schema(_: argparse.Namespace) -> int:
+    print(schema_text(), end="")
     return 0
 
 
