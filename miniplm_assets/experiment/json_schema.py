@@ -41,8 +41,9 @@ def experiment_schema() -> dict[str, Any]:
         if "description" in section:
             section["description"] = " ".join(section["description"].split())
         for declared in section.get("properties", {}).values():
-            if "$ref" in declared:
-                declared.pop("default", None)  # an editor would write all of it out, what is refused together too
+            # An editor writes defaults out: null, and of a section what is refused together too.
+            if "$ref" in declared or declared.get("default", ...) is None:
+                declared.pop("default", None)
     return {"$schema": _DRAFT, **schema, "patternProperties": {"^x-": {}}}
 
 
