@@ -2,8 +2,11 @@
 
 from typing import Final
 
-# Of every number: what it is a number of. Those without one are numbers alone.
+# Of every number: what it is a number of, by its name, or by its section's too where two have one. Those without one
+# are numbers alone.
 UNITS: Final = {
+    "LastCheckpoints.number": "states",
+    "apart": "share of the steps",
     "beta1": "",
     "beta2": "",
     "boilerplate_share": "share of the bytes",

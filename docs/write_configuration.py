@@ -137,7 +137,7 @@ def page() -> Iterator[str]:
                 told += ", ".join(f"[{one.heading}](#{_anchor(one.heading)})" for one in inner)
             # Another type is another section: what that costs stands where it is named.
             stages = "" if "const" in declared else _stages(cost, title, name, is_section=bool(inner))
-            yield f"| `{name}` | {_type(name, declared, inner)} | {default} | {_cell(told)} | {stages} |"
+            yield f"| `{name}` | {_type(title, name, declared, inner)} | {default} | {_cell(told)} | {stages} |"
 
 
 def _stages(cost: Mapping[tuple[str, str], list[str]], title: str, name: str, *, is_section: bool) -> str:
@@ -160,14 +160,17 @@ def _default(declared: Mapping[str, Any], inner: list[Section]) -> str:
     return f"`{default:_}`" if type(default) is int else f"`{json.dumps(default)}`"
 
 
-def _type(name: str, declared: Mapping[str, Any], inner: list[Section]) -> str:
+def _type(title: str, name: str, declared: Mapping[str, Any], inner: list[Section]) -> str:
     if "patternProperties" in declared:
         return "section by name" if inner else "by name"
     if inner:
         return "section"
     kind = _plain(declared)
-    if ("number" in kind or "integer" in kind) and UNITS[name]:
-        kind += f"; {UNITS[name]}"
+    if "number" in kind or "integer" in kind:
+        unit = UNITS.get(f"{title}.{name}", UNITS.get(name))
+        if unit is None:
+            raise LookupError(f"{title}.{name}: give it a unit, or none, in docs/configuration_words.py")
+        kind += f"; {unit}" if unit else ""
     return _cell(kind)
 
 
