@@ -37,6 +37,7 @@ pytestmark = [
 
 ELSEWHERE = {
     "cd": "of the shell",
+    "docker": "tests/test_deploy.py reads its files, and runs their commands",
     "dot": "Graphviz, which draws",
     "duckdb": "its own terminal; what is typed there is run below",
     "export": "of the shell",
@@ -267,6 +268,12 @@ def test_nothing_is_set_that_nobody_reads() -> None:
     for page in PAGES:
         found = set(re.findall(r"\bMINIPLM_\w+", page.read_text(encoding="utf-8")))
         assert found <= known, f"{page.name}: {found - known}"
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    site = (PROJECT / "docs" / "mkdocs.yml").read_text(encoding="utf-8")
+    missing = [page.name for page in PAGES if not re.search(rf": {page.relative_to(PROJECT)}$", site, re.MULTILINE)]
+    assert not missing, "name them in the nav of docs/mkdocs.yml"
 
 
 def test_links_lead_somewhere() -> None:
