@@ -5,7 +5,9 @@ real parser. What cannot be tried here stands in `ELSEWHERE`, with the reason; a
 """
 
 import argparse
+import ast
 import importlib
+import importlib.util
 import os
 import re
 import runpy
@@ -28,7 +30,7 @@ from miniplm_assets.cli import main
 from miniplm_assets.kinds.registry import EXPERIMENT_VARIABLE, PROJECT, WAREHOUSE_VARIABLE, all_kinds, open_pipeline
 from miniplm_assets.storage.sql_project import load_sql_project
 from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shard
-from tests.documented import PAGES, all_blocks, commands, commands_in_prose
+from tests.documented import PAGES, all_blocks, blocks, commands, commands_in_prose
 
 pytestmark = [
     pytest.mark.long,
@@ -254,6 +256,39 @@ def test_sql_finds_rows(block: Any, here: Path) -> None:
     with duckdb.connect(str(here / "warehouse" / "warehouse.duckdb"), read_only=True) as connection:
         for statement in duckdb.extract_statements(block.text):
             assert connection.execute(statement).fetchall(), statement.query
+
+
+# What each language of a block is tried by; what has none shows what is printed, or where something lies.
+TRIED_BY = {
+    "bash": "above",
+    "folders": "below",
+    "ini": "above",
+    "none": "nothing",
+    "python": "tests/test_pipeline.py in CONTRIBUTING.md; elsewhere below",
+    "shell": "above",
+    "sql": "above",
+    "text": "nothing",
+    "yaml": "tests/test_documented_yaml.py",
+}
+
+
+def test_a_block_is_of_a_language_that_is_tried() -> None:
+    for page in PAGES:
+        for block in blocks(page):
+            assert block.language in TRIED_BY, block.place
+
+
+def test_python_imports_what_is_there() -> None:
+    for block in all_blocks("python"):
+        if block.page.name == "CONTRIBUTING.md":
+            continue
+        for node in ast.walk(ast.parse(block.text)):
+            names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                module = importlib.import_module(str(node.module))
+                assert all(hasattr(module, one.name) for one in node.names), block.place
+            for name in names:
+                assert importlib.util.find_spec(name), f"{block.place}: {name}"
 
 
 def test_the_folders_that_a_page_names_are_there() -> None:
