@@ -52,6 +52,7 @@ ELSEWHERE = {
 }
 # Commands of this project whose words are parsed alone.
 PARSED_ALONE = {
+    "forget": "sets aside what the other commands read",
     "--push": "sends to the hub; tests/test_push.py does, to a stand-in",
     "--open": "opens a browser",
 }
@@ -61,6 +62,8 @@ FILLED_IN = {
     "SELECTION": "half",
     "KEY": "half/refined_corpus",
     "FOLDER": "folder",
+    "FILE": "a.jsonl",
+    "N": "3",
     "student/<name>": "student/miniplm",
     "<name>": "miniplm",
 }
@@ -74,7 +77,7 @@ CLICK = {
 
 def simple_commands(line: str) -> Iterator[list[str]]:
     """Yield the words of each command of a line, without the variables that are set for it."""
-    told = re.split(r"\s{4,}(?!#)(?=\w)", line.strip())[0]  # what it does stands behind some blanks, or a #
+    told = re.split(r"\s{3,}(?!#)(?=\w)", line.strip())[0]  # what it does stands behind some blanks, or a #
     words: list[str] = []
     for word in [*shlex.split(told, comments=True), "&&"]:
         if word not in ("&&", "|", ";", ">"):
@@ -169,6 +172,8 @@ def test_a_command_of_others_takes_its_words(
     words: list[str], only_parse: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program, *arguments = words
+    if words[:3] == ["dg", "scaffold", "defs"]:
+        return  # what follows is a component of the project that it stands in, which dg looks for
     if program in CLICK:
         module, _, name = CLICK[program].partition(":")
         click_takes(getattr(importlib.import_module(module), name), arguments)
@@ -196,7 +201,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("documented")
     write_shard(folder / "corpus" / "a.jsonl", MODULES[:6])
     experiment = write_experiment(folder / "experiment.yaml", tiny_experiment(folder / "corpus", folder / "warehouse"))
-    for other in ("my.yaml", "A.yaml", "B.yaml"):
+    for other in ("my.yaml", "one.yaml", "another.yaml"):
         shutil.copy(experiment, folder / other)
     with dg.DagsterInstance.ephemeral() as instance:
         dg.materialize(build_assets(open_pipeline(experiment)), instance=instance)
@@ -246,9 +251,9 @@ def test_a_selection_of_assets_is_one_of_kinds_that_there_are() -> None:
     for selection in selections:
         assert dg.AssetSelection.from_string(selection)
         keys = re.findall(r'key:"([^"]+)"', selection)
-        named = [key.rpartition("/")[2] for key in keys] + re.findall(r"tag:kind=(\w+)", selection)
+        named = [key.rpartition("/")[2] for key in keys] + re.findall(r'tag:"?kind"?=(\w+)', selection)
         assert named or selection == "*", selection
-        assert set(named) <= kinds, selection
+        assert set(named) - {"*"} <= kinds, selection
 
 
 @pytest.mark.parametrize("block", [pytest.param(block, id=block.place) for block in all_blocks("sql")])
@@ -285,8 +290,10 @@ def test_python_imports_what_is_there() -> None:
         for node in ast.walk(ast.parse(block.text)):
             names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom):
-                module = importlib.import_module(str(node.module))
-                assert all(hasattr(module, one.name) for one in node.names), block.place
+                names = [str(node.module)]
+                if names[0].startswith("miniplm_assets"):
+                    module = importlib.import_module(names[0])
+                    assert all(hasattr(module, one.name) for one in node.names), block.place
             for name in names:
                 assert importlib.util.find_spec(name), f"{block.place}: {name}"
 
@@ -298,11 +305,12 @@ def test_the_folders_that_a_page_names_are_there() -> None:
 
 
 def test_nothing_is_set_that_nobody_reads() -> None:
-    """A variable of this project that a page sets is one that the code knows."""
+    """A variable of this project that a page sets is one that the code knows, or that an experiment names."""
     known = {EXPERIMENT_VARIABLE, WAREHOUSE_VARIABLE}
     for page in PAGES:
-        found = set(re.findall(r"\bMINIPLM_\w+", page.read_text(encoding="utf-8")))
-        assert found <= known, f"{page.name}: {found - known}"
+        named = {word for block in blocks(page) if block.language == "yaml" for word in re.findall(r"\w+", block.text)}
+        found = set(re.findall(r"\bMINIPLM_\w+(?==)", page.read_text(encoding="utf-8")))
+        assert found <= known | named, f"{page.name}: {found - known}"
 
 
 def test_every_page_is_in_the_navigation_of_the_site() -> None:

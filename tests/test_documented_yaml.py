@@ -19,6 +19,7 @@ from tests.documented import Block, all_blocks
 BLOCKS = [pytest.param(block, id=block.place) for block in all_blocks("yaml")]
 # Files of others, by their first key.
 OTHERS = {
+    "load_from": "workspace.yaml of Dagster",
     "storage": "dagster.yaml; tests/test_postgres.py reads it",
     "task": "a task of lm-evaluation-harness; tests/test_tasks.py reads such",
     "type": "defs.yaml of a dg project",
