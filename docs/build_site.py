@@ -1,13 +1,17 @@
 """Builds the site of README and docs into build/site: python -m docs.build_site.
 
 The pages are laid out as in the repository, with the files that they link to, so that a link leads to the same place on
-the site as on a code host. A link that leads nowhere ends it with 1.
+the site as on a code host. A link that leads nowhere ends it with 1: zensical looks for pages and headings, this for
+files.
 """
 
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 PROJECT = Path(__file__).parents[1]
 BUILD = PROJECT / "build"
@@ -20,6 +24,30 @@ LAID_OUT = (
     "miniplm_assets/experiment/scoring.py",
     "tests/model_types.json",
 )
+
+
+class _Links(HTMLParser):
+    """The places that a page links to, or shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002 - as it is called
+        """Keep what stands in href and src."""
+        self.places.update(value for name, value in attrs if name in ("href", "src") and value)
+
+
+def _dead_links(site: Path) -> Iterator[str]:
+    for page in sorted(site.rglob("*.html")):
+        if page.name == "404.html":  # its links begin at the root of wherever it will lie
+            continue
+        links = _Links()
+        links.feed(page.read_text(encoding="utf-8"))
+        for place in sorted(links.places):
+            parts = urlsplit(place)
+            if not parts.scheme and parts.path and not (page.parent / unquote(parts.path)).is_file():
+                yield f"{page.relative_to(site)}: {place} is not there; a folder is no page"
 
 
 def build() -> int:
@@ -40,8 +68,9 @@ def build() -> int:
         # Behind what is wrong comes a trace of zensical's own.
         print((built.stdout + built.stderr).partition("Traceback")[0], file=sys.stderr)
         return 1
-    print(BUILD / "site" / "index.html")
-    return 0
+    dead = list(_dead_links(BUILD / "site"))
+    print("\n".join(dead) or BUILD / "site" / "index.html", file=sys.stderr if dead else sys.stdout)
+    return 1 if dead else 0
 
 
 if __name__ == "__main__":
