@@ -21,7 +21,6 @@ LAID_OUT = (
     "README.md",
     "docs",
     "experiments",
-    "miniplm_assets/experiment/scoring.py",
     "tests/model_types.json",
 )
 
@@ -38,7 +37,8 @@ class _Links(HTMLParser):
         self.places.update(value for name, value in attrs if name in ("href", "src") and value)
 
 
-def _dead_links(site: Path) -> Iterator[str]:
+def dead_links(site: Path) -> Iterator[str]:
+    """Name each link of a built site that leads to no file of it, with its page."""
     for page in sorted(site.rglob("*.html")):
         if page.name == "404.html":  # its links begin at the root of wherever it will lie
             continue
@@ -68,7 +68,7 @@ def build() -> int:
         # Behind what is wrong comes a trace of zensical's own.
         print((built.stdout + built.stderr).partition("Traceback")[0], file=sys.stderr)
         return 1
-    dead = list(_dead_links(BUILD / "site"))
+    dead = list(dead_links(BUILD / "site"))
     print("\n".join(dead) or BUILD / "site" / "index.html", file=sys.stderr if dead else sys.stdout)
     return 1 if dead else 0
 
