@@ -41,9 +41,14 @@ def build_assets(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
     return [build_asset(pipeline, node, digests[node.key]) for node in pipeline.graph.values()]
 
 
-def asset_key(key: str) -> dg.AssetKey:
-    """Return Dagster's form of a key."""
-    return dg.AssetKey(key.split("/"))
+def asset_key(key: str, prefix: Sequence[str] = ()) -> dg.AssetKey:
+    """Return Dagster's form of a key, with what it begins with there; see `Pipeline.key_prefix`."""
+    return dg.AssetKey([*prefix, *key.split("/")])
+
+
+def named(pipeline: Pipeline, name: str) -> str:
+    """Return the name in Dagster of what there is once for each experiment: a job, a sensor, a group."""
+    return "_".join([*pipeline.key_prefix, name])
 
 
 def build_asset(pipeline: Pipeline, node: Node[Any], definition: str) -> dg.AssetsDefinition:
@@ -54,12 +59,13 @@ def build_asset(pipeline: Pipeline, node: Node[Any], definition: str) -> dg.Asse
         node: of its graph.
         definition: digest of what defines it; see `lineage.graph.definition_digests`.
     """
-    kind, key = node.kind, asset_key(node.key)
+    kind, prefix = node.kind, pipeline.key_prefix
+    key = asset_key(node.key, prefix)
 
     @dg.asset(
         key=key,
-        deps=[asset_key(needed) for needed in node.needs],
-        group_name=node.group,
+        deps=[asset_key(needed, prefix) for needed in node.needs],
+        group_name=named(pipeline, node.group),
         tags={KIND_TAG: kind.name},
         kinds=set(kind.technologies),
         owners=list(node.owners),
@@ -69,7 +75,7 @@ def build_asset(pipeline: Pipeline, node: Node[Any], definition: str) -> dg.Asse
         op_tags={PRIORITY_TAG: str(-node.rank), DEFINITION_TAG: definition},
         metadata={
             "settings": dg.MetadataValue.json(node.settings.model_dump(mode="json", exclude_none=True)),
-            "dagster/column_lineage": _column_lineage(node),
+            "dagster/column_lineage": _column_lineage(node, prefix),
         },
         check_specs=[
             dg.AssetCheckSpec(check.name, asset=key, description=check.description, blocking=check.is_blocking)
@@ -102,11 +108,11 @@ def build_asset(pipeline: Pipeline, node: Node[Any], definition: str) -> dg.Asse
     return materialize
 
 
-def _column_lineage(node: Node[Any]) -> dg.TableColumnLineage:
+def _column_lineage(node: Node[Any], prefix: Sequence[str]) -> dg.TableColumnLineage:
     return dg.TableColumnLineage(
         {
             column: [
-                dg.TableColumnDep(asset_key(node.inputs[role]), source)
+                dg.TableColumnDep(asset_key(node.inputs[role], prefix), source)
                 for role, source in sources
                 if role in node.inputs
             ]

@@ -1,7 +1,7 @@
 """Reading an experiment file: all of its errors at once, each with its line."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,18 +41,39 @@ def load_experiment(path: Path, *, warehouse: str | None = None) -> Experiment:
     file = YamlFile(path)
     if not isinstance(file.content, dict):
         raise ExperimentError(f"{path}: expected a mapping at the top level, found {type(file.content).__name__}")
-    content = {key: value for key, value in file.content.items() if not str(key).startswith("x-")}
+    return experiment_of(file.content, where=path, warehouse=warehouse, line_of=file.line_of)
+
+
+def experiment_of(
+    content: dict[Any, Any],
+    *,
+    where: Path,
+    warehouse: str | None = None,
+    line_of: Callable[[Sequence[object]], int | None] = lambda _: None,
+) -> Experiment:
+    """Check an experiment that has been read, such as one that stands inside another file.
+
+    Args:
+        content: of the experiment file: mappings, lists, texts, numbers and booleans.
+        where: the file that it stands in; relative places are relative to its folder.
+        warehouse: see `load_experiment`.
+        line_of: says in which line the deepest of these keys is, where that is known.
+
+    Raises:
+        ExperimentError: with every problem, each at its key and, where it is known, its line.
+    """
+    content = {key: value for key, value in content.items() if not str(key).startswith("x-")}
     found: list[Problem] = []
-    content = _with_places(content, path.absolute().parent, (), found)
+    content = _with_places(content, where.absolute().parent, (), found)
     if warehouse is not None:
         content["warehouse"] = _place(warehouse, Path.cwd(), ("warehouse",), found)
     experiment = _checked(content, found)
     if experiment is None:
         # Two checks may find the same; the order is that of the file.
-        lines = {_at_key(keys, problem): file.line_of(_keys(keys, problem)) for keys, problem in found}
+        lines = {_at_key(keys, problem): line_of(_keys(keys, problem)) for keys, problem in found}
         ordered = sorted(lines.items(), key=lambda item: item[1] or 0)
         raise ExperimentError(
-            f"{path}:\n" + "\n".join(f"  - {'' if line is None else f'line {line}: '}{text}" for text, line in ordered)
+            f"{where}:\n" + "\n".join(f"  - {'' if line is None else f'line {line}: '}{text}" for text, line in ordered)
         )
     return experiment
 
