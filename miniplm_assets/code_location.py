@@ -13,6 +13,7 @@ from miniplm_assets.assets.build import build_assets
 from miniplm_assets.assets.failures import console_logger
 from miniplm_assets.assets.ray_cluster import ray_resources
 from miniplm_assets.automation.corpus_sensor import corpus_sensor
+from miniplm_assets.automation.failed_runs import failed_runs_sensors
 from miniplm_assets.automation.nightly import nightly_schedule
 from miniplm_assets.automation.own_job import own_job
 from miniplm_assets.lineage.pipeline import Pipeline
@@ -43,7 +44,7 @@ def build_definitions(pipeline: Pipeline, *, is_whole: bool = True) -> dg.Defini
     return dg.Definitions(
         assets=build_assets(pipeline),
         jobs=[job],
-        sensors=[corpus_sensor(pipeline, job)],
+        sensors=[corpus_sensor(pipeline, job), *failed_runs_sensors(pipeline, job)],
         schedules=[nightly_schedule(pipeline, job)],
         resources=ray_resources(pipeline.graph),
         **own,  # type: ignore[arg-type]

@@ -47,6 +47,7 @@ from miniplm_assets.kinds.text_evaluation import TEXT_EVALUATION
 from miniplm_assets.kinds.token_counts import TOKEN_COUNTS
 from miniplm_assets.kinds.tokenizer import TOKENIZER
 from miniplm_assets.kinds.warehouse_catalog import WAREHOUSE_CATALOG
+from miniplm_assets.lineage.freshness import fresh_within_hours
 from miniplm_assets.lineage.graph import build_graph
 from miniplm_assets.lineage.kind import Kind
 from miniplm_assets.lineage.pipeline import Pipeline
@@ -141,6 +142,7 @@ def pipeline_of(experiment: Experiment, *, key_prefix: str = "") -> Pipeline:
     sql = load_sql_project(PROJECT / "dbt_like_sql")
     graph = build_graph(all_kinds(sql), experiment, sql)
     store = Store(Path(experiment.warehouse))
+    fresh_within_hours(graph, experiment.automation)  # refuses names that it does not have
     return Pipeline(graph, store, experiment.automation, key_prefix=parse_key_prefix(key_prefix))
 
 
