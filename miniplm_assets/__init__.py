@@ -4,23 +4,19 @@ The method is MiniPLM's Difference Sampling (arXiv 2410.17215): every sequence o
 by a large teacher and a small reference language model; the sequences that the teacher predicts far
 better than the reference are kept, and any student is trained on them.
 
-``MiniPLM`` is an experiment as a component of a Dagster project.
+``MiniPLM`` is an experiment as a component of a Dagster project; see `component`.
 """
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from miniplm_assets.component import MiniPLM
+from importlib import import_module
+from typing import Any
 
 __all__ = ["MiniPLM"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the component when it is asked for: most of the package knows no Dagster."""
+    """Import the component when it is asked for, and by its name: most of the package must not know Dagster."""
     if name == "MiniPLM":
-        from miniplm_assets.component import MiniPLM
-
-        return MiniPLM
+        return import_module("miniplm_assets.component").MiniPLM
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -7,9 +7,10 @@ import dagster as dg
 from pydantic import BaseModel, Field
 
 from miniplm_assets.code_location import build_definitions
-from miniplm_assets.experiment import load_experiment
+from miniplm_assets.core.errors import ExperimentError
+from miniplm_assets.experiment import Experiment, load_experiment
 from miniplm_assets.experiment.key_prefix import parse_key_prefix
-from miniplm_assets.experiment.load import experiment_of
+from miniplm_assets.experiment.load import COMPONENT, experiment_of
 from miniplm_assets.kinds.registry import pipeline_of
 
 # What a scaffolded experiment begins as.
@@ -82,8 +83,26 @@ class MiniPLM(dg.Component, dg.Model, dg.Resolvable):
         """
         folder = context.path if context.path.is_dir() else context.path.parent
         if isinstance(self.experiment, str):
-            experiment = load_experiment(folder / self.experiment)
+            file = folder / self.experiment
+            if not file.is_file():
+                raise ExperimentError(
+                    f"{folder}: attributes.experiment: {file} does not exist; name a file relative to this folder, or "
+                    "write the experiment itself there, indented"
+                )
+            experiment = load_experiment(file)
         else:
-            experiment = experiment_of(self.experiment, where=folder / "defs.yaml")
+            experiment = _inline(self.experiment, folder / "defs.yaml")
         pipeline = pipeline_of(experiment, key_prefix=self.key_prefix)
         return build_definitions(pipeline, is_whole=self.sets_executor)
+
+
+def _inline(content: dict[str, Any], defs_file: Path) -> Experiment:
+    """Return the experiment that stands in a defs.yaml, read as one in a file of its own where that can be.
+
+    Dagster reads YAML 1.1, takes the last of two equal keys, and keeps no line for us; but it alone fills templates in,
+    and knows which of several documents this is.
+    """
+    text = defs_file.read_text(encoding="utf-8") if defs_file.is_file() else ""
+    if COMPONENT in text and "{{" not in text and "\n---" not in text:
+        return load_experiment(defs_file)
+    return experiment_of(content, where=defs_file)

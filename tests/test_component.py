@@ -114,11 +114,11 @@ def test_what_is_wrong_is_told_with_its_place(project: Project) -> None:
         refused = project.dg("check", "yaml", str(folder))
         assert refused.returncode == 1 and "'experiments' was unexpected" in refused.stdout + refused.stderr
         (folder / "defs.yaml").write_text(
-            "type: miniplm_assets.MiniPLM\nattributes: {experiment: {warehouse: w, corpora: {}}, key_prefix: wrong}\n"
+            "type: miniplm_assets.MiniPLM\nattributes:\n  key_prefix: w\n  experiment: {warehouse: w, corpora: {}}\n"
         )
         refused = project.dg("check", "defs")
         told = " ".join((refused.stdout + refused.stderr).split())
-        assert refused.returncode == 1 and "corpora: unknown key; did you mean 'corpus'?" in told
+        assert refused.returncode == 1 and "line 4: corpora: unknown key; did you mean 'corpus'?" in told
     finally:
         shutil.rmtree(folder)
 
@@ -143,6 +143,17 @@ def test_two_without_a_prefix_are_refused_by_dagster(tmp_path: Path) -> None:
         dg.Definitions.merge(own, of(key_prefix="a", sets_executor=True))
     with pytest.raises(ExperimentError, match="letters, digits and underscores"):
         of(key_prefix="a b")
+    with pytest.raises(ExperimentError, match=r"attributes\.experiment: .*nowhere\.yaml does not exist"):
+        of(experiment="nowhere.yaml")
+
+
+def test_a_defs_file_is_an_experiment_file_too() -> None:
+    defs = PROJECT / "examples" / "dg_project" / DEFS
+    named, held = open_pipeline(defs / "keep_half" / "defs.yaml"), open_pipeline(defs / "keep_random" / "defs.yaml")
+    assert list(named.graph) == list(open_pipeline(defs / "keep_half" / "experiment.yaml").graph)
+    assert "chance/refined_corpus" in held.graph
+    assert held.graph["documents"].settings == named.graph["documents"].settings
+    assert held.store.root == named.store.root == PROJECT / "examples" / "dg_project" / "warehouse"
 
 
 def test_the_scaffolded_experiment_is_that_of_the_example() -> None:

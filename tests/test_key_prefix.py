@@ -34,7 +34,7 @@ def test_every_key_and_name_begins_with_it(experiment_file):
     }
     node = for_dagster.get(dg.AssetKey(["lm", "paper", "half", "refined_corpus"]))
     assert node.group_name == "lm_paper_selection_half"
-    lineage = node.metadata["dagster/column_lineage"].column_lineage.deps_by_column
+    lineage = node.metadata["dagster/column_lineage"].deps_by_column
     named = {dep.asset_key.path[:2] == ["lm", "paper"] for deps in lineage.values() for dep in deps}
     assert named == {True}
     definitions = build_definitions(prefixed)
@@ -85,3 +85,19 @@ def test_the_schedule_asks_for_its_own_assets_alone(experiment_file, instance):
     assert schedule.job_name == "b_miniplm"
     keys = merged.resolve_job_def("b_miniplm").asset_layer.selected_asset_keys
     assert {key.path[0] for key in keys} == {"b"}
+
+
+@pytest.mark.parametrize(
+    ("selection", "chosen"),
+    [
+        ('tag:kind=student_checkpoint and key:"a/*"', {"a/no_kd/student_checkpoint", "a/miniplm/student_checkpoint"}),
+        ('+key:"b/documents"', {"b/raw_corpus", "b/documents"}),
+        ('key:"a/raw_corpus" or key:"b/raw_corpus"', {"a/raw_corpus", "b/raw_corpus"}),
+        ("group:b_selection_half and tag:kind=refined_corpus", {"b/half/refined_corpus"}),
+    ],
+)
+def test_a_selection_is_of_one_experiment_or_of_both(experiment_file, selection, chosen):
+    a, b = (open_pipeline(experiment_file, key_prefix=prefix) for prefix in ("a", "b"))
+    graph = dg.Definitions.merge(build_definitions(a), build_definitions(b)).resolve_asset_graph()
+    found = dg.AssetSelection.from_string(selection).resolve(graph)
+    assert {key.to_user_string() for key in found} == chosen

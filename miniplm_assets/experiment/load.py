@@ -14,6 +14,8 @@ from miniplm_assets.experiment.places import place_of, secret_in
 from miniplm_assets.experiment.schema import Experiment
 from miniplm_assets.experiment.yaml_file import YamlFile
 
+# The type of a `defs.yaml` that holds an experiment; see `miniplm_assets.component`.
+COMPONENT: Final = "miniplm_assets.MiniPLM"
 # The key that a problem of the whole file begins with.
 _KEY: Final = re.compile(r"[\w.]+")
 # What stands for a part that is wrong while the rest is checked; of other named things, nothing does.
@@ -29,10 +31,10 @@ Problem = tuple[Sequence[Any], str]
 
 
 def load_experiment(path: Path, *, warehouse: str | None = None) -> Experiment:
-    """Read and check an experiment file.
+    """Read and check an experiment file, or that of a component.
 
     Args:
-        path: the YAML file.
+        path: the YAML file; or the ``defs.yaml`` of a component that names one, or holds one.
         warehouse: a folder that takes the place of the file's own, relative to the working directory.
 
     Raises:
@@ -41,7 +43,17 @@ def load_experiment(path: Path, *, warehouse: str | None = None) -> Experiment:
     file = YamlFile(path)
     if not isinstance(file.content, dict):
         raise ExperimentError(f"{path}: expected a mapping at the top level, found {type(file.content).__name__}")
-    return experiment_of(file.content, where=path, warehouse=warehouse, line_of=file.line_of)
+    if file.content.get("type") != COMPONENT:
+        return experiment_of(file.content, where=path, warehouse=warehouse, line_of=file.line_of)
+    attributes = file.content.get("attributes")
+    inner = attributes.get("experiment") if isinstance(attributes, dict) else None
+    if isinstance(inner, str):
+        return load_experiment(path.parent / inner, warehouse=warehouse)
+    if not isinstance(inner, dict):
+        raise ExperimentError(f"{path}: attributes.experiment: expected a path, or an experiment itself")
+    return experiment_of(
+        inner, where=path, warehouse=warehouse, line_of=lambda keys: file.line_of(["attributes", "experiment", *keys])
+    )
 
 
 def experiment_of(
