@@ -90,10 +90,10 @@ def test_the_schedule_asks_for_its_own_assets_alone(experiment_file, instance):
 @pytest.mark.parametrize(
     ("selection", "chosen"),
     [
-        ('tag:kind=student_checkpoint and key:"a/*"', {"a/no_kd/student_checkpoint", "a/miniplm/student_checkpoint"}),
+        ('tag:"kind"=student_checkpoint and key:"a/*"', {"a/no_kd/student_checkpoint", "a/miniplm/student_checkpoint"}),
         ('+key:"b/documents"', {"b/raw_corpus", "b/documents"}),
         ('key:"a/raw_corpus" or key:"b/raw_corpus"', {"a/raw_corpus", "b/raw_corpus"}),
-        ("group:b_selection_half and tag:kind=refined_corpus", {"b/half/refined_corpus"}),
+        ('group:b_selection_half and tag:"kind"=refined_corpus', {"b/half/refined_corpus"}),
     ],
 )
 def test_a_selection_is_of_one_experiment_or_of_both(experiment_file, selection, chosen):

@@ -15,7 +15,11 @@ from miniplm_assets.core.errors import ExperimentError
 from miniplm_assets.kinds.registry import open_pipeline
 from tests.corpora import tiny_experiment, write_experiment, write_shard
 
-pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::dagster.BetaWarning",
+    "ignore::dagster.PreviewWarning",
+    "ignore:'imghdr' is deprecated:DeprecationWarning",  # of apprise, as it is imported on Python 3.11 and 3.12
+)
 SECRET = "Plant3dT0ken"
 VARIABLE = "MINIPLM_FAILURE_URLS"
 
