@@ -459,6 +459,8 @@ ROWS = [
     Row("automation.nightly", "0 3 * * *", "0 4 * * *", NOTHING),
     Row("automation.timezone", "UTC", "Europe/Berlin", NOTHING),
     Row("automation.keep_runs", 200, 10, NOTHING),
+    Row("automation.fresh_within_hours", {}, {"documents": 24}, NOTHING),
+    Row("automation.on_failure", (), ["MINIPLM_FAILURE_URLS"], NOTHING),
 ]
 for _name, _default, _other in (
     ("token_budget", REQUIRED, 11),  # of a student: it may name another instead

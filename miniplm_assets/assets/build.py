@@ -4,15 +4,18 @@ import base64
 import json
 import re
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import dagster as dg
 
 from miniplm_assets.assets.dagster_run import RAY_RESOURCE, DagsterRun
+from miniplm_assets.assets.failure_hook import failure_hooks
 from miniplm_assets.assets.failures import explained
 from miniplm_assets.assets.run_tags import DEFINITION_TAG
 from miniplm_assets.assets.stopping import RunStoppedError
 from miniplm_assets.core.errors import CorpusChangedError, MiniplmError
+from miniplm_assets.lineage.freshness import fresh_within_hours
 from miniplm_assets.lineage.graph import definition_digests
 from miniplm_assets.lineage.kind import Kind, Node
 from miniplm_assets.lineage.latest import link_latest
@@ -39,38 +42,59 @@ MAX_CELL_CHARACTERS = 500
 def build_assets(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
     """Return the Dagster asset of every node of an experiment."""
     digests = definition_digests(pipeline.graph)
-    return [build_asset(pipeline, node, digests[node.key]) for node in pipeline.graph.values()]
+    hours, hooks = fresh_within_hours(pipeline.graph, pipeline.automation), failure_hooks(pipeline)
+    return [
+        build_asset(pipeline, node, digests[node.key], fresh_within_hours=hours.get(node.key), hooks=hooks)
+        for node in pipeline.graph.values()
+    ]
 
 
-def asset_key(key: str) -> dg.AssetKey:
-    """Return Dagster's form of a key."""
-    return dg.AssetKey(key.split("/"))
+def asset_key(key: str, prefix: Sequence[str] = ()) -> dg.AssetKey:
+    """Return Dagster's form of a key, with what it begins with there; see `Pipeline.key_prefix`."""
+    return dg.AssetKey([*prefix, *key.split("/")])
 
 
-def build_asset(pipeline: Pipeline, node: Node[Any], definition: str) -> dg.AssetsDefinition:
+def named(pipeline: Pipeline, name: str) -> str:
+    """Return the name in Dagster of what there is once for each experiment: a job, a sensor, a group."""
+    return "_".join([*pipeline.key_prefix, name])
+
+
+def build_asset(
+    pipeline: Pipeline,
+    node: Node[Any],
+    definition: str,
+    *,
+    fresh_within_hours: float | None = None,
+    hooks: frozenset[dg.HookDefinition] = frozenset(),
+) -> dg.AssetsDefinition:
     """Return the Dagster asset of one node.
 
     Args:
         pipeline: the experiment.
         node: of its graph.
         definition: digest of what defines it; see `lineage.graph.definition_digests`.
+        fresh_within_hours: how long ago it may have been made or found before Dagster shows it as late; None: for ever.
+        hooks: what is called when it fails.
     """
-    kind, key = node.kind, asset_key(node.key)
+    kind, prefix = node.kind, pipeline.key_prefix
+    key = asset_key(node.key, prefix)
 
     @dg.asset(
         key=key,
-        deps=[asset_key(needed) for needed in node.needs],
-        group_name=node.group,
+        deps=[asset_key(needed, prefix) for needed in node.needs],
+        group_name=named(pipeline, node.group),
         tags={KIND_TAG: kind.name},
         kinds=set(kind.technologies),
         owners=list(node.owners),
         description=kind.description,
         code_version=kind.code_version,
         required_resource_keys={RAY_RESOURCE} if kind.needs_ray(node.settings) else None,
+        freshness_policy=_freshness_policy(fresh_within_hours),
+        hooks=set(hooks),
         op_tags={PRIORITY_TAG: str(-node.rank), DEFINITION_TAG: definition},
         metadata={
             "settings": dg.MetadataValue.json(node.settings.model_dump(mode="json", exclude_none=True)),
-            "dagster/column_lineage": _column_lineage(node),
+            "dagster/column_lineage": _column_lineage(node, prefix),
         },
         check_specs=[
             dg.AssetCheckSpec(check.name, asset=key, description=check.description, blocking=check.is_blocking)
@@ -104,11 +128,15 @@ def build_asset(pipeline: Pipeline, node: Node[Any], definition: str) -> dg.Asse
     return materialize
 
 
-def _column_lineage(node: Node[Any]) -> dg.TableColumnLineage:
+def _freshness_policy(hours: float | None) -> dg.FreshnessPolicy | None:
+    return None if hours is None else dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=hours))
+
+
+def _column_lineage(node: Node[Any], prefix: Sequence[str]) -> dg.TableColumnLineage:
     return dg.TableColumnLineage(
         {
             column: [
-                dg.TableColumnDep(asset_key(node.inputs[role]), source)
+                dg.TableColumnDep(asset_key(node.inputs[role], prefix), source)
                 for role, source in sources
                 if role in node.inputs
             ]

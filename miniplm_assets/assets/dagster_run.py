@@ -103,15 +103,22 @@ class DagsterRun:
     def maker_of(self, key: str) -> str | None:
         """Say which other run is making an asset on the same state of the corpus; None: nobody."""
         report_gone_runs(self._context.instance)
-        mine, asset = self._context.run.run_id, dg.AssetKey(key.split("/"))
+        mine, asset = self._context.run.run_id, dg.AssetKey([*self._pipeline.key_prefix, *key.split("/")])
         under_way = dg.RunsFilter(
             statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED],
             tags={SNAPSHOT_TAG: self.snapshot().recipe.fingerprint},
         )
         for run in self._context.instance.get_runs(under_way):
-            if run.run_id != mine and (run.asset_selection is None or asset in run.asset_selection):
+            if run.run_id != mine and self._makes(run, asset):
                 return f"run {run.run_id}"
         return None
+
+    def _makes(self, run: dg.DagsterRun, asset: dg.AssetKey) -> bool:
+        if run.asset_selection is not None:
+            return asset in run.asset_selection
+        # All of its job, which may be that of another experiment on the same corpus.
+        snapshot = run.job_snapshot_id
+        return snapshot is None or asset.to_python_identifier() in _definitions(self._context.instance, snapshot)
 
     def require_as_asked(self, key: str, definition: str) -> None:
         """Make sure that this process has loaded the asset as it was when the run was asked for.
