@@ -1,38 +1,29 @@
-"""From a node of the graph to a Dagster asset, and from its result to what its page shows."""
+"""From a node of the graph to a Dagster asset, and from its result to what Dagster keeps of it."""
 
-import base64
-import json
-import re
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
+from miniplm_assets.assets.asset_page import describe
 from miniplm_assets.assets.dagster_run import RAY_RESOURCE, DagsterRun
 from miniplm_assets.assets.failures import explained
+from miniplm_assets.assets.pages import json_entry, shown
 from miniplm_assets.assets.run_tags import DEFINITION_TAG
 from miniplm_assets.assets.stopping import RunStoppedError
 from miniplm_assets.core.errors import CorpusChangedError, MiniplmError
+from miniplm_assets.lineage.facts_page import entry_of
 from miniplm_assets.lineage.graph import definition_digests
 from miniplm_assets.lineage.kind import Kind, Node
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.leases import in_use
 from miniplm_assets.storage.manifest import CheckOutcome
-from miniplm_assets.storage.store import Result
 
 # Selects all assets of a kind: tag:kind=student_checkpoint.
 KIND_TAG = "kind"
 # Of the steps that are ready, Dagster starts the one with the highest. Without it, by name: a student that no pilot
 # gates would be trained before the pilot has spoken.
 PRIORITY_TAG = "dagster/priority"
-# What Markdown takes for more than itself; an underscore inside a word it does not.
-MARKUP = re.compile(r"[\\`*\[\]<>|~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
-# As much as a page shows well; every event of a run carries it. The manifest has all, whatever the corpus has of
-# files and domains.
-MAX_SHOWN_ROWS = 200
-MAX_SHOWN_CHARACTERS = 50_000
-MAX_CELL_CHARACTERS = 500
 
 
 def build_assets(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
@@ -68,7 +59,7 @@ def build_asset(pipeline: Pipeline, node: Node[Any], definition: str) -> dg.Asse
         required_resource_keys={RAY_RESOURCE} if kind.needs_ray(node.settings) else None,
         op_tags={PRIORITY_TAG: str(-node.rank), DEFINITION_TAG: definition},
         metadata={
-            "settings": dg.MetadataValue.json(node.settings.model_dump(mode="json", exclude_none=True)),
+            "settings": json_entry(node.settings.model_dump(mode="json", exclude_none=True)),
             "dagster/column_lineage": _column_lineage(node),
         },
         check_specs=[
@@ -122,86 +113,13 @@ def _check_result(kind: Kind[Any], outcome: CheckOutcome) -> dg.AssetCheckResult
         passed=outcome.passed,
         severity=dg.AssetCheckSeverity.ERROR if is_blocking and not outcome.is_warning else dg.AssetCheckSeverity.WARN,
         description=outcome.description or None,
-        metadata={name: _shown(value) for name, value in outcome.facts.items()},
+        metadata=_facts(outcome),
     )
 
 
-def describe(work: Work[Any], result: Result) -> dict[str, Any]:
-    """Return what the page of an asset shows of its result; reads the manifest and its pictures alone."""
-    manifest, tally, columns = result.manifest, work.tally, work.node.kind.columns
-    facts = dict(manifest.facts)
-    pieces = facts.pop("pieces", None)
-    table = work.node.kind.table_of(result)
-    types = facts.pop("columns", table.columns)
-    parts = pieces or [{"num_rows": table.num_rows, "num_bytes": manifest.num_bytes}]
-    num_rows = sum(part["num_rows"] for part in parts)
-    shown: dict[str, Any] = {name: _shown(value) for name, value in facts.items()}
-    for file in manifest.files:
-        if file.name.endswith(".png"):
-            picture = base64.b64encode((result.folder / file.name).read_bytes()).decode()
-            title = file.name.removesuffix(".png").replace("_", " ")
-            shown[title] = dg.MetadataValue.md(f"![{title}](data:image/png;base64,{picture})")
-    if types:
-        shown["dagster/column_schema"] = dg.TableSchema(
-            columns=[dg.TableColumn(name, type=type_, description=columns.get(name)) for name, type_ in types.items()]
-        )
-    if num_rows:
-        shown["dagster/row_count"] = num_rows
-    folder = result.folder
-    if pieces is not None:
-        rows = [{work.node.kind.pieces: piece.pop("piece"), **piece} for piece in map(dict, pieces)]
-        if work.node.kind.pieces == "seed":
-            folders = [work.pipeline.store.require(recipe).folder for recipe in work.piece_recipes.values()]
-            rows = [{**row, "folder": str(place)} for row, place in zip(rows, folders, strict=True)]
-            folder = folders[0]
-        shown[f"{work.node.kind.pieces}s"] = dg.MetadataValue.md(_markdown_table(rows))
-    return shown | {
-        "fingerprint": manifest.fingerprint,
-        "folder": dg.MetadataValue.path(str(folder)),
-        "num_stored_bytes": sum(part["num_bytes"] for part in parts),
-        "num_results_computed": tally.num_computed,
-        "num_results_reused": tally.num_reused,
-        "seconds_computing": round(tally.seconds_computing, 2),
-        "seconds_saved": round(tally.seconds_saved, 2),
-        "tokens_saved": tally.tokens_saved,
-        **{name: _shown(note) for name, note in tally.notes.items()},
-    }
-
-
-def _shown(value: Any) -> Any:
-    match value:
-        case [{}, *_]:
-            return dg.MetadataValue.md(_markdown_table(value))
-        case dict() | list() if len(json.dumps(value)) > MAX_SHOWN_CHARACTERS:
-            return dg.MetadataValue.text(
-                f"{len(value):,} entries, too long to be shown: see manifest.json in the folder"
-            )
-        case dict() | list():
-            return dg.MetadataValue.json(value)
-        case str() if "\n" in value or "**" in value:
-            return dg.MetadataValue.md(value)
-        case None:
-            return dg.MetadataValue.text("none")
-        case _:
-            return value
-
-
-def _markdown_table(rows: Sequence[Mapping[Any, Any]]) -> str:
-    names = list(rows[0]) if rows else []
-    lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
-    lines += ["| " + " | ".join(_cell(row.get(name)) for name in names) + " |" for row in rows[:MAX_SHOWN_ROWS]]
-    if len(rows) > MAX_SHOWN_ROWS:
-        lines += ["", f"{len(rows) - MAX_SHOWN_ROWS:,} more rows are in manifest.json in the folder."]
-    return "\n".join(lines)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.4g}"
-    if isinstance(value, int):
-        return f"{value:,}"
-    text = str(value).replace("\n", " ")
-    shown = text if len(text) <= MAX_CELL_CHARACTERS else f"{text[:MAX_CELL_CHARACTERS]} …"
-    return MARKUP.sub(r"\\\g<0>", shown)
+def _facts(outcome: CheckOutcome) -> dict[str, Any]:
+    metadata: dict[str, Any] = {}
+    for name, value in outcome.facts.items():
+        entry = entry_of(value)
+        metadata |= {name: json_entry(value)} if entry is None else shown(name, entry)
+    return metadata

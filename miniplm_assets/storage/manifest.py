@@ -70,6 +70,7 @@ class Manifest(BaseModel):
         seconds: that making it took.
         created_at: when, in UTC.
         versions: of the packages that made it.
+        made_by: who made it, as far as it is known: `run` and `device`; none in one that an earlier release wrote.
         checksum: of all the rest; None in one that an earlier release wrote.
     """
 
@@ -86,6 +87,7 @@ class Manifest(BaseModel):
     seconds: float
     created_at: str
     versions: dict[str, str]
+    made_by: dict[str, str] = {}
     checksum: str | None = None
 
     @field_validator("files")
@@ -110,8 +112,9 @@ class Manifest(BaseModel):
         return self.model_copy(update={"checksum": self._own_checksum()})
 
     def _own_checksum(self) -> str:
+        left_out = {"checksum"} if self.made_by else {"checksum", "made_by"}  # that an earlier release did not know
         # As it is read again: JSON makes texts of keys that are numbers.
-        return fingerprint_of(json.loads(json.dumps(self.model_dump(mode="json", exclude={"checksum"}))))
+        return fingerprint_of(json.loads(json.dumps(self.model_dump(mode="json", exclude=left_out))))
 
     @property
     def num_bytes(self) -> int:

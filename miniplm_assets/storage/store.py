@@ -117,6 +117,7 @@ class Draft:
         facts: what is reported of it: JSON values, kept in the manifest.
         checks: outcomes of the asset checks.
         seconds: what making it took, where that is not the time that went by: a share of a device's.
+        made_by: who makes it: `run` and `device`, as far as they are known.
     """
 
     recipe: Recipe
@@ -126,6 +127,7 @@ class Draft:
     facts: dict[str, Any] = field(default_factory=dict)
     checks: list[CheckOutcome] = field(default_factory=list)
     seconds: float | None = None
+    made_by: dict[str, str] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
 
 
@@ -256,6 +258,7 @@ class Store:
             seconds=round(seconds, 3),
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
             versions=package_versions(),
+            made_by=draft.made_by,
         ).sealed()
         write_json(draft.path / MANIFEST, manifest.model_dump(mode="json"))
         final = self.root / recipe.key / recipe.fingerprint
