@@ -1,4 +1,4 @@
-"""Commands beside Dagster's own: look before you pay, verify, prune, export, and read the outcome or the report."""
+"""Commands beside Dagster's own: look before you pay, verify, forget, prune, export, read the outcome or the report."""
 
 import argparse
 import json
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
+from miniplm_assets.cli_forget import add_forget
 from miniplm_assets.core.doors import cause_of
 from miniplm_assets.core.errors import MiniplmError
 from miniplm_assets.kinds.exports import REFINED, STUDENT, find_export, write_corpus, write_student
@@ -83,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     prune.add_argument("experiments", nargs="+", type=Path, help="every experiment whose results are to stay")
     prune.add_argument("--delete", action="store_true", help="delete what is listed")
     prune.set_defaults(run=_prune)
+    add_forget(commands, _add_experiment, _open)
     export = commands.add_parser("export", help="write a student or a refined corpus as a repository of a model hub")
     export.add_argument("what", help=f"{STUDENT}/<name>, {STUDENT}/<name>/<seed> or {REFINED}/<selection>")
     export.add_argument("folder", type=Path, help="that is written; it does not exist yet, or is empty")

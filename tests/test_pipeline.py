@@ -28,6 +28,7 @@ from miniplm_assets.lineage.verify import verify_derived, verify_store
 from miniplm_assets.storage.sql_project import load_sql_project
 from miniplm_assets.storage.store import Store
 from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shard
+from tests.pages import value_of as value
 
 # What names the corpus files by their place, and so is made anew for a copy of the corpus.
 LISTINGS = {"raw_corpus", "report", "warehouse_catalog"}
@@ -46,10 +47,6 @@ def materialise(experiment_file, select="*"):
     checks = result.get_asset_check_evaluations()
     materialisations = {"/".join(event.asset_key.path): event.materialization for event in events}
     return pipeline, materialisations, checks
-
-
-def value(materialisation, name):
-    return materialisation.metadata[name].value
 
 
 def computed(materialisations):
@@ -348,7 +345,8 @@ def test_another_seed_costs_itself_and_every_seed_is_compared(copy_of_tiny):
     for kind in ("student_checkpoint", "student_evaluation"):
         one = materialisations[f"miniplm/{kind}"]
         assert (value(one, "num_results_computed"), value(one, "num_results_reused")) == (1, 1)
-        assert "| seed | fingerprint |" in value(one, "seeds")
+        assert "| seed | rows | state | seconds | device |" in value(one, "seeds")
+        assert "found stored" in value(one, "seeds") and "computed in this run" in value(one, "made")
     folders = [
         pipeline.store.require(recipe).folder
         for recipe in pipeline.latest_fingerprints().pieces("miniplm/student_checkpoint").values()
@@ -401,7 +399,7 @@ def test_a_page_shows_the_table_of_its_kind_and_no_other_file(tiny):
     one = tiny[2]["miniplm/student_checkpoint"]  # a log of the training, and one of the held-out losses beside it
     folder = value(one, "folder")
     assert value(one, "dagster/row_count") == len(pl.read_parquet(f"{folder}/training_log.parquet"))
-    columns = [column.name for column in value(one, "dagster/column_schema").columns]
+    columns = [column.name for column in value(one, "columns").columns]
     assert columns == pl.read_parquet_schema(f"{folder}/training_log.parquet").names()
     documents = pl.read_parquet(f"{tiny[1].store.root}/documents/*/documents.parquet")
     assert value(tiny[2]["documents"], "dagster/row_count") == len(documents)

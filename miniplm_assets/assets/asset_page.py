@@ -3,12 +3,13 @@
 The kinds say what is theirs (`lineage.page`); `pages` knows how each entry looks. Here is the order, the same for all.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import dagster as dg
 
-from miniplm_assets.assets.pages import behind_a_button, json_entry, picture, shown
+from miniplm_assets.assets.pages import MAX_SHOWN_CHARACTERS, behind_a_button, json_entry, picture, shown
 from miniplm_assets.lineage.facts_page import entry_of, page_of_facts
 from miniplm_assets.lineage.page import Entry, Rows, amount, seconds_in_words
 from miniplm_assets.lineage.tally import Tally
@@ -16,15 +17,13 @@ from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.store import Result
 
 BOOKKEEPING: Final = "bookkeeping"
-# Of a result in pieces, how many folders are named.
-MAX_FOLDERS: Final = 50
 CHARACTERS_OF_A_RUN: Final = 8
 # What a piece is called where a person reads of it.
 PIECE_IN_WORDS: Final = {"shard": "corpus file", "seed": "seed"}
 EXPLAINED: Final = {
     "fingerprint": "a hash of all that goes into the result: settings, inputs and code version; also its data version",
-    "folder": "where the result lies, with its manifest.json; of one in pieces, the folders of the pieces",
-    "facts": "all that the result reports of itself, as programs read it; units are in the names",
+    "folder": "where the result lies, with its manifest.json; of one for each seed, that of the first",
+    "facts": "what the result reports of itself, as programs read it; units are in the names; manifest.json has all",
     "num_results_computed": "in this run: corpus files or seeds, where the asset has a result for each, else one",
     "num_results_reused": "that were found stored",
     "seconds_saved": "what these took when they were made; tokens_saved: that went through a model for them",
@@ -167,10 +166,13 @@ def _bookkeeping(work: Work[Any], result: Result) -> dict[str, Any]:
     manifest, tally = result.manifest, work.tally
     pieces = list(tally.pieces.items())
     facts = {name: value for name, value in manifest.facts.items() if name not in ("pieces", "columns")}
-    folders = {piece: str(one.folder) for piece, one in pieces[:MAX_FOLDERS]}
+    if len(json.dumps(facts)) > MAX_SHOWN_CHARACTERS // 2:
+        facts = {}
+    by_seed = {seed: str(one.folder) for seed, one in pieces} if work.node.kind.pieces == "seed" else {}
     return {
         "fingerprint": manifest.fingerprint,
-        "folder": folders or str(result.folder),
+        "folder": next(iter(by_seed.values()), str(result.folder)),
+        **({"folders": by_seed} if len(by_seed) > 1 else {}),
         "num_stored_bytes": sum(one.manifest.num_bytes for _, one in pieces) or manifest.num_bytes,
         "num_results_computed": tally.num_computed,
         "num_results_reused": tally.num_reused,

@@ -32,6 +32,8 @@ MAX_CELL_CHARACTERS: Final = 500
 # What Markdown takes for more than itself; an underscore inside a word it does not.
 MARKUP: Final = re.compile(r"[\\`*\[\]<>|~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 LONG_WORD: Final = re.compile(rf"[^\s\u200b]{{{MAX_WORD_CHARACTERS + 1},}}")
+# What Markdown makes a link of, in a text that nobody here wrote.
+LINK: Final = re.compile(r"://|www\.|@")
 ZERO_WIDTH_SPACE: Final = "\u200b"
 
 
@@ -121,7 +123,7 @@ def _rows(name: str, table: Rows) -> dict[str, Any]:
     if not table.rows:
         return {name: "no rows"}
     whole = markdown_table(table.columns, table.rows)
-    if len(whole) < BEHIND_A_BUTTON:
+    if len(whole) < BEHIND_A_BUTTON and not LINK.search(whole):
         return {name: dg.MetadataValue.md(whole)}
     in_place = _table(table.columns, table.rows[:MAX_ROWS_IN_PLACE])
     if len(table.rows) <= MAX_ROWS_IN_PLACE:

@@ -70,7 +70,7 @@ def _kept_in_words(facts: Mapping[str, Any]) -> str:
 
 def _asked(work: Work[Any]) -> dict[str, Entry]:
     settings = work.settings.model_dump(exclude_none=True)
-    rows = [[name.replace("_", " "), str(value)] for name, value in settings.items() if not isinstance(value, dict)]
+    rows = [[name.replace("_", " "), str(value)] for name, value in settings.items() if value not in ((), {})]
     return {"settings asked for": Rows(("setting", "value"), rows)} if rows else {}
 
 

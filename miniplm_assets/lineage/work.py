@@ -23,7 +23,8 @@ from miniplm_assets.lineage.run import Run
 from miniplm_assets.lineage.tally import Tally
 from miniplm_assets.lm.part_threads import PartThreads
 from miniplm_assets.storage.manifest import CheckOutcome
-from miniplm_assets.storage.store import Draft, Result
+from miniplm_assets.storage.set_aside import EARLIER
+from miniplm_assets.storage.store import WORK, Draft, Result
 
 # How often somebody who waits for another run's result looks for it.
 INPUT_POLL_SECONDS: Final = 1.0
@@ -86,6 +87,12 @@ class Work(Generic[S]):
     def piece_recipes(self) -> dict[str, Recipe]:
         """The recipe of each piece."""
         return self.fingerprints.pieces(self.node.key)
+
+    def bring_back(self) -> None:
+        """Put back what was set aside with what it rests on, where that still holds; no model is loaded for it."""
+        if any((self.pipeline.store.root / WORK).glob(f"{self.node.kind.name}-*/{EARLIER}")):
+            for recipe in self.fingerprints.stored(self.node.key):
+                self.pipeline.store.bring_back(recipe)
 
     @property
     def is_stored(self) -> bool:

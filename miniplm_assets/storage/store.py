@@ -33,9 +33,11 @@ from miniplm_assets.storage.manifest import (
     CheckOutcome,
     Manifest,
     StoredFile,
+    described_files,
     package_versions,
     read_manifest,
 )
+from miniplm_assets.storage.set_aside import EARLIER, Ground, come_back
 
 # Where results are made, beside the names of the assets.
 WORK: Final = ".work"
@@ -218,14 +220,15 @@ class Store:
             StoreError: if the warehouse cannot be written, or the disk is full.
         """
         found = self.find(recipe)
-        folder = self._work_folder(recipe)
+        folder = self.work_folder(recipe.kind, recipe.fingerprint)
         if found is not None:
             # What a process left that was killed after it had published, and before it had tidied up.
             shutil.rmtree(folder, ignore_errors=True)
             return found
         try:
             lock = self._lock(recipe, folder, report)
-            found = self.find(recipe)  # another run may have made it while this one waited
+            # Another run may have made it while this one waited; or it was set aside, and still holds.
+            found = self.find(recipe) or self._back(recipe, folder)
             if found is not None:
                 shutil.rmtree(folder, ignore_errors=True)
                 lock.close()
@@ -238,6 +241,13 @@ class Store:
             explain_fault(error, recipe.describe(), self.root)
             raise
         return draft
+
+    def bring_back(self, recipe: Recipe) -> None:
+        """Put a result back that was set aside, if it still holds; see `set_aside`."""
+        folder = self.work_folder(recipe.kind, recipe.fingerprint)
+        if self.find(recipe) is None and (folder / EARLIER).exists():
+            with self._lock(recipe, folder, None):
+                self._back(recipe, folder)
 
     def publish(self, draft: Draft) -> Result:
         """Put a finished draft in its place, its manifest last, and let go of its lock.
@@ -252,7 +262,7 @@ class Store:
             kind=recipe.kind,
             fingerprint=recipe.fingerprint,
             ingredients=recipe.ingredients,
-            files=tuple(_describe_files(draft.path)),
+            files=tuple(described_files(draft.path)),
             facts=draft.facts,
             checks=tuple(draft.checks),
             seconds=round(seconds, 3),
@@ -318,8 +328,15 @@ class Store:
             self._places[kind] = sorted(self.root.glob(f"*/{kind}"))
         return self._places[kind]
 
-    def _work_folder(self, recipe: Recipe) -> Path:
-        return self.root / WORK / f"{recipe.kind}-{recipe.fingerprint}"
+    def work_folder(self, kind: str, fingerprint: str) -> Path:
+        """Return the folder that a result is made in."""
+        return self.root / WORK / f"{kind}-{fingerprint}"
+
+    def _back(self, recipe: Recipe, folder: Path) -> Result | None:
+        def find(ground: Ground) -> Result | None:
+            return self.lookup(ground.key, ground.kind, ground.fingerprint)
+
+        return self.find(recipe) if come_back(folder, self.root / recipe.key / recipe.fingerprint, find) else None
 
     def _lock(self, recipe: Recipe, folder: Path, report: Callable[[str], None] | None) -> IO[str]:
         """Take the lock of one result; the system lets go of it when the process ends, however it ends."""
@@ -330,17 +347,3 @@ class Store:
                 report(f"{recipe.describe()}: another run is making it; waiting for that")
 
         return take_lock(folder / LOCK, tell)
-
-
-def _describe_files(folder: Path) -> Iterator[StoredFile]:
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        assert path.name != MANIFEST, f"{path}: a manifest is written by the store alone"
-        flush_to_disk(path)
-        is_table = path.suffix == ".parquet"
-        yield StoredFile(
-            name=path.relative_to(folder).as_posix(),
-            num_bytes=path.stat().st_size,
-            sha256=sha256_of(path),
-            num_rows=pq.read_metadata(path).num_rows if is_table else None,
-            columns={field.name: str(field.type) for field in pq.read_schema(path)} if is_table else {},
-        )
