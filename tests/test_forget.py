@@ -1,11 +1,14 @@
 """Doing a stored result again: it is out of sight until it is made anew, and what rests on it until that is known."""
 # ruff: noqa: F811
 
+import dagster as dg
 import pytest
 
+from miniplm_assets.assets.build import build_assets
 from miniplm_assets.core.errors import MiniplmError
 from miniplm_assets.lineage.forget import _shares_of_files, forget
 from miniplm_assets.storage.store import WORK
+from tests.pages import value_of
 from tests.test_work import make_lengths, work  # noqa: F401 (a fixture)
 
 
@@ -120,3 +123,22 @@ def test_a_run_is_told_how_far_an_asset_is(work):
     one = work("lengths")
     make_lengths(one)
     assert one.run.progress == [(["a.jsonl"], ["a.jsonl", "b.jsonl"]), (["a.jsonl", "b.jsonl"], ["a.jsonl", "b.jsonl"])]
+
+
+def test_a_run_may_be_asked_to_do_a_file_again(work):
+    pipeline = work("documents").pipeline
+    assets = [one for one in build_assets(pipeline) if one.key.to_user_string() in ("raw_corpus", "documents")]
+
+    def run(**config):
+        with dg.DagsterInstance.ephemeral() as instance:
+            asked = {"ops": {"documents": {"config": config}}}
+            return dg.materialize(assets, instance=instance, run_config=asked, raise_on_error=False)
+
+    def page(done):
+        return done.asset_materializations_for_node("documents")[0]
+
+    assert value_of(page(run()), "num_results_computed") == 0
+    again = page(run(shards=["b.jsonl"]))
+    assert (value_of(again, "num_results_computed"), value_of(again, "num_results_reused")) == (1, 1)
+    assert "| b.jsonl | 3 | computed |" in value_of(again, "shards")
+    assert not run(shards=["c.jsonl"]).success

@@ -2,12 +2,14 @@
 # ruff: noqa: F811
 
 import re
+from types import SimpleNamespace
 from xml.etree import ElementTree as ET
 
 import dagster as dg
 import pytest
 
 from miniplm_assets.assets.asset_page import describe
+from miniplm_assets.assets.observing import Observing
 from miniplm_assets.assets.pages import BEHIND_A_BUTTON, MAX_WORD_CHARACTERS, behind_a_button, shown
 from miniplm_assets.evaluation.small_chart import small_chart
 from miniplm_assets.lineage.facts_page import page_of_facts
@@ -116,3 +118,22 @@ def test_numbers_are_written_for_a_reader():
         "3 min 20 s",
         "5 h 3 min",
     ]
+
+
+def test_a_long_step_observes_its_asset_now_and_then(work, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("miniplm_assets.assets.observing.time.monotonic", lambda: now[0])
+    events = []
+    context = SimpleNamespace(asset_key=dg.AssetKey("lengths"), log_event=events.append)
+    observing = Observing(context)
+    one = work("lengths")
+    make_lengths(one)
+    for second, line in ((10, "too early"), (61, "step 1 of 9"), (70, "too early again"), (130, "step 5 of 9")):
+        now[0] = second
+        observing.tell(line)
+    assert [event.metadata["progress"].value for event in events] == ["step 1 of 9", "step 5 of 9"]
+    del one.tally.pieces["b.jsonl"]
+    now[0] = 200
+    observing.see(one.tally, ["a.jsonl", "b.jsonl"])
+    assert events[-1].metadata["progress"].value == "1 of 2 are there"
+    assert events[-1].metadata["pieces"].value.splitlines()[-1] == "| b.jsonl |  | to do |  |  |"

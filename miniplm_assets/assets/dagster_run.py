@@ -58,6 +58,7 @@ class DagsterRun:
         while not self.errands.empty():
             self.errands.get()()
         self._context.log.info(line)
+        self._observing.tell(line)
         self._look()
 
     def progressed(self, tally: Tally, pieces: Sequence[str]) -> None:

@@ -24,13 +24,19 @@ class Observing:
     def __init__(self, context: dg.AssetExecutionContext) -> None:
         self._context = context
         self._last = time.monotonic()
+        self._pieces: dict[str, Any] = {}
 
-    def see(self, tally: Tally, pieces: Sequence[str]) -> None:
-        """Show how far the asset is, if nothing was shown of that for a while, and there is more to come."""
+    def tell(self, line: str) -> None:
+        """Show a line of progress, if nothing was shown for a while."""
         now = time.monotonic()
-        if now - self._last < SECONDS_BETWEEN or len(tally.pieces) >= len(pieces):
+        if now - self._last < SECONDS_BETWEEN:
             return
         self._last = now
-        metadata: dict[str, Any] = {"progress": f"{len(tally.pieces):,} of {len(pieces):,} are there"}
-        metadata |= shown("pieces", piece_rows(tally, pieces, "piece"))
+        metadata = {**shown("progress", line), **self._pieces}
         self._context.log_event(dg.AssetObservation(asset_key=self._context.asset_key, metadata=metadata))
+
+    def see(self, tally: Tally, pieces: Sequence[str]) -> None:
+        """Keep how far the asset is, for when something is shown next."""
+        self._pieces = shown("pieces", piece_rows(tally, pieces, "piece"))
+        if len(tally.pieces) < len(pieces):
+            self.tell(f"{len(tally.pieces):,} of {len(pieces):,} are there")

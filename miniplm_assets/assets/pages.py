@@ -45,7 +45,8 @@ def shown(name: str, entry: Entry) -> dict[str, Any]:
         case Lines():
             return _lines(name, entry)
         case Drawing():
-            return {name: dg.MetadataValue.md(picture(entry.about, "svg+xml", entry.svg.encode()))}
+            pictures = [picture(about, "svg+xml", svg.encode()) for about, svg in entry.svgs.items()]
+            return {name: dg.MetadataValue.md("\n\n".join(pictures))}
         case Words():
             return {name: _words(entry.text)}
         case str():

@@ -38,7 +38,7 @@ def lineage_drawing(node: Node[Any]) -> Drawing | None:
     if not any(sources.values()):
         return None
     title = f"Where each column of {node.key} comes from"
-    return Drawing(as_document(column_lineage(node.key, sources, name="columns", title=title)), title)
+    return Drawing({title: as_document(column_lineage(node.key, sources, name="columns", title=title))})
 
 
 def _cutoff(work: Work[Any], result: Result) -> Page:

@@ -57,15 +57,13 @@ class Words:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A picture that is as large as it is: the UI shows it behind a button.
+    """Pictures that are as large as they are: the UI shows them behind a button.
 
     Attributes:
-        svg: a whole document.
-        about: what it shows, in words.
+        svgs: whole documents, by what each shows.
     """
 
-    svg: str
-    about: str
+    svgs: Mapping[str, str]
 
 
 Entry = str | int | float | Rows | Lines | Words | Drawing
