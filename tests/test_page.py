@@ -2,6 +2,7 @@
 # ruff: noqa: F811
 
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 from xml.etree import ElementTree as ET
 
@@ -9,13 +10,15 @@ import dagster as dg
 import pytest
 
 from miniplm_assets.assets.asset_page import describe
+from miniplm_assets.assets.checks import COLUMNS_ARE_AS_DESCRIBED, check_results, check_specs
 from miniplm_assets.assets.observing import Observing
 from miniplm_assets.assets.pages import BEHIND_A_BUTTON, MAX_WORD_CHARACTERS, behind_a_button, shown
 from miniplm_assets.evaluation.small_chart import small_chart
 from miniplm_assets.lineage.facts_page import page_of_facts
+from miniplm_assets.lineage.kind import Check
 from miniplm_assets.lineage.page import Lines, Rows, amount, seconds_in_words
-from miniplm_assets.storage.manifest import Manifest
-from tests.test_work import make_lengths, work  # noqa: F401 (a fixture)
+from miniplm_assets.storage.manifest import CheckOutcome, Manifest
+from tests.test_work import LENGTHS, make_lengths, work  # noqa: F401 (a fixture)
 
 
 def test_what_came_out_is_first_and_the_bookkeeping_last(work):
@@ -137,3 +140,25 @@ def test_a_long_step_observes_its_asset_now_and_then(work, monkeypatch):
     observing.see(one.tally, ["a.jsonl", "b.jsonl"])
     assert events[-1].metadata["progress"].value == "1 of 2 are there"
     assert events[-1].metadata["pieces"].value.splitlines()[-1] == "| b.jsonl |  | to do |  |  |"
+
+
+def test_checks_of_columns_are_one_that_names_what_failed():
+    kind = replace(
+        LENGTHS,
+        checks=(
+            Check("not_null_a", "a is.", is_of_columns=True),
+            Check("unique_a", "one a.", is_of_columns=True),
+            Check("pairs", "p"),
+        ),
+    )
+    assert [spec.name for spec in check_specs(kind, dg.AssetKey("x"))] == ["pairs", COLUMNS_ARE_AS_DESCRIBED]
+
+    def results(**passed):
+        return check_results(
+            kind, [CheckOutcome(name=name, passed=ok, description="why") for name, ok in passed.items()]
+        )
+
+    fine = results(not_null_a=True, unique_a=True, pairs=True)
+    assert [(one.check_name, one.passed) for one in fine] == [("pairs", True), (COLUMNS_ARE_AS_DESCRIBED, True)]
+    wrong = results(not_null_a=True, unique_a=False, pairs=True)[1]
+    assert not wrong.passed and wrong.severity == dg.AssetCheckSeverity.ERROR and wrong.description == "unique_a: why"

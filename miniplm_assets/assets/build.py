@@ -6,20 +6,19 @@ from typing import Any, Final
 import dagster as dg
 
 from miniplm_assets.assets.asset_page import describe
+from miniplm_assets.assets.checks import check_results, check_specs
 from miniplm_assets.assets.dagster_run import RAY_RESOURCE, DagsterRun
 from miniplm_assets.assets.failures import explained
-from miniplm_assets.assets.pages import behind_a_button, json_entry, shown
+from miniplm_assets.assets.pages import behind_a_button
 from miniplm_assets.assets.run_tags import DEFINITION_TAG
 from miniplm_assets.assets.stopping import RunStoppedError
 from miniplm_assets.core.errors import CorpusChangedError, MiniplmError
-from miniplm_assets.lineage.facts_page import entry_of
 from miniplm_assets.lineage.forget import forget, in_words
 from miniplm_assets.lineage.graph import definition_digests
-from miniplm_assets.lineage.kind import Kind, Node
+from miniplm_assets.lineage.kind import Node
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.leases import in_use, unused
-from miniplm_assets.storage.manifest import CheckOutcome
 
 # Selects all assets of a kind: tag:kind=student_checkpoint.
 KIND_TAG = "kind"
@@ -70,10 +69,7 @@ def build_asset(pipeline: Pipeline, node: Node[Any], definition: str) -> dg.Asse
             "settings": behind_a_button(node.settings.model_dump(mode="json", exclude_none=True)),
             "dagster/column_lineage": _column_lineage(node),
         },
-        check_specs=[
-            dg.AssetCheckSpec(check.name, asset=key, description=check.description, blocking=check.is_blocking)
-            for check in kind.checks
-        ],
+        check_specs=check_specs(kind, key),
     )
     def materialize(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster reads the annotation, and takes only the bare one
         run = DagsterRun(pipeline, context)
@@ -99,7 +95,7 @@ def build_asset(pipeline: Pipeline, node: Node[Any], definition: str) -> dg.Asse
             asset_key=key,
             data_version=dg.DataVersion(result.manifest.fingerprint),
             metadata=describe(work, result),
-            check_results=[_check_result(kind, outcome) for outcome in outcomes],
+            check_results=check_results(kind, outcomes),
         )
 
     return materialize
@@ -124,22 +120,3 @@ def _column_lineage(node: Node[Any]) -> dg.TableColumnLineage:
             for column, sources in node.kind.column_sources.items()
         }
     )
-
-
-def _check_result(kind: Kind[Any], outcome: CheckOutcome) -> dg.AssetCheckResult:
-    is_blocking = next(check.is_blocking for check in kind.checks if check.name == outcome.name)
-    return dg.AssetCheckResult(
-        check_name=outcome.name,
-        passed=outcome.passed,
-        severity=dg.AssetCheckSeverity.ERROR if is_blocking and not outcome.is_warning else dg.AssetCheckSeverity.WARN,
-        description=outcome.description or None,
-        metadata=_facts(outcome),
-    )
-
-
-def _facts(outcome: CheckOutcome) -> dict[str, Any]:
-    metadata: dict[str, Any] = {}
-    for name, value in outcome.facts.items():
-        entry = entry_of(value)
-        metadata |= {name: json_entry(value)} if entry is None else shown(name, entry)
-    return metadata

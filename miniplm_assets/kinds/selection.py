@@ -89,7 +89,10 @@ def _kind_of(model: SqlModel) -> Kind[SelectionParameters]:
         is_view=model.name in VIEWS,
         columns={column.name: column.description for column in model.columns},
         column_sources=model.column_lineage,
-        checks=tuple(Check(check.name, check.description, check.severity != "warn") for check in model.checks),
+        checks=tuple(
+            Check(check.name, check.description, check.severity != "warn", check.is_of_columns)
+            for check in model.checks
+        ),
         verify=verify_selection if model.name == REFINED_CORPUS else None,
         page=page_of_model,
     )

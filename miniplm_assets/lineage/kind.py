@@ -40,11 +40,13 @@ class Check:
         name: unique within the asset.
         description: what a failure means.
         is_blocking: whether it stops what comes after; else it warns.
+        is_of_columns: whether it looks at columns alone, such as that one is never empty: one of many, shown as one.
     """
 
     name: str
     description: str
     is_blocking: bool = True
+    is_of_columns: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
