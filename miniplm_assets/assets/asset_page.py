@@ -10,7 +10,7 @@ from typing import Any, Final
 import dagster as dg
 
 from miniplm_assets.assets.pages import MAX_SHOWN_CHARACTERS, behind_a_button, json_entry, picture, shown
-from miniplm_assets.lineage.facts_page import entry_of, page_of_facts
+from miniplm_assets.lineage.facts_page import entry_of, page_of_table
 from miniplm_assets.lineage.page import Entry, Rows, amount, seconds_in_words
 from miniplm_assets.lineage.tally import Tally
 from miniplm_assets.lineage.work import Work
@@ -18,6 +18,8 @@ from miniplm_assets.storage.store import Result
 
 BOOKKEEPING: Final = "bookkeeping"
 CHARACTERS_OF_A_RUN: Final = 8
+# The UI shows a schema of fewer columns in place, wider than the page.
+NUM_COLUMNS_BEHIND_A_BUTTON: Final = 5
 # What a piece is called where a person reads of it.
 PIECE_IN_WORDS: Final = {"shard": "corpus file", "seed": "seed"}
 EXPLAINED: Final = {
@@ -33,7 +35,7 @@ EXPLAINED: Final = {
 def describe(work: Work[Any], result: Result) -> dict[str, Any]:
     """Return the metadata of a result, in the order in which they are read."""
     page_of = work.node.kind.page
-    page = page_of_facts(result.facts) if page_of is None else page_of(work, result)
+    page = page_of_table(work, result) if page_of is None else page_of(work, result)
     return (
         _all_shown(page.outcome)
         | _notes(work.tally)
@@ -154,12 +156,17 @@ def _columns(work: Work[Any], result: Result) -> dict[str, Any]:
     first = next(iter(work.tally.pieces.values()), result)
     table = kind.table_of(first)
     num_rows = sum(kind.table_of(one).num_rows for one in work.tally.pieces.values() or [result])
-    columns = [
-        dg.TableColumn(name, type=type_, description=kind.columns.get(name)) for name, type_ in table.columns.items()
-    ]
-    return ({"columns": dg.TableSchema(columns=columns)} if columns else {}) | (
-        {"dagster/row_count": num_rows} if num_rows else {}
-    )
+    more = {"dagster/row_count": num_rows} if num_rows else {}
+    if len(table.columns) >= NUM_COLUMNS_BEHIND_A_BUTTON:
+        schema = dg.TableSchema(
+            [
+                dg.TableColumn(name, type=type_, description=kind.columns.get(name))
+                for name, type_ in table.columns.items()
+            ]
+        )
+        return {"columns": schema, **more}
+    rows = [[name, type_, kind.columns.get(name)] for name, type_ in table.columns.items()]
+    return (shown("columns", Rows(("column", "type", "meaning"), rows, is_aside=True)) if rows else {}) | more
 
 
 def _bookkeeping(work: Work[Any], result: Result) -> dict[str, Any]:

@@ -31,6 +31,9 @@ MAX_SHOWN_CHARACTERS: Final = 50_000
 MAX_CELL_CHARACTERS: Final = 500
 # What Markdown takes for more than itself; an underscore inside a word it does not.
 MARKUP: Final = re.compile(r"[\\`*\[\]<>|~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+# Of a cell: five of them are beside one another. A break is made only where there is no room.
+MAX_CELL_WORD_CHARACTERS: Final = 12
+CELL_WORD: Final = re.compile(rf"[^\s\u200b]{{{MAX_CELL_WORD_CHARACTERS + 1},}}")
 LONG_WORD: Final = re.compile(rf"[^\s\u200b]{{{MAX_WORD_CHARACTERS + 1},}}")
 # What Markdown makes a link of, in a text that nobody here wrote.
 LINK: Final = re.compile(r"://|www\.|@")
@@ -62,8 +65,13 @@ def behind_a_button(value: Any) -> dg.MetadataValue[Any]:
         return dg.MetadataValue.text(f"{len(value):,} entries, too long to be shown: see manifest.json in the folder")
     if len(text) >= BEHIND_A_BUTTON:
         return dg.MetadataValue.json(value)
-    fenced = f"```json\n{json.dumps(value, indent=2)}\n```"
-    return dg.MetadataValue.md(fenced + "\n" * max(0, BEHIND_A_BUTTON - len(fenced)))
+    return markdown_behind_a_button(f"```json\n{json.dumps(value, indent=2)}\n```")
+
+
+def markdown_behind_a_button(text: str) -> dg.MetadataValue[Any]:
+    """Return Markdown that is never in the page itself."""
+    cut = text[:MAX_SHOWN_CHARACTERS]
+    return dg.MetadataValue.md(cut + "\n" * max(0, BEHIND_A_BUTTON - len(cut)))
 
 
 def json_entry(value: Any) -> dg.MetadataValue[Any]:
@@ -75,14 +83,14 @@ def json_entry(value: Any) -> dg.MetadataValue[Any]:
 
 def breakable(text: str) -> str:
     """Return a text of which every word may be broken where a screen ends."""
+    return LONG_WORD.sub(lambda found: _pieces_of_word(found.group(), MAX_WORD_CHARACTERS), text)
 
-    def broken(found: re.Match[str]) -> str:
-        word = found.group()
-        return ZERO_WIDTH_SPACE.join(
-            word[start : start + MAX_WORD_CHARACTERS] for start in range(0, len(word), MAX_WORD_CHARACTERS)
-        )
 
-    return LONG_WORD.sub(broken, text)
+def _pieces_of_word(word: str, num_characters: int) -> str:
+    """Return a word that may be broken: where its parts end, and wherever it is longer than that all the same."""
+    return re.sub(
+        rf"[^/_.-]{{{num_characters}}}(?=.)|[/_.-]+(?=.)", lambda found: found.group() + ZERO_WIDTH_SPACE, word
+    )
 
 
 def picture(about: str, form: str, content: bytes) -> str:
@@ -108,7 +116,8 @@ def cell_text(value: Any) -> str:
     if isinstance(value, int | float):
         return amount(value)
     text = " ".join(str(value).split())
-    return breakable(text if len(text) <= MAX_CELL_CHARACTERS else f"{text[:MAX_CELL_CHARACTERS]} …")
+    shown_text = text if len(text) <= MAX_CELL_CHARACTERS else f"{text[:MAX_CELL_CHARACTERS]} …"
+    return CELL_WORD.sub(lambda found: _pieces_of_word(found.group(), MAX_CELL_WORD_CHARACTERS), shown_text)
 
 
 def _escaped(text: str) -> str:
@@ -124,13 +133,15 @@ def _rows(name: str, table: Rows) -> dict[str, Any]:
     if not table.rows:
         return {name: "no rows"}
     whole = markdown_table(table.columns, table.rows)
+    if table.is_aside:
+        return {name: markdown_behind_a_button(whole)}
     if len(whole) < BEHIND_A_BUTTON and not LINK.search(whole):
         return {name: dg.MetadataValue.md(whole)}
     in_place = _table(table.columns, table.rows[:MAX_ROWS_IN_PLACE])
     if len(table.rows) <= MAX_ROWS_IN_PLACE:
         return {name: in_place}
     first = f"{name}: first {MAX_ROWS_IN_PLACE} of {len(table.rows):,}"
-    return {first: in_place, name: dg.MetadataValue.md(whole[:MAX_SHOWN_CHARACTERS])}
+    return {first: in_place, name: markdown_behind_a_button(whole)}
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> dg.MetadataValue[Any]:

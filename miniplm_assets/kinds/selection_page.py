@@ -87,7 +87,7 @@ def _extremes(_work: Work[Any], result: Result) -> Page:
     rows = result.facts.get("rows", [])
     every = [[row["extreme"], row["rank_difference"], row["domain"], row["num_tokens"], row["text"]] for row in rows]
     columns = ("extreme", "rank", "domain", "tokens", "text")
-    return Page(outcome={**_texts(result), "all of them": Rows(columns, every)})
+    return Page(outcome={**_texts(result), "all of them": Rows(columns, every, is_aside=True)})
 
 
 def _texts(result: Result) -> dict[str, Entry]:

@@ -1,12 +1,37 @@
 """The page of a kind that says nothing of its own: its facts, sentences first, then tables, then single figures."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
+
+import polars as pl
+import polars.selectors as cs
 
 from miniplm_assets.lineage.page import MAX_COLUMNS, Cell, Entry, Page, Rows, Words
 
+if TYPE_CHECKING:
+    from miniplm_assets.lineage.work import Work
+    from miniplm_assets.storage.store import Result
+
+# A larger table is for SQL.
+MAX_TABLE_ROWS: Final = 60
 # What the page shows in another place.
 SHOWN_ELSEWHERE = frozenset({"pieces", "columns"})
+
+
+def page_of_table(work: "Work[Any]", result: "Result") -> Page:
+    """Return a page of what a result reports, and of its table where that is small and no fact shows its rows."""
+    page, kind = page_of_facts(result.facts), work.node.kind
+    shows_rows = any(isinstance(value, list) for value in result.facts.values())
+    files = [] if kind.table is None or kind.pieces or shows_rows else result.described(kind.table)
+    if not 0 < sum(file.num_rows or 0 for file in files) <= MAX_TABLE_ROWS:
+        return page
+    tables: dict[str, Entry] = {}
+    for file in files:
+        rows = pl.read_parquet(result.folder / file.name, glob=False)
+        entry = entry_of(rows.select(cs.exclude(cs.nested(), cs.ends_with("_id"))).to_dicts())
+        if entry is not None:
+            tables[in_words(file.name.removesuffix(".parquet"))] = entry
+    return Page(outcome={**tables, **page.outcome}, made_of=page.made_of)
 
 
 def page_of_facts(facts: Mapping[str, Any]) -> Page:

@@ -24,10 +24,12 @@ class Rows:
     Attributes:
         columns: what stands over each, with its unit; at most `MAX_COLUMNS`.
         rows: their cells; numbers as numbers, so that all are written in the same way.
+        is_aside: whether it stands behind a button, however short it is.
     """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
+    is_aside: bool = False
 
     def __post_init__(self) -> None:
         """Make sure that it fits."""
