@@ -25,6 +25,7 @@ from miniplm_assets.lm import ray_workers, score_shard
 from miniplm_assets.lm.ray_workers import RayWorkers
 from miniplm_assets.lm.scorer import ScorerSettings
 from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shard
+from tests.pages import value_of
 
 pytestmark = [
     pytest.mark.long,
@@ -115,7 +116,7 @@ def test_a_node_that_dies_loses_nothing_and_nothing_is_done_twice(local, cluster
     assert len(nodes.list_all_nodes()) == 1
     assert len(done) > 6 and set(done.values()) == {1}
     [event] = result.get_asset_materialization_events()
-    assert event.materialization.metadata["num_results_computed"].value == 3
+    assert value_of(event.materialization, "num_results_computed") == 3
 
 
 def test_a_teacher_writes_the_same_on_the_nodes_of_a_cluster(local, cluster, tmp_path):
@@ -136,7 +137,7 @@ def test_a_teacher_writes_the_same_on_the_nodes_of_a_cluster(local, cluster, tmp
     assert written(pipeline.store.root) == expected
     assert len(expected) == 3
     [event] = result.get_asset_materialization_events()
-    assert event.materialization.metadata["num_results_computed"].value == 3
+    assert value_of(event.materialization, "num_results_computed") == 3
 
 
 def listening():
@@ -177,7 +178,7 @@ def test_ray_is_started_here_where_no_cluster_is_named_and_is_gone_afterwards(lo
     monkeypatch.setattr(ray, "init", None)
     _, again = materialise(experiment_file, SCORES)
     for event in again.get_asset_materialization_events():
-        assert event.materialization.metadata["num_results_computed"].value == 0
+        assert value_of(event.materialization, "num_results_computed") == 0
 
 
 @pytest.fixture(scope="module")

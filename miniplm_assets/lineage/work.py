@@ -7,7 +7,6 @@ settings, and the stored results of its inputs.
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import groupby, islice
 from operator import itemgetter
@@ -15,54 +14,22 @@ from pathlib import Path
 from typing import Any, Final, Generic, Protocol
 
 from miniplm_assets.core.errors import CorpusChangedError, CorpusError, TransientError
-from miniplm_assets.core.facts import model_tokens, sum_facts
+from miniplm_assets.core.facts import sum_facts
 from miniplm_assets.core.recipe import Recipe
 from miniplm_assets.lineage.fingerprints import Fingerprints
 from miniplm_assets.lineage.kind import Node, S
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.run import Run
+from miniplm_assets.lineage.tally import Tally
 from miniplm_assets.lm.part_threads import PartThreads
 from miniplm_assets.storage.manifest import CheckOutcome
-from miniplm_assets.storage.store import Draft, Result
+from miniplm_assets.storage.set_aside import EARLIER
+from miniplm_assets.storage.store import WORK, Draft, Result
 
 # How often somebody who waits for another run's result looks for it.
 INPUT_POLL_SECONDS: Final = 1.0
 # Where so many are bad, it is not the files: each of them may be hours of reading.
 MAX_BAD_FILES: Final = 20
-
-
-@dataclass
-class Tally:
-    """What one run took for an asset.
-
-    Attributes:
-        num_computed: results made in this run: files or seeds for an asset in pieces, else one.
-        num_reused: results found in the store.
-        seconds_computing: in this run.
-        seconds_saved: what the re-used results took when they were made.
-        tokens_saved: tokens that went through a model for them.
-        checks: outcomes of the checks that this run alone can make: by limits that no result depends on, or
-            of what lies beside the corpus.
-        notes: what the page of the asset shows of this run alone.
-    """
-
-    num_computed: int = 0
-    num_reused: int = 0
-    seconds_computing: float = 0.0
-    seconds_saved: float = 0.0
-    tokens_saved: int = 0
-    checks: list[CheckOutcome] = field(default_factory=list)
-    notes: dict[str, Any] = field(default_factory=dict)
-
-    def count(self, result: Result, *, is_computed: bool) -> None:
-        """Count a result."""
-        if is_computed:
-            self.num_computed += 1
-            self.seconds_computing += result.manifest.seconds
-        else:
-            self.num_reused += 1
-            self.seconds_saved += result.manifest.seconds
-            self.tokens_saved += model_tokens(result.facts)
 
 
 class PartsOfPiece(Protocol):
@@ -120,6 +87,12 @@ class Work(Generic[S]):
     def piece_recipes(self) -> dict[str, Recipe]:
         """The recipe of each piece."""
         return self.fingerprints.pieces(self.node.key)
+
+    def bring_back(self) -> None:
+        """Put back what was set aside with what it rests on, where that still holds; no model is loaded for it."""
+        if any((self.pipeline.store.root / WORK).glob(f"{self.node.kind.name}-*/{EARLIER}")):
+            for recipe in self.fingerprints.stored(self.node.key):
+                self.pipeline.store.bring_back(recipe)
 
     @property
     def is_stored(self) -> bool:
@@ -218,7 +191,7 @@ class Work(Generic[S]):
         faults: list[CorpusError] = []
         for piece, recipe in self.piece_recipes.items():
             try:
-                pieces[piece] = self.make_as(recipe, write_piece(piece))
+                pieces[piece] = self._note(piece, self.make_as(recipe, write_piece(piece)))
             except (CorpusChangedError, TransientError):
                 raise
             except CorpusError as error:  # one bad file does not keep the good ones from being made
@@ -257,7 +230,7 @@ class Work(Generic[S]):
             for piece, recipe in self.piece_recipes.items():
                 begun = self._begin(recipe)
                 if isinstance(begun, Result):
-                    pieces[piece] = begun
+                    pieces[piece] = self._note(piece, begun)
                     continue
                 unfinished.push(partial(self._give_up, begun))
                 parts = begin(piece, begun)
@@ -272,7 +245,7 @@ class Work(Generic[S]):
                 for _, part in islice(computed, 1, None):
                     parts.add(part)
                 parts.finish()
-                pieces[piece] = self._publish(draft)
+                pieces[piece] = self._note(piece, self._publish(draft))
                 self.run.stop.look()
         return self._whole({piece: pieces[piece] for piece in self.piece_recipes}, finish)
 
@@ -281,8 +254,15 @@ class Work(Generic[S]):
         if isinstance(begun, Result):
             self.tally.count(begun, is_computed=False)
         else:
+            begun.made_by |= {} if self.run.run_id is None else {"run": self.run.run_id}
             self.report(f"{recipe.describe()}: making {recipe.fingerprint}")
         return begun
+
+    def _note(self, piece: str, result: Result) -> Result:
+        """Let whoever watches the run see how far it is."""
+        self.tally.pieces[piece] = result
+        self.run.progressed(self.tally, list(self.piece_recipes))
+        return result
 
     def _publish(self, draft: Draft) -> Result:
         with self.run.stop.held():  # what is finished is not thrown away
