@@ -4,6 +4,7 @@ import queue
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -115,8 +116,9 @@ class _SideBySide:
 
     def give_up(self, error: BaseException) -> None:
         """Give up what is under way."""
-        for piece in list(self._open.values()):
-            self._work.pipeline.store.give_up(self._open.pop(piece.number).draft, error)
+        with ExitStack() as stack:  # each of them, whatever is said of a full disk over another
+            for piece in self._open.values():
+                stack.callback(self._work.pipeline.store.give_up, piece.draft, error)
 
     def _begin(self, threads: ThreadPoolExecutor) -> None:
         number, (name, recipe) = self._left.popleft()
