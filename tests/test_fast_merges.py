@@ -189,6 +189,15 @@ def test_a_text_with_a_character_that_came_later_is_left_to_the_slow_way(charact
     assert slow == [text]
 
 
+def test_the_words_that_it_keeps_are_dropped_after_some_text(qwen, monkeypatch):
+    fast = packing(qwen)
+    first = fast.fast_merges._fast
+    monkeypatch.setattr("miniplm_assets.corpus.fast_merges.MAX_BYTES_OF_CACHE", 30)
+    for _ in range(2):
+        assert fast.encode(["some words of a text"]).token_ids.tolist() == slow_ids(qwen, ["some words of a text"])
+    assert fast.fast_merges._fast is not first
+
+
 @dataclass
 class Slow:
     """Notes what the slow tokenizer is asked for."""

@@ -24,8 +24,8 @@ _SENTENCE_ENDS: Final = (".", "!", "?", "…", "。", "！", "？", "．", "｡"
 # What may stand between the end of a sentence and the next one.
 _CLOSERS: Final = "\"'”’»›)]}）」』】》〉 \t"  # noqa: RUF001
 
-# Bytes or tokens that 32 bits count, however far a sum of those of inexact texts is off.
-_FEW: Final = 1 << 28
+# Bytes or tokens that 32 bits count, however long a normaliser makes a text (11 times, at most).
+_FEW: Final = 1 << 26
 
 
 class PackingTokenizer:
@@ -168,10 +168,11 @@ class PackingTokenizer:
             chars_before = np.zeros(len(begins_character) + 1, dtype=width)
             np.cumsum(begins_character, out=chars_before[1:], dtype=width)
             ends_character, starts, places = begins_character[places], chars_before[starts], chars_before[places]
+        char_ends: Any = places - np.repeat(starts.astype(width), num_tokens)  # of that width
         return EncodedTexts(
             num_tokens=num_tokens,
             token_ids=token_ids,
-            char_ends=places - np.repeat(starts.astype(width), num_tokens),
+            char_ends=char_ends,
             ends_character=ends_character,
         ), is_exact
 
