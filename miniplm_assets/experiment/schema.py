@@ -16,6 +16,7 @@ from miniplm_assets.experiment.decontamination import Decontamination
 from miniplm_assets.experiment.generations import Generation
 from miniplm_assets.experiment.models import Owners, Scored, Seed, StudentTraining, TokenizerSource
 from miniplm_assets.experiment.objectives import CrossEntropy, Objective
+from miniplm_assets.experiment.processing import Processing
 from miniplm_assets.experiment.publishing import Publishing
 from miniplm_assets.experiment.reporting import Reporting
 from miniplm_assets.experiment.scoring import Pilot
@@ -128,6 +129,7 @@ class Experiment(Settings):
     owners: Owners = ()
     corpus: Corpus
     sequences: Sequences = Sequences()
+    processing: Processing = Processing()
     tokenizers: dict[Name, TokenizerSource] = Field(min_length=1, description="by a name of your own, as all below")
     architectures: dict[Name, dict[str, JsonValue]] = Field(
         {}, description="transformers configurations: model_type and its settings; vocab_size is the tokenizer's"

@@ -5,7 +5,7 @@ settings, and the stored results of its inputs.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import cached_property, partial
 from itertools import groupby, islice
@@ -18,6 +18,7 @@ from miniplm_assets.core.facts import sum_facts
 from miniplm_assets.core.recipe import Recipe
 from miniplm_assets.lineage.fingerprints import Fingerprints
 from miniplm_assets.lineage.kind import Node, S
+from miniplm_assets.lineage.pieces import over_seeds, raise_all
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.run import Run
 from miniplm_assets.lineage.tally import Tally
@@ -154,12 +155,12 @@ class Work(Generic[S]):
 
     def make_as(self, recipe: Recipe, write: Callable[[Draft], None]) -> Result:
         """Return the result of a recipe; make it unless it is stored, or another run makes it meanwhile."""
-        begun = self._begin(recipe)
+        begun = self.begin(recipe)
         if isinstance(begun, Result):
             return begun
         try:
             write(begun)
-            result = self._publish(begun)
+            result = self.publish(begun)
         except BaseException as error:
             self.pipeline.store.give_up(begun, error)
             raise
@@ -191,7 +192,7 @@ class Work(Generic[S]):
         faults: list[CorpusError] = []
         for piece, recipe in self.piece_recipes.items():
             try:
-                pieces[piece] = self._note(piece, self.make_as(recipe, write_piece(piece)))
+                pieces[piece] = self.note(piece, self.make_as(recipe, write_piece(piece)))
             except (CorpusChangedError, TransientError):
                 raise
             except CorpusError as error:  # one bad file does not keep the good ones from being made
@@ -202,10 +203,10 @@ class Work(Generic[S]):
                 if len(faults) == MAX_BAD_FILES:
                     error.add_note(f"After {MAX_BAD_FILES} files like that the others were not looked at.")
                     break
-        _raise_all(faults)
+        raise_all(faults)
         if check is not None:
             self.tally.checks.extend(check(pieces))
-        return self._whole(pieces, finish)
+        return self.whole(pieces, finish)
 
     def make_in_parts(
         self,
@@ -228,9 +229,9 @@ class Work(Generic[S]):
 
         def works() -> Iterator[tuple[str, Callable[[], Any] | None]]:
             for piece, recipe in self.piece_recipes.items():
-                begun = self._begin(recipe)
+                begun = self.begin(recipe)
                 if isinstance(begun, Result):
-                    pieces[piece] = self._note(piece, begun)
+                    pieces[piece] = self.note(piece, begun)
                     continue
                 unfinished.push(partial(self._give_up, begun))
                 parts = begin(piece, begun)
@@ -245,11 +246,12 @@ class Work(Generic[S]):
                 for _, part in islice(computed, 1, None):
                     parts.add(part)
                 parts.finish()
-                pieces[piece] = self._note(piece, self._publish(draft))
+                pieces[piece] = self.note(piece, self.publish(draft))
                 self.run.stop.look()
-        return self._whole({piece: pieces[piece] for piece in self.piece_recipes}, finish)
+        return self.whole({piece: pieces[piece] for piece in self.piece_recipes}, finish)
 
-    def _begin(self, recipe: Recipe) -> Result | Draft:
+    def begin(self, recipe: Recipe) -> Result | Draft:
+        """Return the stored result of a recipe, or else a draft, to be published or given up."""
         begun = self.pipeline.store.begin(recipe, self.report)
         if isinstance(begun, Result):
             self.tally.count(begun, is_computed=False)
@@ -258,13 +260,14 @@ class Work(Generic[S]):
             self.report(f"{recipe.describe()}: making {recipe.fingerprint}")
         return begun
 
-    def _note(self, piece: str, result: Result) -> Result:
+    def note(self, piece: str, result: Result) -> Result:
         """Let whoever watches the run see how far it is."""
         self.tally.pieces[piece] = result
         self.run.progressed(self.tally, list(self.piece_recipes))
         return result
 
-    def _publish(self, draft: Draft) -> Result:
+    def publish(self, draft: Draft) -> Result:
+        """Put a finished draft in its place."""
         with self.run.stop.held():  # what is finished is not thrown away
             result = self.pipeline.store.publish(draft)
         self.tally.count(result, is_computed=True)
@@ -275,10 +278,12 @@ class Work(Generic[S]):
         if error is not None and not draft.lock.closed:
             self.pipeline.store.give_up(draft, error)
 
-    def _whole(self, pieces: Mapping[str, Result], finish: Callable[[Draft], None] | None) -> Result:
+    def whole(self, pieces: Mapping[str, Result], finish: Callable[[Draft], None] | None) -> Result:
+        """Return the result of an asset in pieces, from those of all of its pieces in their order."""
+
         def write(draft: Draft) -> None:
             facts = (result.facts for result in pieces.values())
-            draft.facts = sum_facts(facts) if self.node.kind.pieces == "shard" else _over_seeds(pieces)
+            draft.facts = sum_facts(facts) if self.node.kind.pieces == "shard" else over_seeds(pieces)
             if finish is not None:
                 finish(draft)
             kind = self.node.kind
@@ -302,29 +307,3 @@ class Work(Generic[S]):
             self.report(f"{self.node.key}: stored as {result.manifest.fingerprint}, nothing to do")
         elif self.tally.num_reused:
             self.report(f"{self.node.key}: {self.tally.num_computed} computed, {self.tally.num_reused} found stored")
-
-
-def _raise_all(faults: Sequence[CorpusError]) -> None:
-    if len(faults) == 1:
-        raise faults[0]
-    if faults:
-        sentences = ["\n".join([str(error), *getattr(error, "__notes__", ())]) for error in faults]
-        raise CorpusError("\n".join([f"{len(faults)} corpus files cannot be used:", *sentences])) from faults[0]
-
-
-def _over_seeds(pieces: Mapping[str, Result]) -> dict[str, Any]:
-    """Return the facts that all seeds share, and one row for each seed with the numbers and words that differ."""
-    first, *others = (result.facts for result in pieces.values())
-    shared = {name: value for name, value in first.items() if all(facts.get(name) == value for facts in others)}
-    if not others:
-        return shared
-    rows = [
-        {"seed": seed}
-        | {
-            name: value
-            for name, value in result.facts.items()
-            if name not in shared and not isinstance(value, dict | list)
-        }
-        for seed, result in pieces.items()
-    ]
-    return shared | {"by_seed": rows}
