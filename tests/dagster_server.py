@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.pages import with_bookkeeping
+
 ROOT = Path(__file__).parents[1]
 SELECTOR = {"repositoryName": "__repository__", "repositoryLocationName": "miniplm"}
 
@@ -58,6 +60,7 @@ query Materialisations($key: AssetKeyInput!) {
           ... on TextMetadataEntry { text }
           ... on MarkdownMetadataEntry { mdStr }
           ... on PathMetadataEntry { path }
+          ... on JsonMetadataEntry { jsonString }
           ... on TableSchemaMetadataEntry { schema { columns { name type description } } }
           ... on TableColumnLineageMetadataEntry { lineage { columnName columnDeps { assetKey { path } columnName } } }
         }
@@ -83,7 +86,7 @@ class Server:
 
     url: str
     log: Path
-    restarts: list[Callable[[], None]] = field(default_factory=list)
+    restarts: list[Callable[..., None]] = field(default_factory=list)
 
     def query(self, text: str, **variables: Any) -> Any:
         """Return the data of a GraphQL request; fail on any error."""
@@ -139,10 +142,12 @@ class Server:
         """Return the metadata of an asset's materialisations by label, the newest first."""
         asset = self.query(MATERIALISATIONS, key={"path": key.split("/")})["assetOrError"]
         return [
-            {
-                entry["label"]: next((v for k, v in entry.items() if k != "label" and v is not None), None)
-                for entry in one["metadataEntries"]
-            }
+            with_bookkeeping(
+                {
+                    entry["label"]: next((v for k, v in entry.items() if k != "label" and v is not None), None)
+                    for entry in one["metadataEntries"]
+                }
+            )
             | {"run_id": one["runId"], "tags": {tag["key"]: tag["value"] for tag in one["tags"]}}
             for one in asset.get("assetMaterializations", [])
         ]
@@ -181,7 +186,9 @@ def running_dagster(experiment_file: Path, home: Path, *commands: list[str]) -> 
                 words, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
 
-        def restart(number: int) -> None:
+        def restart(number: int, *, with_children: bool = False) -> None:
+            if with_children:
+                os.killpg(processes[number].pid, signal.SIGKILL)
             processes[number].kill()
             processes[number].wait(20)
             processes[number] = start(wanted[number])

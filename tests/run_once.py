@@ -8,6 +8,7 @@ import dagster as dg
 
 from miniplm_assets.assets.build import build_assets
 from miniplm_assets.kinds.registry import open_pipeline
+from tests.pages import value_of
 
 
 def main(experiment_file: Path) -> None:
@@ -16,7 +17,7 @@ def main(experiment_file: Path) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize(build_assets(pipeline), instance=instance)
     events = [event.materialization for event in result.get_asset_materialization_events()]
-    computed = {"/".join(event.asset_key.path): event.metadata["num_results_computed"].value for event in events}
+    computed = {"/".join(event.asset_key.path): value_of(event, "num_results_computed") for event in events}
     print(json.dumps(computed))
 
 

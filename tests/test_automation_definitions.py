@@ -13,6 +13,7 @@ from miniplm_assets.automation import corpus_sensor as sensor_module
 from miniplm_assets.automation import corpus_watch
 from miniplm_assets.automation.corpus_sensor import CorpusNotReadableError, corpus_sensor
 from miniplm_assets.automation.nightly import nightly_schedule
+from miniplm_assets.automation.own_job import own_job
 from miniplm_assets.core.errors import ExperimentError
 from miniplm_assets.experiment.automation import Automation
 from miniplm_assets.kinds.registry import open_pipeline
@@ -41,7 +42,7 @@ class Sensor:
 
     def __init__(self, pipeline, instance):
         self.pipeline, self.instance, self.cursor = pipeline, instance, None
-        self.definition = corpus_sensor(pipeline)
+        self.definition = corpus_sensor(pipeline, own_job(pipeline))
         self.job = dg.Definitions(build_assets(pipeline)).resolve_implicit_global_asset_job_def()
 
     def tick(self):
@@ -56,7 +57,7 @@ class Sensor:
         run = self.instance.create_run_for_job(
             self.job,
             asset_selection=frozenset(request.asset_selection),
-            tags=request.tags | {"dagster/sensor_name": "corpus_changed"},
+            tags=request.tags | {"dagster/sensor_name": self.definition.name},
             status=status,
         )
         return request, run
@@ -100,7 +101,7 @@ def test_a_corpus_that_nobody_has_looked_at_makes_everything_stale(sensor):
 
 def test_a_file_that_is_still_being_written_is_waited_for(sensor, tmp_path):
     sensor.pipeline = replace(sensor.pipeline, automation=Automation(quiet_seconds=3_600))
-    sensor.definition = corpus_sensor(sensor.pipeline)
+    sensor.definition = corpus_sensor(sensor.pipeline, own_job(sensor.pipeline))
     result = sensor.tick()
     assert result.run_requests == []
     assert "waiting until the corpus files rest: a.jsonl changed less than 3600 s ago" in result.skip_message
@@ -155,23 +156,28 @@ def test_a_run_that_loads_its_code_is_not_told_to_stop_yet(sensor, tmp_path):
 
 def begin_step(sensor, run, key):
     sensor.end(run, STATUS.STARTED)
-    step = asset_key(key).to_python_identifier()
+    step = asset_key(key, sensor.pipeline.key_prefix).to_python_identifier()
     sensor.instance.report_dagster_event(
         dg.DagsterEvent(dg.DagsterEventType.STEP_START.value, "__ASSET_JOB", step_key=step), run.run_id
     )
 
 
+@pytest.mark.parametrize("prefix", [(), ("lm", "paper")])
 @pytest.mark.parametrize(("making", "goes_on"), [("documents", True), ("comparison", False)])
-def test_an_older_run_goes_on_while_it_makes_what_is_wanted_still(sensor, tmp_path, making, goes_on):
+def test_an_older_run_goes_on_while_it_makes_what_is_wanted_still(
+    pipeline, instance, tmp_path, making, goes_on, prefix
+):
     """The documents of a file are those of the newer state too; no comparison is."""
-    _, older = sensor.request()
+    sensor = Sensor(replace(pipeline, key_prefix=prefix), instance)
+    request, older = sensor.request()
+    assert keys(request) == {"/".join([*prefix, key]) for key in pipeline.graph}
     begin_step(sensor, older, making)
     write_shard(tmp_path / "corpus" / "b.jsonl", ("shlex",))
     told = []
     sensor.instance.run_coordinator.cancel_run = lambda run_id: told.append(run_id) or True
     message = sensor.tick().skip_message
     assert told == ([] if goes_on else [older.run_id]), message
-    assert ("goes on: documents" in message) == goes_on
+    assert (f"goes on: {'__'.join([*prefix, 'documents'])}" in message) == goes_on
 
 
 def test_a_run_that_cannot_be_told_to_stop_is_named(sensor, tmp_path):
@@ -272,7 +278,8 @@ def test_what_a_look_fails_with_is_told_and_the_next_tick_looks_again(sensor, mo
 
 
 def test_the_schedule_asks_for_the_whole_graph_at_night(pipeline):
-    schedule = nightly_schedule(Automation(nightly="30 2 * * 1", timezone="Europe/Berlin"))
+    pipeline = replace(pipeline, automation=Automation(nightly="30 2 * * 1", timezone="Europe/Berlin"))
+    schedule = nightly_schedule(pipeline, own_job(pipeline))
     definitions = dg.Definitions(assets=build_assets(pipeline), schedules=[schedule])
     schedule = definitions.resolve_schedule_def("nightly")
     assert (schedule.cron_schedule, schedule.execution_timezone) == ("30 2 * * 1", "Europe/Berlin")

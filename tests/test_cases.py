@@ -47,6 +47,10 @@ class Case:
     stop: Stop = field(default_factory=Stop)
     errands: "queue.SimpleQueue[Any]" = field(default_factory=queue.SimpleQueue)
     checks: dict[str, tuple[bool, str]] = field(default_factory=dict)
+    run_id: None = None
+
+    def progressed(self, _tally: Any, _pieces: Any) -> None:
+        """Nobody watches."""
 
     def write(self, **changes: Any) -> "Case":
         content: dict[str, Any] = {

@@ -14,6 +14,7 @@ import yaml
 from miniplm_assets.kinds.registry import PROJECT, open_pipeline
 from miniplm_assets.lineage.outcome import outcome
 from tests.corpora import tiny_experiment, write_experiment, write_shard
+from tests.pages import value_of
 
 pytestmark = pytest.mark.long
 
@@ -133,7 +134,7 @@ class Runner:
             (last,) = instance.get_runs()
             records = instance.get_records_for_run(last.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
         found = [record.event_log_entry.asset_materialization for record in records.records]
-        return {one.asset_key.to_user_string(): one.metadata["num_results_computed"].value for one in found}
+        return {one.asset_key.to_user_string(): value_of(one, "num_results_computed") for one in found}
 
 
 @pytest.fixture(scope="module")

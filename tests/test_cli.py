@@ -329,3 +329,17 @@ def test_verify_goes_on_after_damage(experiment, capsys):
 def test_an_experiment_that_does_not_exist(tmp_path, capsys):
     assert main(["plan", str(Path(tmp_path) / "nowhere.yaml")]) == 2
     assert "nowhere.yaml does not exist" in capsys.readouterr().err
+
+
+def test_forget_says_what_is_made_anew_and_refuses_while_a_run_is_at_work(experiment, capsys):
+    pipeline = open_pipeline(experiment)
+    recipe = documents_recipe(pipeline)
+    assert main(["forget", "documents", str(experiment)]) == 2
+    assert "nothing is stored of documents" in capsys.readouterr().err
+    stored = store_something(pipeline.store, recipe)
+    with leases.in_use(pipeline.store.root, silent):
+        assert main(["forget", "documents", str(experiment), "--shard", "a.jsonl"]) == 2
+    assert "a run is using the warehouse" in capsys.readouterr().err and stored.folder.exists()
+    assert main(["forget", "documents", str(experiment), "--shard", "a.jsonl"]) == 0
+    assert "documents (shard a.jsonl): set aside; the next run makes it anew" in capsys.readouterr().out
+    assert open_pipeline(experiment).store.find(recipe) is None

@@ -25,6 +25,7 @@ from miniplm_assets.evaluation.held_out import (
     in_context_gain,
     losses_by_context,
 )
+from miniplm_assets.evaluation.line_styles import line_styles
 from miniplm_assets.evaluation.plots import plot_difference_distribution, plot_domain_shares
 from miniplm_assets.evaluation.student_plots import plot_break_even, plot_loss_curves
 from miniplm_assets.evaluation.verdict import unheld, verdict
@@ -523,6 +524,25 @@ def test_names_of_students_are_drawn_as_they_stand(drawn: list[str]) -> None:
         "held-out loss on a sample of",
         "all domains but noise (nats per token)",
     }
+
+
+def test_seeds_are_one_line_in_a_band_and_those_measured_otherwise_a_line_each() -> None:
+    base = student("base", [5.0, 4.0], by_domain={"code": 4.0})
+    runs = [student("many", [5.0, last], by_domain={"code": last}).runs[0] for last in (3.0, 3.5, 3.8)]
+    alike = replace(base, name="many", runs=tuple(runs))
+    longer = student("many", [5.0, 4.5, 3.9], by_domain={"code": 3.9}).runs[0]
+    for name, lines, bands in (("alike", 2, 1), ("otherwise", 5, 0)):
+        one = alike if name == "alike" else replace(alike, runs=(*runs, longer))
+        svg = plot_loss_curves([base, one], baseline="base", picture="svg").decode()
+        assert len(re.findall('id="FillBetween', svg)) == bands, name
+        assert svg.count("stroke-width: 1.6;") == lines + 2, name  # and one for each student in the legend
+
+
+def test_a_student_has_one_style_whoever_is_drawn_beside_it_in_the_file() -> None:
+    names = [f"s{number}" for number in range(30)]
+    styles = line_styles(names)
+    assert line_styles(reversed(names)) == styles
+    assert len({(one.colour, one.dashes) for one in styles.values()}) == 28  # seven colours, four kinds of dashes
 
 
 def test_many_students_are_named_with_their_last_losses_the_lowest_first(drawn: list[str]) -> None:

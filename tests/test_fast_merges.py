@@ -1,26 +1,29 @@
-"""tiktoken gives the ids that the tokenizers library gives, or is not used."""
+"""gigatoken gives the ids that the tokenizers library gives, or is not used."""
 
 import json
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from miniplm_assets.corpus.demo import write_demo_corpus
-from miniplm_assets.corpus.encoding import PackingTokenizer
-from miniplm_assets.corpus.fast_merges import GPT2_PATTERN
+from miniplm_assets.corpus.encoding import _BYTE_OF, PackingTokenizer
+from miniplm_assets.corpus.fast_merges import LLAMA_3, O200K, PROVEN, QWEN, QWEN_3_5, all_known, find_fast_merges
+from miniplm_assets.corpus.tokenizer import WORDS
 from miniplm_assets.experiment import DemoSource
 
-QWEN_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 END = "<|endoftext|>"
+# What the ByteLevel pre-tokenizer cuts by, unless it is told not to.
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +55,12 @@ def trained(texts: list[str], pattern: str, *, vocab_size: int, normalizer: norm
 
 @pytest.fixture(scope="module")
 def qwen(texts) -> Tokenizer:
-    return trained(texts, QWEN_PATTERN, vocab_size=8_000, normalizer=normalizers.NFC())
+    return trained(texts, QWEN, vocab_size=8_000, normalizer=normalizers.NFC())
 
 
 @pytest.fixture(scope="module")
 def gpt2(texts) -> Tokenizer:
-    tokenizer = trained(texts, GPT2_PATTERN, vocab_size=2_000, normalizer=None)
+    tokenizer = trained(texts, GPT2, vocab_size=2_000, normalizer=None)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     return tokenizer
 
@@ -119,18 +122,92 @@ def test_hostile_texts_have_the_same_ids(text, qwen, gpt2):
         )
 
 
-CATEGORIES = ("L", "N", "M", "P", "S", "Lu", "Ll", "Lt", "Lm", "Lo")
-SAME = [*(rf"\p{{{category}}}" for category in CATEGORIES), r"\s", "(?i:s)", "(?i:t)", "(?i:r)", "(?i:l)", "(?i:d)"]
+def cuts_of(pattern: str | None, *, backwards: bool) -> Tokenizer:
+    """Return a tokenizer whose ids tell where a text is cut.
+
+    A token is a byte, or two neighbours of which the first may end a character and the second may begin one. Both are
+    one token where they stand in one piece; of three letters of ASCII the first two, or the last two: `backwards`.
+    """
+    ends, begins = [*range(0x80), *range(0x80, 0xC0)], [*range(0x80), *range(0xC2, 0xF5)]
+    pairs = [(_SPELT[first], _SPELT[second]) for first in ends for second in begins]
+    pieces = [*_SPELT.values(), *("".join(pair) for pair in pairs)]
+    if backwards:
+        pairs.reverse()
+    tokenizer = Tokenizer(models.BPE(vocab={piece: place for place, piece in enumerate(pieces)}, merges=pairs))
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern is None)
+    split = [] if pattern is None else [pre_tokenizers.Split(Regex(pattern), "isolated")]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*split, level]) if split else level
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
 
 
-@pytest.mark.parametrize("expression", SAME)
-def test_both_libraries_know_the_same_characters(expression):
-    everything = "".join(chr(point) for point in range(0x110000) if not 0xD800 <= point <= 0xDFFF)
-    bytes_alone = {bytes([byte]): byte for byte in range(256)}
-    encoding = tiktoken.Encoding("test", pat_str=expression, mergeable_ranks=bytes_alone, special_tokens={})
-    matched = encoding.decode(encoding.encode_ordinary(everything))  # what does not match is left out
-    split = pre_tokenizers.Split(Regex(expression), behavior="removed", invert=True)
-    assert matched == "".join(piece for piece, _ in split.pre_tokenize_str(everything))
+_SPELT = {byte: character for character, byte in sorted(_BYTE_OF.items())}
+EXPRESSIONS = {"GPT-2": None, "Qwen": QWEN, "Llama 3": LLAMA_3, "Qwen 3.5": QWEN_3_5, "o200k": O200K}
+# One or more of each kind that an expression names.
+KINDS = ("a", "S", "ǅ", "ʰ", "中", "1", "²", "\u0301", "\u0903", " ", "\n", "\r", "\t", "\u00a0", "'", "’", "!", "/", "🙂", "ſ", "l", "\0")  # fmt: skip  # noqa: E501, RUF001
+
+
+def differing(tokenizer: Tokenizer, texts: Iterable[str]) -> list[str]:
+    fast = find_fast_merges(json.loads(tokenizer.to_str()), tokenizer, _BYTE_OF)
+    assert fast is not None
+    return [text for text in texts if fast.encode([text])[0].tolist() != tokenizer.encode(text).ids]
+
+
+def test_the_tokenizers_that_are_trained_here_are_cut_by_a_proven_expression():
+    assert WORDS in PROVEN and set(PROVEN) == set(EXPRESSIONS.values()) - {None}
+
+
+@pytest.mark.parametrize("named", EXPRESSIONS)
+@pytest.mark.parametrize("backwards", [False, True])
+def test_every_short_text_of_one_character_of_each_kind_is_cut_the_same(named, backwards):
+    tokenizer = cuts_of(EXPRESSIONS[named], backwards=backwards)
+    texts = ("".join(kinds) for length in (1, 2, 3) for kinds in product(KINDS, repeat=length))
+    assert differing(tokenizer, texts) == []
+    generator = random.Random(5)  # and longer ones, since the faster library looks at many bytes at once
+    longer = ("".join(generator.choices(KINDS, k=generator.randrange(4, 150))) for _ in range(300))
+    assert differing(tokenizer, longer) == []
+
+
+@pytest.mark.parametrize("named", EXPRESSIONS)
+def test_every_character_of_unicode_is_cut_the_same_beside_each_kind(named):
+    tokenizer = cuts_of(EXPRESSIONS[named], backwards=False)
+    known = [chr(point) for point in range(0x110000) if not 0xD800 <= point < 0xE000 and all_known(chr(point))]
+    assert len(known) > 140_000
+    for beside in ("a", "1", "!", " ", "\u0301"):
+        texts = [beside.join(["", *known[first : first + 5_000], ""]) for first in range(0, len(known), 5_000)]
+        assert differing(tokenizer, texts) == []
+
+
+@pytest.mark.parametrize("character", ["\U000323b0", "\U00011db0", "\u1aeb", "\ue000", "\U0010ffff"])
+def test_a_text_with_a_character_that_came_later_is_left_to_the_slow_way(character, qwen, monkeypatch):
+    assert not all_known(f"before {character} after")
+    fast = packing_of(qwen)
+    slow = []
+    monkeypatch.setattr(fast.fast_merges, "_slow", Slow(fast.fast_merges._slow, slow))
+    text = f"before{character}after"
+    assert fast.encode([text]).token_ids.tolist() == slow_ids(qwen, [text])
+    assert slow == [text]
+
+
+def test_the_words_that_it_keeps_are_dropped_after_some_text(qwen, monkeypatch):
+    fast = packing(qwen)
+    first = fast.fast_merges._fast
+    monkeypatch.setattr("miniplm_assets.corpus.fast_merges.MAX_BYTES_OF_CACHE", 30)
+    for _ in range(2):
+        assert fast.encode(["some words of a text"]).token_ids.tolist() == slow_ids(qwen, ["some words of a text"])
+    assert fast.fast_merges._fast is not first
+
+
+@dataclass
+class Slow:
+    """Notes what the slow tokenizer is asked for."""
+
+    tokenizer: Tokenizer
+    asked: list[str]
+
+    def encode(self, text: str, **options: Any) -> Any:
+        self.asked.append(text)
+        return self.tokenizer.encode(text, **options)
 
 
 def bpe(vocabulary: list[str], merges: list[tuple[str, str]]) -> Tokenizer:
@@ -144,15 +221,13 @@ def bpe(vocabulary: list[str], merges: list[tuple[str, str]]) -> Tokenizer:
 
 
 def test_merges_that_do_not_lead_to_their_own_token_are_left_to_the_slow_way():
-    # "abc" is a + bc, but ab comes first, so that the list makes ab + c of it, and tiktoken would make abc.
+    # "abc" is a + bc, but ab comes first, so that the list makes ab + c of it.
+    # Who takes a piece that is a token at once makes abc.
     tokenizer = bpe(["ab", "bc", "abc"], [("a", "b"), ("b", "c"), ("a", "bc")])
     fast = packing(tokenizer)
     assert fast.fast_merges is None
     ids = fast.encode(["abc"]).token_ids.tolist()
     assert ids == slow_ids(tokenizer, ["abc"]) and len(ids) == 2
-    ranks = {bytes([byte]): byte for byte in range(256)} | {b"ab": 256, b"bc": 257, b"abc": 258}
-    theirs = tiktoken.Encoding("test", pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens={})
-    assert len(theirs.encode_ordinary("abc")) == 1
 
 
 def test_ids_that_are_not_in_the_order_of_the_merges_are_mapped():
@@ -181,7 +256,7 @@ def test_ids_that_are_not_in_the_order_of_the_merges_are_mapped():
         },
     ],
 )  # fmt: skip
-def test_what_tiktoken_cannot_do_is_left_to_the_slow_way(changes, gpt2):
+def test_what_the_fast_way_may_do_otherwise_is_left_to_the_slow_way(changes, gpt2):
     assert packing(gpt2, **changes).fast_merges is None
 
 
@@ -192,23 +267,8 @@ def cut_by(tokenizer: Tokenizer, expression: str) -> dict[str, Any]:
     return {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, level]}}
 
 
-OTHER_TO_BOTH = (
-    "[[:alpha:]]+|[^[:alpha:]]+",
-    "^ab|.+",
-    "ab$|.+",
-    r"\h+|\H+",
-    r"\o{101}|a",
-    "[a-z&&[^b]]+|b",
-    r"\p{Han}+",
-)
-LLAMA_3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)"
-    r"|\s+"
-)
-
-
-@pytest.mark.parametrize("expression", [*OTHER_TO_BOTH, r"\p{Han}+", r"\p{N}{1,3}+|a", "[a-z--b]+"])
-def test_an_expression_that_the_libraries_may_read_in_two_ways_is_left_to_the_slow_way(expression, gpt2):
+@pytest.mark.parametrize("expression", [GPT2, r"[[:alpha:]]+|[^[:alpha:]]+", r"\p{Han}+", r"\p{N}{1,3}+|a"])
+def test_an_expression_that_nobody_has_proven_is_left_to_the_slow_way(expression, gpt2):
     changes = cut_by(gpt2, expression)
     fast = packing(gpt2, **changes)
     assert fast.fast_merges is None
@@ -217,25 +277,12 @@ def test_an_expression_that_the_libraries_may_read_in_two_ways_is_left_to_the_sl
     assert fast.encode([text]).token_ids.tolist() == slow_ids(Tokenizer.from_str(json.dumps(spec)), [text])
 
 
-@pytest.mark.parametrize(
-    "expression",
-    [
-        GPT2_PATTERN,
-        LLAMA_3,
-        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s+",
-    ],
-    ids=["GPT-2", "Llama 3 and Qwen", "o200k"],
-)
-def test_the_expressions_of_the_families_in_use_are_the_same_to_both(expression, gpt2):
-    assert packing(gpt2, **cut_by(gpt2, expression)).fast_merges is not None
-
-
 def test_sequences_are_the_same_rows_either_way(texts, qwen, tmp_path: Path, monkeypatch):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from miniplm_assets.core.recipe import fingerprint_of
-    from miniplm_assets.corpus.sequences import write_sequences
+    from miniplm_assets.corpus.sequences import tokenizer_of, write_sequences
     from miniplm_assets.corpus.tables import DOCUMENTS
     from miniplm_assets.experiment.schema import Sequences
 
@@ -254,6 +301,7 @@ def test_sequences_are_the_same_rows_either_way(texts, qwen, tmp_path: Path, mon
     for way in ("fast", "slow"):
         (tmp_path / way).mkdir()
         if way == "slow":
+            tokenizer_of.cache_clear()
             monkeypatch.setattr(PackingTokenizer, "fast_merges", None)
         write_sequences(
             tmp_path / "documents.parquet",

@@ -19,6 +19,7 @@ from miniplm_assets.lm.part_threads import PartThreads
 from miniplm_assets.lm.score_shard import ShardScores
 from miniplm_assets.lm.scores import sum_by_sequence
 from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shard
+from tests.pages import value_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning")
 
@@ -90,9 +91,9 @@ def test_a_pilot_scores_its_share_of_the_candidates_alone_and_as_the_whole_does(
     assert len(both) == len(pilot)
     # Not the same batches, so not the same bytes.
     assert (both["logprob_nats"] - both["logprob_nats_right"]).abs().max() < 1e-4 * 64
-    facts = made(result)["half/pilot"].metadata
-    assert facts["num_sequences"].value == len(pilot)
-    assert "**Go.**" in facts["verdict"].value
+    page = made(result)["half/pilot"]
+    assert value_of(page, "num_sequences") == len(pilot)
+    assert "**Go.**" in value_of(page, "verdict")
 
 
 def test_a_student_that_is_stored_already_and_as_good_as_the_teacher_is_told_of(gates, tmp_path):
@@ -267,7 +268,7 @@ def test_a_moved_limit_scores_nothing_again_and_closes_the_gate(gates, tmp_path)
     _, result = materialise(write_experiment(folder / "stricter.yaml", content))
     materialised = made(result)
     for key in ("large/pilot_teacher_scores", "large/teacher_scores", "half/agreement_teacher_scores"):
-        assert materialised[key].metadata["num_results_computed"].value == 0
+        assert value_of(materialised[key], "num_results_computed") == 0
     [check] = [one for one in result.get_asset_check_evaluations() if one.check_name == "scores_agree"]
     assert not check.passed and "max_mean_difference_nats_per_token is 1e-09" in check.description
     assert "half/refined_corpus" not in materialised

@@ -33,6 +33,7 @@ from miniplm_assets.training.objectives import Objective, objective_of
 from miniplm_assets.training.objectives.objective import MODEL_KINDS
 from miniplm_assets.training.token_file import Row, write_token_file
 from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shard
+from tests.pages import value_of
 from tests.test_experiment import changed, load, minimal
 from tests.test_pipeline import computed, materialise
 
@@ -596,8 +597,7 @@ def test_a_student_learns_from_what_its_teacher_wrote(tiny):
         prompts = [pl.col(column).list.head("num_prompt_tokens") for column in ("token_ids", "token_ids_before")]
         assert joined.select((prompts[0] == prompts[1]).all()).item()
         assert rows["num_tokens"].max() == 65
-        facts = materialisations[f"seqkd_{name}/student_checkpoint"].metadata
-        assert facts["num_tokens"].value >= 6_000
+        assert value_of(materialisations[f"seqkd_{name}/student_checkpoint"], "num_tokens") >= 6_000
     # Other text was written, and learnt from: of an untrained student, another loss.
     before, after = (joined[column].list.tail(20) for column in ("token_ids_before", "token_ids"))
     assert (before != after).mean() > 0.9
@@ -635,13 +635,13 @@ def test_a_plan_counts_every_token_once_at_two_flops_a_parameter(tiny):
         generation["prompt_tokens"] = 30
     pipeline = open_pipeline(write_experiment(tiny.path.with_name("planned.yaml"), content))
     planned = {one.key: one for one in plan(pipeline)}
-    facts = tiny.run[1]["large/teacher_model"].metadata
+    num_parameters = value_of(tiny.run[1]["large/teacher_model"], "num_parameters")
     sequences = pl.read_parquet(f"{tiny.root}/bpe/sequences/*/sequences.parquet")
     num_tokens = sequences.filter(pl.col("split") == "candidate")["num_tokens"].sum()
     for name, expected in (("continued", num_tokens), ("drawn", round(num_tokens / 2))):
         one = planned[f"{name}/generated_corpus"]
         assert (one.num_missing, one.num_tokens) == (2, expected)
-        assert one.flops == 2 * facts["num_parameters"].value * expected
+        assert one.flops == 2 * num_parameters * expected
         assert one.num_bytes > expected
     assert planned["seqkd_drawn/student_checkpoint"].num_missing == 1
 

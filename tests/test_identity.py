@@ -208,6 +208,8 @@ ROWS = [
     Row("corpus.splits.reference", 0.05, 0.06, DOCUMENTS),
     Row("corpus.splits.teacher", 0.0, 0.3, DOCUMENTS),
     Row("corpus.expected_tokens", None, 7, NOTHING),
+    Row("processing.engine", "local", "ray", NOTHING),
+    Row("processing.num_processes", None, 3, NOTHING),
     Row("sequences.sequence_length", 1_024, 32, AFTER_TOKENIZER),
     Row("sequences.trim_to_sentence_end", True, False, AFTER_TOKENIZER),
     Row("tokenizers.bpe.vocab_size", REQUIRED, 301, AFTER_DOCUMENTS),
@@ -339,6 +341,7 @@ ROWS = [
     Row("selections.half.owners", (), ["a@b.c"], NOTHING),
     Row("selections.half.agreement.backend", None, "vllm", SECOND | COSTS),
     Row("selections.half.agreement.dtype", None, "bfloat16", NOTHING),
+    Row("selections.half.agreement.dtype", None, "float16", SECOND | COSTS),
     Row("selections.half.agreement.num_random", 512, 20, SECOND | COSTS),
     Row("selections.half.agreement.num_around_cutoff", 512, 20, SECOND | COSTS),
     Row("selections.half.agreement.max_mean_difference_nats_per_token", None, 0.1, {"score_agreement"} | CATALOG),
@@ -350,6 +353,7 @@ ROWS = [
     Row("selections.again.rescoring.within_nats", REQUIRED, 0.2, RESCORED | MARTS | STUDENT),
     Row("selections.again.rescoring.backend", None, "vllm", RESCORED | MARTS | STUDENT),
     Row("selections.again.rescoring.dtype", None, "bfloat16", NOTHING),
+    Row("selections.again.rescoring.dtype", None, "float16", RESCORED | MARTS | STUDENT),
     Row("selections.again.token_budget", None, 9, SELECTION - SECOND - RESCORED - {"difference_scores"}, "budget"),
     Row("students.plain.architecture", REQUIRED, "other", STUDENT),
     Row("students.plain.tokenizer", REQUIRED, "hub", STUDENT),
@@ -457,6 +461,8 @@ ROWS = [
     Row("automation.nightly", "0 3 * * *", "0 4 * * *", NOTHING),
     Row("automation.timezone", "UTC", "Europe/Berlin", NOTHING),
     Row("automation.keep_runs", 200, 10, NOTHING),
+    Row("automation.fresh_within_hours", {}, {"documents": 24}, NOTHING),
+    Row("automation.on_failure", (), ["MINIPLM_FAILURE_URLS"], NOTHING),
 ]
 for _name, _default, _other in (
     ("token_budget", REQUIRED, 11),  # of a student: it may name another instead

@@ -30,6 +30,7 @@ from miniplm_assets.storage.latest import shown_fingerprint
 from miniplm_assets.storage.sql_project import load_sql_project
 from miniplm_assets.storage.store import Store
 from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shard
+from tests.pages import value_of as value
 
 # What names the corpus files by their place, and so is made anew for a copy of the corpus.
 LISTINGS = {"raw_corpus", "report", "warehouse_catalog"}
@@ -48,10 +49,6 @@ def materialise(experiment_file, select="*"):
     checks = result.get_asset_check_evaluations()
     materialisations = {"/".join(event.asset_key.path): event.materialization for event in events}
     return pipeline, materialisations, checks
-
-
-def value(materialisation, name):
-    return materialisation.metadata[name].value
 
 
 def computed(materialisations):
@@ -258,7 +255,7 @@ from miniplm_assets.assets.build import build_assets
 with dg.DagsterInstance.ephemeral() as instance:
     result = dg.materialize(build_assets(definitions.pipeline), instance=instance)
 for event in result.get_asset_materialization_events():
-    assert event.materialization.metadata["num_results_computed"].value == 0, event.asset_key
+    assert event.materialization.metadata["bookkeeping"].value["num_results_computed"] == 0, event.asset_key
 for heavy in ("torch", "transformers", "vllm", "matplotlib", "accelerate", "lm_eval"):
     assert heavy not in sys.modules, heavy
 """
@@ -350,7 +347,8 @@ def test_another_seed_costs_itself_and_every_seed_is_compared(copy_of_tiny):
     for kind in ("student_checkpoint", "student_evaluation"):
         one = materialisations[f"miniplm/{kind}"]
         assert (value(one, "num_results_computed"), value(one, "num_results_reused")) == (1, 1)
-        assert "| seed | fingerprint |" in value(one, "seeds")
+        assert "| seed | rows | state | seconds | device |" in value(one, "seeds")
+        assert "found stored" in value(one, "seeds") and "computed in this run" in value(one, "made")
     folders = [
         pipeline.store.require(recipe).folder
         for recipe in pipeline.latest_fingerprints().pieces("miniplm/student_checkpoint").values()
@@ -388,8 +386,8 @@ def test_a_touched_file_changes_nothing(copy_of_tiny):
 
 
 def test_the_page_of_the_raw_corpus_says_what_a_run_has_to_do(tiny):
-    table = value(tiny[2]["raw_corpus"], "plan")
-    assert "| miniplm/student_checkpoint | 0 | 1 | never computed |" in table
+    table = value(tiny[2]["raw_corpus"], "plan").replace("\u200b", "")  # where a word may be broken
+    assert "| miniplm/student_checkpoint | 1 of 1 | never computed |" in table
     assert "raw_corpus" not in table
 
 
@@ -403,7 +401,7 @@ def test_a_page_shows_the_table_of_its_kind_and_no_other_file(tiny):
     one = tiny[2]["miniplm/student_checkpoint"]  # a log of the training, and one of the held-out losses beside it
     folder = value(one, "folder")
     assert value(one, "dagster/row_count") == len(pl.read_parquet(f"{folder}/training_log.parquet"))
-    columns = [column.name for column in value(one, "dagster/column_schema").columns]
+    columns = [column.name for column in value(one, "columns").columns]
     assert columns == pl.read_parquet_schema(f"{folder}/training_log.parquet").names()
     documents = pl.read_parquet(f"{tiny[1].store.root}/documents/*/documents.parquet")
     assert value(tiny[2]["documents"], "dagster/row_count") == len(documents)

@@ -17,6 +17,7 @@ from miniplm_assets.lineage.graph import build_graph
 from miniplm_assets.lineage.plan import plan
 from miniplm_assets.lineage.verify import verify_derived
 from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shard
+from tests.pages import value_of
 from tests.test_gates_pipeline import made, materialise, scores, tables
 from tests.test_identity import KINDS, SHARDS, SQL, content_of
 from tests.test_rankings_pipeline import keys_before, scored_keys
@@ -99,11 +100,11 @@ def test_what_is_scored_keeps_its_difference_and_all_else_is_predicted(guessed):
     held_out = true.join(compared, on="sequence_id", validate="1:1", suffix="_held_out", how="inner")
     assert len(held_out) == len(compared)
     assert held_out["difference_nats_per_token"].to_list() == held_out["difference_nats_per_token_held_out"].to_list()
-    facts = made(result)["half/proxy_agreement"].metadata
+    page = made(result)["half/proxy_agreement"]
     correlation = held_out.select(
         pl.corr("difference_nats_per_token", "predicted_difference_nats_per_token", method="spearman")
     )
-    assert facts["rank_correlation"].value == pytest.approx(correlation.item()) and correlation.item() > 0.1
+    assert value_of(page, "rank_correlation") == pytest.approx(correlation.item()) and correlation.item() > 0.1
 
 
 def test_verify_finds_both_again(guessed):
@@ -143,7 +144,7 @@ def test_a_moved_limit_trains_nothing_again_and_closes_the_gate(guessed):
     [check] = [one for one in result.get_asset_check_evaluations() if one.check_name == "proxy_agrees"]
     assert not check.passed and "min_rank_correlation is 0.999" in check.description
     events = made(result)
-    computed = {key: event.metadata["num_results_computed"].value for key, event in events.items()}
+    computed = {key: value_of(event, "num_results_computed") for key, event in events.items()}
     assert computed["half/proxy_model"] == 0 and computed["half/proxy_agreement"] == 1
     assert "half/proxy_differences" not in events and "half/refined_corpus" not in events
     assert {key for key, number in computed.items() if number} == {"half/proxy_agreement"}

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import dagster as dg
@@ -18,13 +19,18 @@ from ray.cluster_utils import Cluster
 
 from miniplm_assets.assets.build import build_assets
 from miniplm_assets.assets.ray_cluster import ray_resources
-from miniplm_assets.core.errors import ExperimentError, ModelError, ScoringError
-from miniplm_assets.experiment import Scoring
+from miniplm_assets.core.errors import CorpusError, ExperimentError, ModelError, ScoringError, StoreError
+from miniplm_assets.experiment import Processing, Scoring
 from miniplm_assets.kinds.registry import open_pipeline
+from miniplm_assets.lineage.ray_crew import RayCrew
+from miniplm_assets.lineage.work import Work
 from miniplm_assets.lm import ray_workers, score_shard
 from miniplm_assets.lm.ray_workers import RayWorkers
 from miniplm_assets.lm.scorer import ScorerSettings
+from tests import test_side_by_side as side_by_side
 from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shard
+from tests.pages import value_of
+from tests.test_work import TestRun
 
 pytestmark = [
     pytest.mark.long,
@@ -115,7 +121,7 @@ def test_a_node_that_dies_loses_nothing_and_nothing_is_done_twice(local, cluster
     assert len(nodes.list_all_nodes()) == 1
     assert len(done) > 6 and set(done.values()) == {1}
     [event] = result.get_asset_materialization_events()
-    assert event.materialization.metadata["num_results_computed"].value == 3
+    assert value_of(event.materialization, "num_results_computed") == 3
 
 
 def test_a_teacher_writes_the_same_on_the_nodes_of_a_cluster(local, cluster, tmp_path):
@@ -136,7 +142,7 @@ def test_a_teacher_writes_the_same_on_the_nodes_of_a_cluster(local, cluster, tmp
     assert written(pipeline.store.root) == expected
     assert len(expected) == 3
     [event] = result.get_asset_materialization_events()
-    assert event.materialization.metadata["num_results_computed"].value == 3
+    assert value_of(event.materialization, "num_results_computed") == 3
 
 
 def listening():
@@ -177,7 +183,7 @@ def test_ray_is_started_here_where_no_cluster_is_named_and_is_gone_afterwards(lo
     monkeypatch.setattr(ray, "init", None)
     _, again = materialise(experiment_file, SCORES)
     for event in again.get_asset_materialization_events():
-        assert event.materialization.metadata["num_results_computed"].value == 0
+        assert value_of(event.materialization, "num_results_computed") == 0
 
 
 @pytest.fixture(scope="module")
@@ -285,3 +291,35 @@ def test_without_ray_the_command_that_installs_it_is_named(local, tmp_path, monk
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ExperimentError, match=r"large/teacher_scores: .* pip install 'miniplm_assets\[ray\]'"):
         ray_resources(open_pipeline(experiment_file).graph)
+
+
+@dataclass
+class RayRun(TestRun):
+    """A run that connects to the cluster."""
+
+    __test__ = False
+
+    def connect_ray(self):
+        ray.init(address=os.environ["RAY_ADDRESS"], ignore_reinit_error=True, log_to_driver=False)
+
+
+def test_corpus_files_are_read_and_packed_by_tasks_of_a_cluster(cluster, tmp_path):
+    side_by_side.write_corpus(tmp_path / "corpus")
+    cleaning = {"duplicates": "exact"}
+    one, many = (side_by_side.pipeline_of(tmp_path, name, cleaning=cleaning) for name in ("one", "many"))
+    side_by_side.make(one, *side_by_side.KEYS)
+    side_by_side.make(many, "raw_corpus")
+    for key in side_by_side.KEYS[1:]:
+        node = many.graph[key]
+        if key in ("documents", "bpe/sequences"):
+            settings = node.settings.model_copy(update={"processing": Processing(engine="ray")})
+            assert node.kind.needs_ray(settings)
+            node = replace(node, settings=settings)
+        node.kind.make(Work(many, node, RayRun(many)))
+    assert side_by_side.contents(one) == side_by_side.contents(many)
+    crew = RayCrew(None, num_pieces=5)
+    assert crew.num_at_once == 2
+    with pytest.raises(CorpusError, match=r"shard a\.jsonl: 2 processes of the Ray cluster in a row were lost"):
+        crew.do(side_by_side.die, "a.jsonl", tmp_path, print)
+    with pytest.raises(StoreError, match="must lie at the same path on each"):
+        crew.do(side_by_side.die, "a.jsonl", tmp_path / "elsewhere", print)

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from miniplm_assets.assets.build import _shown
+from miniplm_assets.assets.pages import behind_a_button, json_entry, markdown_table, shown
 from miniplm_assets.core.facts import sum_facts
 from miniplm_assets.core.recipe import Recipe
 from miniplm_assets.corpus.sequences import write_sequences
@@ -25,6 +25,7 @@ from miniplm_assets.corpus.tables import DOCUMENTS
 from miniplm_assets.corpus.tokenizer import train_tokenizer
 from miniplm_assets.experiment.schema import Sequences
 from miniplm_assets.kinds.scores import rows_of
+from miniplm_assets.lineage.page import Rows
 from miniplm_assets.lineage.plan import _reasons
 from miniplm_assets.storage.manifest import Manifest
 from miniplm_assets.storage.shard_ranges import IdIndex, ShardRange
@@ -180,16 +181,19 @@ def test_rows_of_chosen_ids_are_found_file_by_file() -> None:
 
 
 def test_a_page_shows_no_more_than_can_be_read() -> None:
-    rows = [{"domain": f"d{place}", "num_tokens": place} for place in range(1_000)]
-    table = _shown(rows).md_str.splitlines()
+    rows = [[f"d{place}", place] for place in range(1_000)]
+    table = markdown_table(["domain", "tokens"], rows).splitlines()
     assert table[2] == "| d0 | 0 |"
     assert table[201] == "| d199 | 199 |"
     assert table[202:] == ["", "800 more rows are in manifest.json in the folder."]
-    assert _shown(rows[:200]).md_str.splitlines()[-1] == "| d199 | 199 |"
+    assert markdown_table(["domain", "tokens"], rows[:200]).splitlines()[-1] == "| d199 | 199 |"
+    few, whole = shown("domains", Rows(("domain", "tokens"), rows)).items()
+    assert few[0] == "domains: first 12 of 1,000" and len(few[1].records) == 12
+    assert whole[0] == "domains" and "| d199 | 199 |" in whole[1].md_str
 
-    assert _shown([{"why": "new file; " * 20_000}]).md_str.splitlines()[2] == "| " + 50 * "new file; " + " … |"
-    odd = [{"domain": name} for name in ("a|b", "no_kd", "__init__", "<b>", "`x` *y* $z$ [u](v)", "a\nb")]
-    assert _shown(odd).md_str.splitlines()[2:] == [
+    assert markdown_table(["why"], [["new file; " * 20_000]]).splitlines()[2] == "| " + 50 * "new file; " + " … |"
+    odd = [[name] for name in ("a|b", "no_kd", "__init__", "<b>", "`x` *y* $z$ [u](v)", "a\nb")]
+    assert markdown_table(["domain"], odd).splitlines()[2:] == [
         r"| a\|b |",
         "| no_kd |",
         r"| \_\_init\_\_ |",
@@ -199,5 +203,5 @@ def test_a_page_shows_no_more_than_can_be_read() -> None:
     ]
 
     by_domain = {f"d{place}": {"num_tokens": place} for place in range(20_000)}
-    assert "20,000 entries" in _shown(by_domain).text
-    assert _shown({"a": 1}).data == {"a": 1}
+    assert "20,000 entries" in behind_a_button(by_domain).text
+    assert json_entry({"a": 1}).data == {"a": 1}

@@ -14,6 +14,7 @@ import yaml
 from miniplm_assets.assets.build import build_assets
 from miniplm_assets.cli import main
 from miniplm_assets.kinds.registry import open_pipeline
+from tests.pages import value_of
 
 SECRET = "Plant3dS3cret"
 CONTENT = b"".join(json.dumps({"text": f"text number {i}"}).encode() + b"\n" for i in range(20))
@@ -72,7 +73,7 @@ def test_a_secret_of_the_environment_is_left_nowhere(
         result = dg.materialize(build_assets(pipeline), selection=["raw_corpus", "documents"], instance=instance)
         assert result.success
         (documents,) = result.asset_materializations_for_node("documents")
-        assert documents.metadata["num_documents"].value == 20
+        assert value_of(documents, "num_documents") == 20
         events = instance.all_logs(result.run_id)
     assert SECRET not in repr(events)
     assert left_behind(tmp_path) == []

@@ -30,6 +30,7 @@ from miniplm_assets.kinds.student_tasks import _require_same
 from miniplm_assets.lineage.plan import plan
 from miniplm_assets.lm.scorer import open_scorer
 from tests.corpora import tiny_experiment, write_experiment, write_shard
+from tests.pages import value_of
 
 pytest.importorskip("lm_eval")
 pytestmark = [
@@ -271,7 +272,7 @@ def test_each_seed_has_its_results_and_every_task_is_there(evaluated):
     one, other = (tables(pipeline, "plain", seed, "answers") for seed in (1, 2))
     assert one["doc_hash"].to_list() == other["doc_hash"].to_list()
     assert one["logprob_nats"].to_list() != other["logprob_nats"].to_list()
-    assert "lm_eval 0.4.13" in str(made["tasks"].metadata["harness"].value)
+    assert "lm_eval 0.4.13" in value_of(str(made["tasks"], "harness"))
     written = one.filter(pl.col("task") == "written")
     assert written["prediction"].null_count() == 0 and written["metric"].to_list() == ["exact_match"] * 5
 
@@ -297,7 +298,7 @@ def test_the_comparison_is_of_the_stored_answers(evaluated):
 def test_a_second_run_computes_nothing_and_leaves_no_file_in_a_result(evaluated):
     folder, pipeline, _ = evaluated
     _, made = materialise(folder / "experiment.yaml")
-    assert not [key for key, one in made.items() if one.metadata["num_results_computed"].value]
+    assert not [key for key, one in made.items() if value_of(one, "num_results_computed")]
     for key in ("tasks", "held_out_tasks"):
         assert list(pipeline.store.require(pipeline.latest_fingerprints().recipe(key)).problems()) == []
 

@@ -58,7 +58,7 @@ def test_what_a_run_made_can_be_read_back(served):
     rows = duckdb.sql(f"select count(*) from '{refined['folder']}/*.parquet'").fetchall()[0]
     assert refined["dagster/row_count"] == rows[0]
     assert refined["tags"]["dagster/data_version"] == Path(refined["folder"]).name
-    assert {column["name"] for column in refined["dagster/column_schema"]["columns"]} >= {"sequence_id", "texts"}
+    assert {column["name"] for column in refined["columns"]["columns"]} >= {"sequence_id", "texts"}
     assert cutoff["num_results_computed"] == 1
     (comparison,) = server.materialisations("comparison")
     assert "no_kd" in comparison["verdict"]

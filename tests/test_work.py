@@ -74,6 +74,11 @@ class TestRun:
     makers: dict[str, Iterator[str]] = field(default_factory=dict)
     errands: queue.SimpleQueue = field(default_factory=queue.SimpleQueue)
     stop: Stop = field(default_factory=Stop)
+    run_id: str | None = None
+    progress: list[tuple[list[str], list[str]]] = field(default_factory=list)
+
+    def progressed(self, tally, pieces):
+        self.progress.append((list(tally.pieces), pieces))
 
     def report(self, line):
         self.lines.append(line)

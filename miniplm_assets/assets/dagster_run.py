@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, cached_property, partial
 from typing import Final
@@ -11,6 +11,7 @@ import dagster as dg
 
 from miniplm_assets.assets.device_lock import device_lock
 from miniplm_assets.assets.gone_runs import report_gone_runs
+from miniplm_assets.assets.observing import Observing
 from miniplm_assets.assets.run_tags import DEFINITION_TAG, SEEN_TAG, SNAPSHOT_TAG, put_down
 from miniplm_assets.assets.stopping import kept_handlers, stopped_by_signals
 from miniplm_assets.core.errors import ExperimentError
@@ -18,6 +19,7 @@ from miniplm_assets.core.stop import Stop
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.snapshot import Snapshot, latest_snapshot, load_snapshot
+from miniplm_assets.lineage.tally import Tally
 
 RAY_RESOURCE: Final = "ray"
 
@@ -28,6 +30,7 @@ class DagsterRun:
     Attributes:
         errands: what other threads leave for the one that Dagster calls: its log belongs to that one.
         stop: says whether the run has been told to stop.
+        run_id: by which Dagster knows the run.
     """
 
     def __init__(self, pipeline: Pipeline, context: dg.AssetExecutionContext) -> None:
@@ -36,6 +39,8 @@ class DagsterRun:
         self._thread = threading.get_ident()
         self.errands: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self.stop = Stop()
+        self.run_id: str | None = context.run.run_id
+        self._observing = Observing(context)
 
     def stoppable(self, key: str) -> AbstractContextManager[None]:
         """Let signals stop the work on an asset."""
@@ -53,7 +58,12 @@ class DagsterRun:
         while not self.errands.empty():
             self.errands.get()()
         self._context.log.info(line)
+        self._observing.tell(line)
         self._look()
+
+    def progressed(self, tally: Tally, pieces: Sequence[str]) -> None:
+        """Show how far an asset in pieces is, as an observation of it."""
+        self._observing.see(tally, pieces)
 
     def _look(self) -> None:
         if not self.stop.is_held:
@@ -103,15 +113,22 @@ class DagsterRun:
     def maker_of(self, key: str) -> str | None:
         """Say which other run is making an asset on the same state of the corpus; None: nobody."""
         report_gone_runs(self._context.instance)
-        mine, asset = self._context.run.run_id, dg.AssetKey(key.split("/"))
+        mine, asset = self._context.run.run_id, dg.AssetKey([*self._pipeline.key_prefix, *key.split("/")])
         under_way = dg.RunsFilter(
             statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED],
             tags={SNAPSHOT_TAG: self.snapshot().recipe.fingerprint},
         )
         for run in self._context.instance.get_runs(under_way):
-            if run.run_id != mine and (run.asset_selection is None or asset in run.asset_selection):
+            if run.run_id != mine and self._makes(run, asset):
                 return f"run {run.run_id}"
         return None
+
+    def _makes(self, run: dg.DagsterRun, asset: dg.AssetKey) -> bool:
+        if run.asset_selection is not None:
+            return asset in run.asset_selection
+        # All of its job, which may be that of another experiment on the same corpus.
+        snapshot = run.job_snapshot_id
+        return snapshot is None or asset.to_python_identifier() in _definitions(self._context.instance, snapshot)
 
     def require_as_asked(self, key: str, definition: str) -> None:
         """Make sure that this process has loaded the asset as it was when the run was asked for.

@@ -22,8 +22,8 @@ def ray_resources(graph: Graph) -> dict[str, Any]:
         return {}
     if importlib.util.find_spec("dagster_ray") is None:
         raise ExperimentError(
-            f"{asking[0]}: scoring.engine is ray, but ray is not installed here; run: pip install "
-            "'miniplm_assets[ray]' (or set scoring.engine to local)"
+            f"{asking[0]}: its engine is ray, but ray is not installed here; run: pip install "
+            "'miniplm_assets[ray]' (or set the engine, of scoring or of processing, to local)"
         )
     from dagster_ray import Lifecycle
 

@@ -16,6 +16,8 @@ STATE_TAG: Final = "miniplm/state"
 PUT_DOWN_TAG: Final = "miniplm/put_down"
 # Which process executes the run, on which machine; see `gone_runs`.
 PROCESS_TAG: Final = "miniplm/process"
+# The run whose failure somebody was told of.
+TOLD_TAG: Final = "miniplm/told"
 # Of the operation behind an asset, not of a run: what defined it where the run was asked for.
 DEFINITION_TAG: Final = "miniplm/definition"
 

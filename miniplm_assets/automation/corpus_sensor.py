@@ -6,16 +6,18 @@ the clock: what one has made, the other finds stored.
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 import dagster as dg
 
-from miniplm_assets.assets.build import asset_key
+from miniplm_assets.assets.build import asset_key, named
 from miniplm_assets.assets.gone_runs import report_gone_runs
 from miniplm_assets.assets.old_runs import forget_old_runs
 from miniplm_assets.assets.run_tags import SEEN_TAG, SNAPSHOT_TAG, STATE_TAG, is_put_down
 from miniplm_assets.automation.corpus_watch import CorpusWatch, Sighting, Wanted
+from miniplm_assets.automation.own_job import Job
 from miniplm_assets.automation.own_runs import OwnRuns
 from miniplm_assets.core.errors import MiniplmError, MissingResultError
 from miniplm_assets.core.recipe import fingerprint_of
@@ -37,14 +39,19 @@ class CorpusNotReadableError(dg.DagsterError):
     """The tick failed: what the sensor looks at cannot be read."""
 
 
-def corpus_sensor(pipeline: Pipeline) -> dg.SensorDefinition:
-    """Return the sensor that looks at the corpus files and asks for what they make stale, in one run."""
+def corpus_sensor(pipeline: Pipeline, job: Job) -> dg.SensorDefinition:
+    """Return the sensor that looks at the corpus files and asks for what they make stale, in one run.
+
+    Args:
+        pipeline: the experiment.
+        job: that holds its assets.
+    """
     watch = CorpusWatch(pipeline)
     experiment = fingerprint_of(definition_digests(pipeline.graph))
 
     @dg.sensor(
-        name=SENSOR,
-        target=dg.AssetSelection.all(),
+        name=named(pipeline, SENSOR),
+        job=job,
         minimum_interval_seconds=pipeline.automation.seconds_between_looks,
         description="Looks at the corpus files; where one is new, changed or gone, and they rest, requests a run of "
         "what that makes stale. A file that was only touched is read once and changes nothing. One run at a time: one "
@@ -105,7 +112,7 @@ def _tick(
     if unrest is not None:
         return skip(f"waiting until the corpus files rest: {unrest}")
     report_gone_runs(context.instance)
-    runs = OwnRuns(context.instance, sensor=SENSOR, repository=_repository(context))
+    runs = OwnRuns(context.instance, sensor=named(pipeline, SENSOR), repository=_repository(context))
     seen = fingerprint_of([experiment, sighting.listing, runs.newest()])
     if before and before.settled == seen and now_ns - before.looked_ns < SECONDS_BETWEEN_EQUAL_LOOKS * 10**9:
         return skip(before.reason, replace(before, sighting=sighting))
@@ -119,7 +126,7 @@ def _tick(
     if reason is not None:
         forget_old_runs(context.instance, num_kept=pipeline.automation.keep_runs)
         return skip(reason, Memory(sighting, settled=seen, reason=reason, looked_ns=now_ns))
-    return dg.SensorResult([_request(wanted)], cursor=memory.as_cursor())
+    return dg.SensorResult([_request(wanted, pipeline.key_prefix)], cursor=memory.as_cursor())
 
 
 def _listed(pipeline: Pipeline) -> tuple[Shard, ...]:
@@ -151,9 +158,9 @@ def _why_not_ask(runs: OwnRuns, wanted: Wanted) -> str | None:
             return f"run {last.run_id} is at it"
 
 
-def _request(wanted: Wanted) -> dg.RunRequest:
+def _request(wanted: Wanted, prefix: Sequence[str]) -> dg.RunRequest:
     return dg.RunRequest(
-        asset_selection=[asset_key(key) for key in wanted.stale],
+        asset_selection=[asset_key(key, prefix) for key in wanted.stale],
         tags={
             "miniplm/reason": f"{len(wanted.stale)} assets are stale",
             STATE_TAG: wanted.state,

@@ -102,7 +102,8 @@ def _sentences(entry: dg.EventLogEntry) -> Iterator[str]:
 
 def _is_wanted(step: str, run: dg.DagsterRun, wanted: Wanted, pipeline: Pipeline) -> bool:
     """Whether what a step makes on the state of its run is wanted on the newer one too."""
-    key = next((key for key in pipeline.graph if asset_key(key).to_python_identifier() == step), None)
+    prefix = pipeline.key_prefix
+    key = next((key for key in pipeline.graph if asset_key(key, prefix).to_python_identifier() == step), None)
     seen = run.tags.get(SNAPSHOT_TAG)
     if key is None or seen is None:
         return False

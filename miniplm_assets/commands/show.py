@@ -77,9 +77,9 @@ def _state(told: Shown) -> str:
 
 def _figures(facts: Mapping[str, Any], columns: int) -> Iterator[str]:
     """Go through what was reported: numbers by their names, then tables."""
-    grids = {name: rows for name, value in facts.items() if (rows := _grid(name, value))}
+    grids = {name: grid for name, value in facts.items() if (grid := _grid(name, value))}
     flat = dict(_flat({name: value for name, value in facts.items() if name not in grids}))
-    rows = {name: value for name, value in flat.items() if isinstance(value, list)} | grids
+    rows: dict[str, list[Any]] = {name: value for name, value in flat.items() if isinstance(value, list)} | grids
     figures = [(name, figure(name, value)) for name, value in flat.items() if name not in rows]
     if figures:
         width = min(max(len(name) for name, _ in figures), columns // 2)

@@ -14,14 +14,16 @@ Rules that the picture does not show:
 - No cut falls inside a character (byte-level tokens can be a part of one).
 - Nothing is moved back below half of `max_tokens`; then the sequence is cut at its full length.
 
-A sequence has at least two tokens. The cost is a few NumPy passes over the tokens of all streams at once and one step
-of Python a sequence and a stream, however many streams there are; the state between two calls is less than one
-sequence a stream.
+A sequence has at least two tokens. The cost is a few NumPy passes over the tokens of all streams at once, some more
+over documents and sequences, and one step of Python a sequence and a stream, however many streams there are; the state
+between two calls is less than one sequence a stream.
 """
 
+from bisect import bisect_right
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import pairwise
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -38,14 +40,14 @@ class EncodedTexts:
     Attributes:
         num_tokens: int64 of shape (texts,), each at least 1.
         token_ids: int32 of shape (tokens,), text after text.
-        char_ends: int64 of shape (tokens,): where a token ends, in characters of its text; never falling within
-            a text, and the length of the text at its last token.
+        char_ends: int32 or int64 of shape (tokens,): where a token ends, in characters of its text; never falling
+            within a text, and the length of the text at its last token.
         ends_character: bool of shape (tokens,): whether the token ends where a character ends.
     """
 
     num_tokens: NDArray[np.int64]
     token_ids: NDArray[np.int32]
-    char_ends: NDArray[np.int64]
+    char_ends: NDArray[np.int32] | NDArray[np.int64]
     ends_character: NDArray[np.bool_]
 
     @cached_property
@@ -104,9 +106,7 @@ class _Tokens:
     """Tokens in their place in a stream, or in several, the end-of-document tokens among them: shape (tokens,)."""
 
     token_ids: NDArray[np.int32]
-    document_ids: NDArray[np.int64]
-    char_starts: NDArray[np.int64]
-    char_ends: NDArray[np.int64]
+    char_ends: NDArray[np.int32] | NDArray[np.int64]
     is_document_end: NDArray[np.bool_]
     ends_character: NDArray[np.bool_]
     ends_sentence: NDArray[np.bool_]
@@ -126,6 +126,111 @@ def _joined(parts: Sequence[_Tokens]) -> _Tokens:
     return _Tokens(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Rest:
+    """The last tokens of a stream, which ends with a document.
+
+    Attributes:
+        tokens: at most as many as a sequence has.
+        document_ids: int64 of shape (documents,): those that end in them.
+        first_char: where the first token begins in its document.
+    """
+
+    tokens: _Tokens
+    document_ids: NDArray[np.int64]
+    first_char: int
+
+
+class _Laid:
+    """The tokens of some streams, stream after stream, and what stands in each place of them.
+
+    Attributes:
+        tokens: none of a stream is missing but those of finished sequences.
+        stops: int64 of shape (streams,): where each stream ends.
+        document_ids: int64 of shape (documents,): in the order of their ends.
+        document_ends: int64 of shape (documents,): where they end.
+    """
+
+    def __init__(
+        self, rests: Sequence[_Rest], added: Sequence[_Tokens], added_ids: Sequence[NDArray[np.int64]]
+    ) -> None:
+        parts: list[_Tokens] = []
+        document_ids: list[NDArray[np.int64]] = []
+        lengths: list[int] = []
+        for rest, tokens, ids in zip(rests, added, added_ids, strict=True):
+            parts += [rest.tokens, tokens]
+            document_ids += [rest.document_ids, ids]
+            lengths.append(len(rest.tokens) + len(tokens))
+        self.tokens = _joined(parts or [_NO_TOKENS])
+        self.stops = np.cumsum(lengths, dtype=np.int64)
+        self.document_ids = np.concatenate([_NO_REST.document_ids, *document_ids])
+        self.document_ends = np.flatnonzero(self.tokens.is_document_end)
+        self._starts = self.stops - np.array(lengths, dtype=np.int64)
+        self._first_chars = np.array([rest.first_char for rest in rests], dtype=np.int64)
+
+    def char_starts(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return where the tokens in some places begin in their documents."""
+        before = places - 1  # of the first place the last one, which is put right below
+        starts = np.where(self.tokens.is_document_end[before], 0, self.tokens.char_ends[before].astype(np.int64))
+        streams = np.minimum(np.searchsorted(self._starts, places), len(self._starts) - 1)
+        is_first = self._starts[streams] == places
+        starts[is_first] = self._first_chars[streams[is_first]]
+        return starts
+
+    def documents_at(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the places in `document_ids` of the documents that tokens belong to."""
+        return np.searchsorted(self.document_ends, places)
+
+    def rests(self, starts: Sequence[int]) -> list[_Rest]:
+        """Return the last tokens of each stream, from some places on."""
+        places = np.array(starts, dtype=np.int64)
+        first_chars = self.char_starts(places).tolist()
+        first_documents, last_documents = self.documents_at(places), self.documents_at(self.stops)
+        # Copied, so that a short rest does not keep the arrays of a whole batch alive.
+        return [
+            _Rest(
+                tokens=self.tokens.part(start, stop).copy(),
+                document_ids=self.document_ids[first:last].copy(),
+                first_char=first_char,
+            )
+            for start, stop, first, last, first_char in zip(
+                starts, self.stops.tolist(), first_documents, last_documents, first_chars, strict=True
+            )
+        ]
+
+    def packed(self, cuts: Sequence[Sequence[tuple[int, int]]], rest_starts: Sequence[int]) -> PackedSequences:
+        """Return the sequences that are cut out of the streams.
+
+        Args:
+            cuts: of each stream, where its sequences start and stop.
+            rest_starts: where each stream goes on behind them; nothing of that is finished.
+        """
+        flat = np.array([place for sequences in cuts for place in sequences], dtype=np.int64).reshape(-1, 2)
+        starts, stops = flat[:, 0], flat[:, 1]
+        # A piece begins with a sequence, or with a document inside of one.
+        begun = self.document_ends + 1
+        around = np.searchsorted(starts, begun, side="right") - 1
+        is_inside = (around >= 0) & (begun < stops[around]) if len(starts) else np.zeros(len(begun), dtype=np.bool_)
+        piece_starts = np.union1d(starts, begun[is_inside])
+        sequences = np.searchsorted(starts, piece_starts, side="right") - 1
+        piece_stops = np.minimum(np.append(piece_starts[1:], len(self.tokens)), stops[sequences])
+        # Where a document goes on in a rest, its end stands there.
+        rest = np.searchsorted(self.stops, self.document_ends, side="right")
+        is_finished = self.document_ends < np.array(rest_starts, dtype=np.int64)[rest]
+        return PackedSequences(
+            num_sequences=np.array([len(sequences) for sequences in cuts], dtype=np.int64),
+            num_tokens=stops - starts,
+            token_ids=np.concatenate(
+                [_NO_TOKENS.token_ids, *(self.tokens.token_ids[start:stop] for start, stop in flat.tolist())]
+            ),
+            num_spans=np.bincount(sequences).astype(np.int64),
+            document_ids=self.document_ids[self.documents_at(piece_starts)],
+            char_starts=self.char_starts(piece_starts),
+            char_ends=self.tokens.char_ends[piece_stops - 1].astype(np.int64),
+            finished_document_ids=self.document_ids[is_finished],
+        )
+
+
 class Packer(Generic[K]):
     """Packs streams, a batch of documents at a time. How the documents are batched changes no sequence.
 
@@ -142,7 +247,7 @@ class Packer(Generic[K]):
         self._max_tokens = max_tokens
         self._end_of_document_id = end_of_document_id
         self._ends_sentence = ends_sentence
-        self._rests: dict[K, _Tokens] = {}
+        self._rests: dict[K, _Rest] = {}
 
     @property
     def open_streams(self) -> list[K]:
@@ -164,26 +269,18 @@ class Packer(Generic[K]):
             document_ids: int64 of shape (documents,), stream after stream.
             texts: their tokens, in the same order.
         """
-        added = self._tokens_of(document_ids, texts)
+        added = self._tokens_of(texts)
         # A document has its text's tokens and its end.
-        document_stops = np.cumsum(texts.num_tokens + 1)
-        added_stops = document_stops[np.cumsum(num_documents) - 1].tolist() if streams else []
-        parts: list[_Tokens] = []
-        lengths: list[int] = []
-        added_start = 0
-        for stream, added_stop in zip(streams, added_stops, strict=True):
-            rest = self._rests.pop(stream, _NONE)
-            parts += [rest, added.part(added_start, added_stop)]
-            lengths.append(len(rest) + added_stop - added_start)
-            added_start = added_stop
-        tokens = _joined(parts or [_NONE])
-        stops = np.cumsum(lengths, dtype=np.int64).tolist()
-        cuts, rest_starts = self._cut(tokens, stops)
-        for stream, start, stop in zip(streams, rest_starts, stops, strict=True):
-            # Copied, so that a short rest does not keep the arrays of a whole batch alive.
-            self._rests[stream] = tokens.part(start, stop).copy()
-        is_rest = _within(len(tokens), np.array(rest_starts, np.int64), np.array(stops, np.int64))
-        return _pack(tokens, cuts, is_rest)
+        document_stops = np.cumsum(num_documents, dtype=np.int64)
+        stops = np.cumsum(texts.num_tokens + 1)[document_stops - 1].tolist() if len(streams) else []
+        laid = _Laid(
+            [self._rests.pop(stream, _NO_REST) for stream in streams],
+            [added.part(start, stop) for start, stop in pairwise([0, *stops])],
+            np.split(document_ids, document_stops[:-1]) if len(streams) else [],
+        )
+        cuts, rest_starts = self._cut(laid.tokens, laid.stops.tolist())
+        self._rests.update(zip(streams, laid.rests(rest_starts), strict=True))
+        return laid.packed(cuts, rest_starts)
 
     def finish(self, streams: Sequence[K]) -> PackedSequences:
         """Return the last, partial sequence of each of some streams, if it has one.
@@ -191,70 +288,68 @@ class Packer(Generic[K]):
         Args:
             streams: what comes out first; each once, and open.
         """
-        tokens = _joined([_NONE, *(self._rests[stream] for stream in streams)])
-        stops = np.cumsum([len(self._rests.pop(stream)) for stream in streams], dtype=np.int64).tolist()
+        rests = [self._rests.pop(stream) for stream in streams]
+        laid = _Laid(rests, [_NO_TOKENS] * len(rests), [_NO_REST.document_ids] * len(rests))
+        stops = laid.stops.tolist()
         cuts: list[list[tuple[int, int]]] = []
         start = 0
         for stop in stops:
-            if start < stop and tokens.is_document_end[start]:
+            if start < stop and laid.tokens.is_document_end[start]:
                 start += 1
             cuts.append([(start, stop)] if start < stop else [])
             start = stop
-        return _pack(tokens, cuts, np.zeros(len(tokens), np.bool_))
+        return laid.packed(cuts, stops)
 
-    def _tokens_of(self, document_ids: NDArray[np.int64], texts: EncodedTexts) -> _Tokens:
-        lengths = texts.num_tokens + 1
-        end_positions = np.cumsum(lengths) - 1
-        is_document_end = np.zeros(int(lengths.sum()), dtype=bool)
-        is_document_end[end_positions] = True
-        is_text = ~is_document_end
-
-        token_ids = np.full(len(is_text), self._end_of_document_id, dtype=np.int32)
+    def _tokens_of(self, texts: EncodedTexts) -> _Tokens:
+        """Return the tokens of texts, each with the end of its document behind it."""
+        end_positions = np.cumsum(texts.num_tokens + 1) - 1
+        num_tokens = len(texts.token_ids) + len(end_positions)
+        is_text = np.ones(num_tokens, dtype=np.bool_)
+        is_text[end_positions] = False
+        token_ids = np.full(num_tokens, self._end_of_document_id, dtype=np.int32)
         token_ids[is_text] = texts.token_ids
-        char_ends = np.zeros(len(is_text), dtype=np.int64)
+        char_ends = np.empty(num_tokens, dtype=texts.char_ends.dtype)
         char_ends[is_text] = texts.char_ends
         char_ends[end_positions] = char_ends[end_positions - 1]
-        char_starts = np.roll(char_ends, 1)
-        char_starts[end_positions + 1 - lengths] = 0
-        ends_character = np.ones(len(is_text), dtype=bool)
-        ends_character[is_text] = texts.ends_character
-        ends_sentence = np.zeros(len(is_text), dtype=bool)
+        ends_character = np.ones(num_tokens, dtype=np.bool_)
+        if not texts.ends_character.all():
+            ends_character[is_text] = texts.ends_character
+        ends_sentence = np.zeros(num_tokens, dtype=np.bool_)
         if self._ends_sentence is not None:
-            ends_sentence = self._ends_sentence[token_ids] & ends_character
+            np.logical_and(self._ends_sentence[token_ids], ends_character, out=ends_sentence)
             ends_sentence[end_positions] = True
             ends_sentence[end_positions - 1] = True  # a document's end is a sentence's end
         return _Tokens(
             token_ids=token_ids,
-            document_ids=np.repeat(document_ids, lengths),
-            char_starts=char_starts,
             char_ends=char_ends,
-            is_document_end=is_document_end,
+            is_document_end=~is_text,
             ends_character=ends_character,
             ends_sentence=ends_sentence,
         )
 
     def _cut(self, tokens: _Tokens, stops: list[int]) -> tuple[list[list[tuple[int, int]]], list[int]]:
         """Return where the full sequences of each stream start and stop, and where its rest starts."""
-        positions = np.arange(len(tokens))
-        # An end in another stream is farther back than half a sequence can reach, or before its start.
-        last_sentence_end = np.maximum.accumulate(np.where(tokens.ends_sentence, positions, -1))
-        last_character_end = np.maximum.accumulate(np.where(tokens.ends_character, positions, -1))
+        sentence_ends = np.flatnonzero(tokens.ends_sentence).tolist()
+        is_document_end, max_tokens = tokens.is_document_end, self._max_tokens
         cuts: list[list[tuple[int, int]]] = []
         rest_starts: list[int] = []
-        start = 0
+        start = num_before = 0
         for stream_stop in stops:
             sequences: list[tuple[int, int]] = []
-            while stream_stop - start > self._max_tokens:
-                if tokens.is_document_end[start]:
+            while stream_stop - start > max_tokens:
+                if is_document_end[start]:
                     start += 1
                     continue
-                full = start + self._max_tokens
-                stop = full
-                for last_end in (last_sentence_end, last_character_end):
-                    trimmed = int(last_end[full - 1]) + 1
-                    if 2 * (trimmed - start) >= self._max_tokens:
-                        stop = trimmed
-                        break
+                full = start + max_tokens
+                # An end in another stream is farther back than half a sequence can reach, or before its start.
+                num_before = bisect_right(sentence_ends, full - 1, num_before)
+                stop = sentence_ends[num_before - 1] + 1 if num_before else 0
+                if 2 * (stop - start) < max_tokens:
+                    stop = full
+                    while not tokens.ends_character[stop - 1]:
+                        stop -= 1
+                    if 2 * (stop - start) < max_tokens:
+                        stop = full
                 sequences.append((start, stop))
                 start = stop
             cuts.append(sequences)
@@ -263,43 +358,11 @@ class Packer(Generic[K]):
         return cuts, rest_starts
 
 
-def _within(num_tokens: int, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return which tokens stand in one of some ranges that do not overlap."""
-    steps = np.zeros(num_tokens + 1, dtype=np.int8)
-    np.add.at(steps, starts, 1)
-    np.add.at(steps, stops, -1)
-    return np.cumsum(steps[:-1]).astype(bool)
-
-
-def _pack(tokens: _Tokens, cuts: list[list[tuple[int, int]]], is_rest: NDArray[np.bool_]) -> PackedSequences:
-    flat = np.array([place for sequences in cuts for place in sequences], dtype=np.int64).reshape(-1, 2)
-    sequence_starts, sequence_stops = flat[:, 0], flat[:, 1]
-    is_inside = _within(len(tokens), sequence_starts, sequence_stops)
-    # A piece begins with a sequence or with a document; between two sequences stand left-out document ends, and rests.
-    begins_piece = np.append(False, tokens.is_document_end[:-1]) if len(tokens) else np.empty(0, np.bool_)
-    begins_piece[sequence_starts] = True
-    piece_starts = np.flatnonzero(begins_piece & is_inside)
-    sequence_of_piece = np.searchsorted(sequence_starts, piece_starts, side="right") - 1
-    piece_stops = np.minimum(np.append(piece_starts[1:], len(tokens)), sequence_stops[sequence_of_piece])
-    return PackedSequences(
-        num_sequences=np.array([len(sequences) for sequences in cuts], dtype=np.int64),
-        num_tokens=sequence_stops - sequence_starts,
-        token_ids=tokens.token_ids[is_inside],
-        num_spans=np.bincount(sequence_of_piece).astype(np.int64),
-        document_ids=tokens.document_ids[piece_starts],
-        char_starts=tokens.char_starts[piece_starts],
-        char_ends=tokens.char_ends[piece_stops - 1],
-        # Where a document goes on in a rest, its end stands there.
-        finished_document_ids=tokens.document_ids[tokens.is_document_end & ~is_rest],
-    )
-
-
-_NONE = _Tokens(
+_NO_TOKENS = _Tokens(
     token_ids=np.empty(0, np.int32),
-    document_ids=np.empty(0, np.int64),
-    char_starts=np.empty(0, np.int64),
-    char_ends=np.empty(0, np.int64),
+    char_ends=np.empty(0, np.int32),
     is_document_end=np.empty(0, np.bool_),
     ends_character=np.empty(0, np.bool_),
     ends_sentence=np.empty(0, np.bool_),
 )
+_NO_REST = _Rest(tokens=_NO_TOKENS, document_ids=np.empty(0, np.int64), first_char=0)

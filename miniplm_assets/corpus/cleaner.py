@@ -12,11 +12,11 @@ import pyarrow as pa
 
 from miniplm_assets.corpus.cleaning import Document, Rejected, excerpt_of
 from miniplm_assets.corpus.decontaminator import Decontaminator
-from miniplm_assets.corpus.duplicates import NO_TWIN, KeptDocuments
-from miniplm_assets.corpus.hashes import Hashes, hashes_schema
-from miniplm_assets.corpus.languages import languages_of
+from miniplm_assets.corpus.duplicates import NO_TWIN
+from miniplm_assets.corpus.hashes import hashes_schema
+from miniplm_assets.corpus.looks import Looks, stay_by_language
 from miniplm_assets.corpus.tables import CONTAMINATED, DOCUMENTS, LANGUAGE, REJECTED, TWIN, RowGroupWriter
-from miniplm_assets.experiment.cleaning import EVERY_LANGUAGE, Cleaning
+from miniplm_assets.experiment.cleaning import Cleaning
 from miniplm_assets.storage.tables import CONTAMINATED as CONTAMINATED_FILE
 from miniplm_assets.storage.tables import HASHES as HASHES_FILE
 
@@ -26,11 +26,9 @@ class Cleaner:
 
     Args:
         cleaning: which.
-        kept: the documents of the files before, which those that stay of this one are added to; None where duplicates
-            stay.
+        looks: finds out about documents.
         files: the names of its files: one, or of a folder of texts one for each line.
         shard: the name of the file in the tables.
-        first_document_id: of those that stay.
         folder: gets the hashes of these, where duplicates are dropped; and what shares words with a protected text.
         decontaminator: knows the protected texts; None where none are.
         split_of: gives the split of a text.
@@ -39,17 +37,16 @@ class Cleaner:
     def __init__(
         self,
         cleaning: Cleaning,
-        kept: KeptDocuments | None,
+        looks: Looks,
         *,
         shard: str,
         files: Sequence[str],
-        first_document_id: int,
         folder: Path,
         decontaminator: Decontaminator | None,
         split_of: Callable[[str], str],
     ) -> None:
         self._cleaning = cleaning
-        self._kept = kept
+        self._looks = looks
         self._shard, self._files = shard, files
         self._decontaminator, self._split_of = decontaminator, split_of
         self._folder = folder
@@ -59,13 +56,11 @@ class Cleaner:
         self._per_twin_reason: Counter[str] = Counter()
         self._per_twin_domain: Counter[str] = Counter()
         self._open = ExitStack()
-        if kept is not None:
-            kept.begin_shard(first_document_id)
 
     def __enter__(self) -> Self:
-        if self._kept is not None:
+        if self._cleaning.drops_duplicates:
             self._writer = self._open.enter_context(
-                RowGroupWriter(self._folder / HASHES_FILE, hashes_schema(self._kept.near))
+                RowGroupWriter(self._folder / HASHES_FILE, hashes_schema(self._looks.near))
             )
         if self._decontaminator is not None:
             self._contaminated = self._open.enter_context(
@@ -86,7 +81,7 @@ class Cleaner:
     @property
     def rejected_schema(self) -> pa.Schema:
         """The columns of rejected.parquet."""
-        return pa.schema([*REJECTED, *(TWIN if self._kept is not None else [])])
+        return pa.schema([*REJECTED, *(TWIN if self._cleaning.drops_duplicates else [])])
 
     @property
     def num_dropped(self) -> int:
@@ -108,7 +103,7 @@ class Cleaner:
 
     def rejected_columns(self, rejected: Sequence[Rejected]) -> dict[str, Any]:
         """Return the further columns of rejected.parquet."""
-        if self._kept is None:
+        if not self._cleaning.drops_duplicates:
             return {}
         return {"twin_id": [row.twin_id for row in rejected], "similarity": [row.similarity for row in rejected]}
 
@@ -121,7 +116,7 @@ class Cleaner:
             facts["documents_per_language"] = dict(sorted(self._per_language.items()))
         if self._decontaminator is not None:
             facts |= self._decontaminator.facts()
-        if self._kept is not None:
+        if self._cleaning.drops_duplicates:
             facts["num_duplicates"] = self._per_twin_reason.total()
             facts["duplicates_per_reason"] = dict(sorted(self._per_twin_reason.items()))
             facts["duplicates_per_domain"] = dict(sorted(self._per_twin_domain.items()))
@@ -130,9 +125,8 @@ class Cleaner:
     def _drop_other_languages(self, documents: list[Document]) -> list[Rejected]:
         if not self._cleaning.names_languages:
             return []
-        languages = languages_of(document.text for document in documents)
-        wanted = self._cleaning.languages
-        stay = [wanted == EVERY_LANGUAGE or language in wanted for language in languages]
+        languages = self._looks.languages(documents)
+        stay = stay_by_language(languages, self._cleaning).tolist()
         self._languages = [language for language, stays in zip(languages, stay, strict=True) if stays]
         dropped = [place for place, stays in enumerate(stay) if not stays]
         self._per_other_language.update(languages[place] for place in dropped)
@@ -142,10 +136,9 @@ class Cleaner:
         return rejected
 
     def _drop_twins(self, documents: list[Document]) -> list[Rejected]:
-        if self._kept is None:
+        if not self._cleaning.drops_duplicates:
             return []
-        hashes = Hashes.of([document.text for document in documents], self._kept.near)
-        twins = self._kept.twins(hashes)
+        hashes, twins = self._looks.twins(documents)
         are_kept = twins.document_id == NO_TWIN
         self._writer.write(hashes.taking(np.flatnonzero(are_kept)).columns())
         rejected = []

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from miniplm_assets.core.errors import CorpusError
 from miniplm_assets.core.facts import counts_in_words
@@ -14,6 +14,7 @@ from miniplm_assets.corpus.cleaning import UNKNOWN_DOMAIN, Document, Rejected
 from miniplm_assets.corpus.decontaminator import Decontaminator
 from miniplm_assets.corpus.duplicates import KeptDocuments
 from miniplm_assets.corpus.listing import file_names
+from miniplm_assets.corpus.looks import LookedAt, LookingNow, LooksFiles, batches_of
 from miniplm_assets.corpus.progress import Progress, Report
 from miniplm_assets.corpus.readers import read_rows
 from miniplm_assets.corpus.row_keys import RowKeys
@@ -24,9 +25,6 @@ from miniplm_assets.experiment.sources import DocumentFields, Source
 from miniplm_assets.storage.tables import DOCUMENTS as DOCUMENTS_FILE
 from miniplm_assets.storage.tables import REJECTED as REJECTED_FILE
 from miniplm_assets.storage.tables import VALIDATION_NGRAMS
-
-_BATCH_BYTES: Final = 4 << 20
-_BATCH_ROWS: Final = 4_096
 
 
 def write_documents(
@@ -41,6 +39,7 @@ def write_documents(
     report: Report,
     cleaning: Cleaning | None = None,
     kept: KeptDocuments | None = None,
+    looked_at: LooksFiles | None = None,
     decontaminator: Decontaminator | None = None,
 ) -> dict[str, Any]:
     """Write the documents of a shard, and apart from them the rows that are none, or one too many.
@@ -58,6 +57,7 @@ def write_documents(
         cleaning: which documents are dropped; absent: none.
         kept: the documents of the shards before, which those that stay of this one are added to; None where
             duplicates stay.
+        looked_at: what was found of its documents before, where somebody has looked; then `kept` is not needed.
         decontaminator: those that share words with a protected text, its own validation split included, are dropped and
             listed in contaminated.parquet; validation_ngrams.parquet has what of this file is protected.
 
@@ -77,15 +77,14 @@ def write_documents(
     per_domain: Counter[str] = Counter()
     keys = RowKeys()
     total_bytes = 0
-    documents: list[Document] = []
-    rejected: list[Rejected] = []
     progress = Progress(report)
+    if kept is not None and looked_at is None:
+        kept.begin_shard(ids.first)
     cleaner = Cleaner(
         cleaning or Cleaning(),
-        kept,
+        LookingNow(kept) if looked_at is None else LookedAt(looked_at),
         shard=shard.name,
         files=file_names(shard.name, shard.files, source),
-        first_document_id=ids.first,
         folder=folder,
         decontaminator=decontaminator,
         split_of=partial(split_of, shares=shares, seed=seed),
@@ -104,7 +103,7 @@ def write_documents(
             validation = (text for text in texts if split_of(text, shares=shares, seed=seed) == VALIDATION)
             decontaminator.begin_shard(validation if is_held_out else ()).write(folder / VALIDATION_NGRAMS)
 
-        def write_batch() -> None:
+        def write_batch(documents: list[Document], rejected: list[Rejected]) -> None:
             nonlocal total_bytes
             per_reason.update(row.reason for row in rejected)
             rejected.extend(cleaner.drop(documents))
@@ -136,23 +135,10 @@ def write_documents(
             )
             total_bytes += sum(document.num_bytes for document in documents)
             per_domain.update(document.domain for document in documents)
-            documents.clear()
-            rejected.clear()
 
-        batch_bytes = 0
-        for row in read_rows(shard, source=source, fields=fields, keys=keys):
-            if isinstance(row, Document):
-                documents.append(row)
-                batch_bytes += row.num_bytes
-            else:
-                rejected.append(row)
-            if batch_bytes >= _BATCH_BYTES or len(documents) + len(rejected) >= _BATCH_ROWS:
-                write_batch()
-                batch_bytes = 0
-                progress.say(
-                    f"{shard.name}: {sum(per_split.values()):,} documents, {total_bytes / 1e6:,.0f} MB of text"
-                )
-        write_batch()
+        for documents, rejected in batches_of(read_rows(shard, source=source, fields=fields, keys=keys)):
+            write_batch(documents, rejected)
+            progress.say(f"{shard.name}: {sum(per_split.values()):,} documents, {total_bytes / 1e6:,.0f} MB of text")
     num_documents = sum(per_split.values())
     if per_reason and not num_documents and not cleaner.num_dropped:
         raise CorpusError(_none_is_a_document(shard.name, per_reason, fields.text_field, keys))

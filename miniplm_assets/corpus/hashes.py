@@ -47,10 +47,15 @@ class Hashes:
     @classmethod
     def read(cls, file: Path, near: NearDuplicates | None) -> Self:
         """Return the hashes that a result keeps of its documents: its hashes.parquet."""
-        table = pq.read_table(file, schema=hashes_schema(near))
+        return cls.of_columns(pq.read_table(file, schema=hashes_schema(near)), near)
+
+    @classmethod
+    def of_columns(cls, table: pa.Table | pa.RecordBatch, near: NearDuplicates | None) -> Self:
+        """Return the hashes that stand in the columns of a table."""
         num_bytes = 0 if near is None else near.num_permutations
-        signatures = [np.empty((0, num_bytes), dtype=np.uint8)]
-        for chunk in table["signature"].chunks if num_bytes else ():
+        signatures = [np.empty((0 if num_bytes else table.num_rows, num_bytes), dtype=np.uint8)]
+        column = table["signature"] if num_bytes else pa.chunked_array([], pa.binary())
+        for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
             memory = np.frombuffer(chunk.buffers()[1], dtype=np.uint8)
             signatures.append(memory.reshape(-1, num_bytes)[chunk.offset : chunk.offset + len(chunk)])
         return cls(

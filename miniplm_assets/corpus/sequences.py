@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -98,13 +99,19 @@ def write_sequences(
         chunks_of(_documents(documents)),
         words="documents",
         shard=shard,
-        tokenizer=load_tokenizer(tokenizer_folder),
+        tokenizer=tokenizer_of(tokenizer_folder),
         sequences=sequences,
         shard_fingerprint=shard_fingerprint,
         folder=folder,
         report=report,
     )
     return {"num_documents": facts.pop("num_texts"), **facts}
+
+
+@lru_cache(maxsize=1)
+def tokenizer_of(folder: Path) -> PackingTokenizer:
+    """Load a stored tokenizer, which never changes, once for all corpus files: seconds for a large vocabulary."""
+    return load_tokenizer(folder)
 
 
 def write_packed(

@@ -18,6 +18,7 @@ from miniplm_assets.experiment.models import (
     Training,
 )
 from miniplm_assets.experiment.objectives import CrossEntropy, MiniLlm, Objective, SparseKd, VanillaKd
+from miniplm_assets.experiment.processing import Processing
 from miniplm_assets.experiment.proxy import Proxy, ProxyTraining
 from miniplm_assets.experiment.schema import Experiment, Sequences, Splits, Student
 from miniplm_assets.experiment.scoring import Agreement, KeepTokens, OtherScoring, Pilot, Rescoring, Scoring
@@ -59,6 +60,7 @@ __all__ = [
     "OtherScoring",
     "ParquetSource",
     "Pilot",
+    "Processing",
     "Proxy",
     "ProxyTraining",
     "Rescoring",

@@ -1,7 +1,7 @@
 """Reading an experiment file: all of its errors at once, each with its line."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +14,8 @@ from miniplm_assets.experiment.places import place_of, secret_in
 from miniplm_assets.experiment.schema import Experiment
 from miniplm_assets.experiment.yaml_file import YamlFile
 
+# The type of a `defs.yaml` that holds an experiment; see `miniplm_assets.component`.
+COMPONENT: Final = "miniplm_assets.MiniPLM"
 # The key that a problem of the whole file begins with.
 _KEY: Final = re.compile(r"[\w.]+")
 # What stands for a part that is wrong while the rest is checked; of other named things, nothing does.
@@ -29,10 +31,10 @@ Problem = tuple[Sequence[Any], str]
 
 
 def load_experiment(path: Path, *, warehouse: str | None = None) -> Experiment:
-    """Read and check an experiment file.
+    """Read and check an experiment file, or that of a component.
 
     Args:
-        path: the YAML file.
+        path: the YAML file; or the ``defs.yaml`` of a component that names one, or holds one.
         warehouse: a folder that takes the place of the file's own, relative to the working directory.
 
     Raises:
@@ -41,18 +43,49 @@ def load_experiment(path: Path, *, warehouse: str | None = None) -> Experiment:
     file = YamlFile(path)
     if not isinstance(file.content, dict):
         raise ExperimentError(f"{path}: expected a mapping at the top level, found {type(file.content).__name__}")
-    content = {key: value for key, value in file.content.items() if not str(key).startswith("x-")}
+    if file.content.get("type") != COMPONENT:
+        return experiment_of(file.content, where=path, warehouse=warehouse, line_of=file.line_of)
+    attributes = file.content.get("attributes")
+    inner = attributes.get("experiment") if isinstance(attributes, dict) else None
+    if isinstance(inner, str):
+        return load_experiment(path.parent / inner, warehouse=warehouse)
+    if not isinstance(inner, dict):
+        raise ExperimentError(f"{path}: attributes.experiment: expected a path, or an experiment itself")
+    return experiment_of(
+        inner, where=path, warehouse=warehouse, line_of=lambda keys: file.line_of(["attributes", "experiment", *keys])
+    )
+
+
+def experiment_of(
+    content: dict[Any, Any],
+    *,
+    where: Path,
+    warehouse: str | None = None,
+    line_of: Callable[[Sequence[object]], int | None] = lambda _: None,
+) -> Experiment:
+    """Check an experiment that has been read, such as one that stands inside another file.
+
+    Args:
+        content: of the experiment file: mappings, lists, texts, numbers and booleans.
+        where: the file that it stands in; relative places are relative to its folder.
+        warehouse: see `load_experiment`.
+        line_of: says in which line the deepest of these keys is, where that is known.
+
+    Raises:
+        ExperimentError: with every problem, each at its key and, where it is known, its line.
+    """
+    content = {key: value for key, value in content.items() if not str(key).startswith("x-")}
     found: list[Problem] = []
-    content = _with_places(content, path.absolute().parent, (), found)
+    content = _with_places(content, where.absolute().parent, (), found)
     if warehouse is not None:
         content["warehouse"] = _place(warehouse, Path.cwd(), ("warehouse",), found)
     experiment = _checked(content, found)
     if experiment is None:
         # Two checks may find the same; the order is that of the file.
-        lines = {_at_key(keys, problem): file.line_of(_keys(keys, problem)) for keys, problem in found}
+        lines = {_at_key(keys, problem): line_of(_keys(keys, problem)) for keys, problem in found}
         ordered = sorted(lines.items(), key=lambda item: item[1] or 0)
         raise ExperimentError(
-            f"{path}:\n" + "\n".join(f"  - {'' if line is None else f'line {line}: '}{text}" for text, line in ordered)
+            f"{where}:\n" + "\n".join(f"  - {'' if line is None else f'line {line}: '}{text}" for text, line in ordered)
         )
     return experiment
 

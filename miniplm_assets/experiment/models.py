@@ -13,7 +13,7 @@ class HubTokenizer(Settings):
     """A tokenizer on the Hugging Face hub."""
 
     source: Literal["hub"]
-    id: str
+    id: str = Field(description="such as Qwen/Qwen1.5-1.8B")
     revision: CommitHash
 
 
@@ -23,7 +23,7 @@ class FolderTokenizer(Settings):
     runtime_only: ClassVar[frozenset[str]] = frozenset({"path"})
 
     source: Literal["folder"]
-    path: str
+    path: str = Field(description="the folder")
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -61,18 +61,18 @@ class Training(Settings):
     reporting_only: ClassVar[frozenset[str]] = frozenset({"num_evaluations", "num_held_out_sequences"})
 
     token_budget: int = Field(ge=1, description="tokens to train on; the data is repeated where it holds fewer")
-    sequences_per_step: int = Field(512, ge=1)
-    peak_learning_rate: float = Field(6e-4, gt=0)
+    sequences_per_step: int = Field(512, ge=1, description="of one update of the weights")
+    peak_learning_rate: float = Field(6e-4, gt=0, description="at the end of the warm-up")
     final_learning_rate_share: float = Field(0.1, ge=0, le=1, description="of the peak, at the last step")
     warmup_share: float = Field(0.02, ge=0, lt=1, description="share of the steps that warm up")
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.98, ge=0, lt=1)
-    epsilon: float = Field(1e-6, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
+    beta1: float = Field(0.9, ge=0, lt=1, description="of AdamW: decay of the mean of the gradients")
+    beta2: float = Field(0.98, ge=0, lt=1, description="of AdamW: decay of the mean of their squares")
+    epsilon: float = Field(1e-6, gt=0, description="of AdamW: added to the divisor")
+    weight_decay: float = Field(0.01, ge=0, description="of matrices, decoupled: times the learning rate")
     decay_norms_and_biases: bool = Field(
         False, description="weight decay on all parameters, as published; else norms and biases keep their size"
     )
-    gradient_clip: float = Field(1.0, gt=0)
+    gradient_clip: float = Field(1.0, gt=0, description="largest norm of the gradient of all parameters")
     loss_mean_over: Literal["tokens", "sequences"] = Field(
         "tokens",
         description="of a step: each token weighs the same; or each sequence, by its tokens' mean, as published",
@@ -138,7 +138,7 @@ class HubModel(Settings):
     runtime_only: ClassVar[frozenset[str]] = frozenset({"num_parameters"})
 
     source: Literal["hub"]
-    id: str
+    id: str = Field(description="such as Qwen/Qwen1.5-1.8B")
     revision: CommitHash
     num_parameters: int | None = Field(None, ge=1, description="for plans only, until the model is here")
 
@@ -149,7 +149,7 @@ class FolderModel(Settings):
     runtime_only: ClassVar[frozenset[str]] = frozenset({"path"})
 
     source: Literal["folder"]
-    path: str
+    path: str = Field(description="the folder")
 
 
 class TrainedModel(Settings):
@@ -158,7 +158,7 @@ class TrainedModel(Settings):
     runtime_only: ClassVar[frozenset[str]] = frozenset({"shards"})
 
     source: Literal["trained"]
-    architecture: str
+    architecture: str = Field(description="of architectures")
     training: Training
     shards: ShardPatterns = ("*",)
 
@@ -169,7 +169,7 @@ ModelSource = Annotated[HubModel | FolderModel | TrainedModel, Field(discriminat
 class Scored(Settings):
     """A model that scores the corpus: a teacher or a reference."""
 
-    model: ModelSource
-    tokenizer: str
+    model: ModelSource = Field(description="where it is from")
+    tokenizer: str = Field(description="of tokenizers: the one that it has learnt with")
     scoring: Scoring = Scoring()
     owners: Owners = ()

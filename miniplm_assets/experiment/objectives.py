@@ -33,7 +33,9 @@ class VanillaKd(TeacherBeside):
     type: Literal["vanilla_kd"]
     weight: float = Field(0.5, gt=0, le=1, description="of the divergence; the rest is the cross-entropy's")
     temperature: float = Field(1.0, gt=0, description="of both soft-maxes in the divergence")
-    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = "forward_kl"
+    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = Field(
+        "forward_kl", description="of the student from the teacher: KL(p || q) as published, KL(q || p), Jensen-Shannon"
+    )
 
 
 class MiniLlm(TeacherBeside):

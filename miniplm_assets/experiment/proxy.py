@@ -16,12 +16,12 @@ class ProxyTraining(Settings):
     token_budget: int = Field(
         ge=1, description="tokens to learn from; the scored ones are repeated where they are fewer"
     )
-    sequences_per_step: int = Field(64, ge=1)
+    sequences_per_step: int = Field(64, ge=1, description="of one update of the weights")
     peak_learning_rate: float = Field(1e-4, gt=0, description="of a model that knows its language already")
     final_learning_rate_share: float = Field(0.1, ge=0, le=1, description="of the peak, at the last step")
     warmup_share: float = Field(0.05, ge=0, lt=1, description="share of the steps that warm up")
     weight_decay: float = Field(0.01, ge=0, description="of matrices; norms and biases keep their size")
-    gradient_clip: float = Field(1.0, gt=0)
+    gradient_clip: float = Field(1.0, gt=0, description="largest norm of the gradient of all parameters")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the matrix products; weights are float32")
     sequences_per_device: int | None = Field(None, ge=1, description="at once on a device; default: a whole step")
     checkpoint_minutes: float = Field(10.0, gt=0, description="at most this much work is lost to a crash")

@@ -16,6 +16,7 @@ from miniplm_assets.experiment.decontamination import Decontamination
 from miniplm_assets.experiment.generations import Generation
 from miniplm_assets.experiment.models import Owners, Scored, Seed, StudentTraining, TokenizerSource
 from miniplm_assets.experiment.objectives import CrossEntropy, Objective
+from miniplm_assets.experiment.processing import Processing
 from miniplm_assets.experiment.publishing import Publishing
 from miniplm_assets.experiment.reporting import Reporting
 from miniplm_assets.experiment.scoring import Pilot
@@ -52,7 +53,7 @@ class Corpus(Settings):
     runtime_only: ClassVar[frozenset[str]] = frozenset({"expected_tokens"})
     reporting_only: ClassVar[frozenset[str]] = frozenset({"max_rejected_share"})
 
-    source: Source
+    source: Source = Field(description="where the text is")
     fields: DocumentFields = DocumentFields()
     cleaning: Cleaning = Cleaning()
     decontamination: Decontamination | None = Field(
@@ -77,8 +78,8 @@ class Sequences(Settings):
 class Student(Settings):
     """A model trained on the candidates (no KD), a refined corpus (MiniPLM) or a generated one (SeqKD)."""
 
-    architecture: str
-    tokenizer: str
+    architecture: str = Field(description="of architectures")
+    tokenizer: str = Field(description="of tokenizers; that of another family than the selection's goes too")
     corpus: str = Field(
         CANDIDATES, description="candidates, refined_corpus/<selection>, or generated_corpus/<generation>"
     )
@@ -119,23 +120,26 @@ class Evaluation(Settings):
 
 
 class Experiment(Settings):
-    """The whole file."""
+    """The whole file. Relative paths are relative to it; keys that begin with x- are left alone, for YAML anchors."""
 
-    warehouse: str = Field(min_length=1, description="a local folder")
-    seed: Seed = 0
+    warehouse: str = Field(
+        min_length=1, description="a local folder for results; what lies in another is not found here"
+    )
+    seed: Seed = Field(0, description="of splits, weights, orders and draws, where nothing names another")
     owners: Owners = ()
     corpus: Corpus
     sequences: Sequences = Sequences()
-    tokenizers: dict[Name, TokenizerSource] = Field(min_length=1)
+    processing: Processing = Processing()
+    tokenizers: dict[Name, TokenizerSource] = Field(min_length=1, description="by a name of your own, as all below")
     architectures: dict[Name, dict[str, JsonValue]] = Field(
         {}, description="transformers configurations: model_type and its settings; vocab_size is the tokenizer's"
     )
-    teachers: dict[Name, Scored] = {}
-    references: dict[Name, Scored] = {}
+    teachers: dict[Name, Scored] = Field({}, description="the large models")
+    references: dict[Name, Scored] = Field({}, description="the small ones, which have seen the reference split alone")
     pilot: Pilot | None = Field(None, description="a gate before teacher and reference score the whole corpus")
-    selections: dict[Name, Selection] = {}
+    selections: dict[Name, Selection] = Field({}, description="refined corpora, and what they are held against")
     generations: dict[Name, Generation] = Field({}, description="corpora that a teacher writes: SeqKD")
-    students: dict[Name, Student] = {}
+    students: dict[Name, Student] = Field({}, description="the models that all of this is for")
     evaluation: Evaluation = Evaluation()
     publishing: Publishing = Publishing()
     reporting: Reporting = Reporting()

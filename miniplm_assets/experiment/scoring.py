@@ -36,7 +36,7 @@ class Scoring(Settings):
         {"device", "tokens_per_batch", "sequences_per_part", "tensor_parallel_size", "compile", "engine", "num_workers"}
     )
 
-    backend: Backend = "torch"
+    backend: Backend = Field("torch", description="what runs the model; vllm needs an extra, and is for accelerators")
     dtype: Dtype = Field("float32", description="of the weights and activations; the published scores are of float16")
     begin_of_sequence: Literal["model", "none"] = Field(
         "model",
@@ -51,7 +51,7 @@ class Scoring(Settings):
         None, description="keep ids of the model's own distribution too, for students with objective sparse_kd"
     )
     device: str = Field("auto", description="a torch device; auto takes the first accelerator, else the CPU")
-    tokens_per_batch: int = Field(16_384, ge=1)
+    tokens_per_batch: int = Field(16_384, ge=1, description="at once on a device, padding included")
     sequences_per_part: int = Field(
         4_096,
         ge=1,
@@ -107,8 +107,8 @@ class Scoring(Settings):
 class OtherScoring(Settings):
     """A second way to score: what it does not name is as the first."""
 
-    backend: Backend | None = None
-    dtype: Dtype | None = None
+    backend: Backend | None = Field(None, description="default: that of the first")
+    dtype: Dtype | None = Field(None, description="default: that of the first")
 
     @model_validator(mode="after")
     def _names_something(self) -> "OtherScoring":

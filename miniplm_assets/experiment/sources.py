@@ -58,7 +58,7 @@ Source = Annotated[
 class DocumentFields(Settings):
     """Which fields of a row are read. A dot goes into nested fields: meta.pile_set_name."""
 
-    text_field: str = "text"
+    text_field: str = Field("text", description="the text of a document")
     domain_field: str | None = Field(None, description="absent: the name of the file's folder is the domain")
     max_document_bytes: int = Field(
         10_000_000, ge=1, description="longer documents are rejected: no page or book is longer, broken dumps are"

@@ -51,7 +51,7 @@ class Tasks(Settings):
         min_length=1,
         description="task files (YAML) of your own, and the data and the Python files that they name",
     )
-    backend: Backend = "torch"
+    backend: Backend = Field("torch", description="what runs the students")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the weights and activations")
     requests_per_batch: int = Field(16, ge=1, description="questions, each with one of its answers, at once")
     held_out: Cloze = Cloze()

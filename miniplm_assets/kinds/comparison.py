@@ -25,6 +25,7 @@ from miniplm_assets.experiment import Experiment, Selection, StudentTraining
 from miniplm_assets.experiment.objectives import Objective
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.agreement import CUTOFF
+from miniplm_assets.kinds.comparison_page import comparison_page
 from miniplm_assets.kinds.models import Who
 from miniplm_assets.kinds.pre_filter import scores_of
 from miniplm_assets.kinds.refined_sequences import REFINED_SEQUENCES, refined_for
@@ -266,6 +267,7 @@ Which one is better and by how much; how many times fewer tokens it needs for th
 selection did not help, and the likely reason.""",
     nodes=_nodes,
     make=_make,
+    page=comparison_page,
     table=ALL_FILES,
     checks=(MEASURED_AS_ASKED,),
     columns={

@@ -2,7 +2,8 @@
 
 from collections import deque
 from collections.abc import Iterator, Mapping
-from typing import ClassVar, Final
+from functools import partial
+from typing import Any, ClassVar, Final
 
 from miniplm_assets.core.facts import counts_in_words, sum_facts
 from miniplm_assets.core.identity import first_id
@@ -10,13 +11,16 @@ from miniplm_assets.corpus.decontaminator import Decontaminator
 from miniplm_assets.corpus.documents import write_documents
 from miniplm_assets.corpus.duplicates import KeptDocuments
 from miniplm_assets.corpus.hashes import Hashes
-from miniplm_assets.experiment import Cleaning, DemoSource, DocumentFields, Source, Splits
+from miniplm_assets.corpus.looks import LooksFiles, find_twins, look_at_documents
+from miniplm_assets.experiment import Cleaning, DemoSource, DocumentFields, Processing, Source, Splits
 from miniplm_assets.experiment.cleaning import EVERY_LANGUAGE
 from miniplm_assets.experiment.decontamination import Runs
 from miniplm_assets.experiment.settings import Settings, nearest
 from miniplm_assets.kinds.protected_ngrams import open_protected, protected_by
+from miniplm_assets.lineage.crew import Crew, Task, open_crew
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS
 from miniplm_assets.lineage.kind import Blueprint, Check, Kind, Node
+from miniplm_assets.lineage.side_by_side import Steps, make_side_by_side
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage import tables
 from miniplm_assets.storage.manifest import CheckOutcome
@@ -24,6 +28,10 @@ from miniplm_assets.storage.store import Draft, Result
 
 # What fits on a page.
 MAX_SHOWN: Final = 100
+# A second of a core or so, and ten where languages or texts that are alike are looked for: others would come too late
+# to be of use.
+LITTLE_BYTES: Final = 64 << 20
+LITTLE_BYTES_TO_LOOK_AT: Final = 8 << 20
 DOMAIN_FIELD_IS_FOUND = Check(
     "domain_field_is_found",
     "A failure names files of which no row has corpus.fields.domain_field; it stops the run where no file has it.",
@@ -54,13 +62,14 @@ class Reading(Settings):
         fields: which of a row's are read.
         cleaning: which documents are dropped.
         decontamination: which are dropped for words that they share with what models are measured by, if any are.
+        processing: where, and how many files at once.
         splits: shares of the documents.
         seed: of the split.
         max_rejected_share: of the rows; more is a warning.
         excluded_domains: that must be there.
     """
 
-    runtime_only: ClassVar[frozenset[str]] = frozenset({"source"})
+    runtime_only: ClassVar[frozenset[str]] = frozenset({"source", "processing"})
     reporting_only: ClassVar[frozenset[str]] = frozenset({"max_rejected_share", "excluded_domains"})
 
     source: Source
@@ -72,6 +81,7 @@ class Reading(Settings):
     excluded_domains: tuple[str, ...]
     cleaning: Cleaning = Cleaning()
     decontamination: Runs | None = None
+    processing: Processing = Processing()
 
 
 def _nodes(blueprint: Blueprint) -> Iterator[Node[Reading]]:
@@ -90,6 +100,7 @@ def _nodes(blueprint: Blueprint) -> Iterator[Node[Reading]]:
             excluded_domains=blueprint.experiment.evaluation.excluded_domains,
             cleaning=corpus.cleaning,
             decontamination=removed and removed.runs,
+            processing=blueprint.experiment.processing,
         ),
         reads_earlier_pieces=corpus.cleaning.drops_duplicates or bool(removed and removed.runs.against_validation),
     )
@@ -101,9 +112,9 @@ def _make(work: Work[Reading]) -> Result:
     observed = {shard.name: shard for shard in work.run.snapshot().shards}
     earlier = _Earlier(work)
 
-    def write(shard: str, draft: Draft) -> None:
-        earlier.go_to(shard)
-        draft.facts = write_documents(
+    def task_of(shard: str, draft: Draft, **more: Any) -> Task:
+        return partial(
+            write_documents,
             observed[shard],
             source=settings.source,
             fields=settings.fields,
@@ -111,11 +122,28 @@ def _make(work: Work[Reading]) -> Result:
             seed=settings.seed,
             shard_fingerprint=draft.recipe.fingerprint,
             folder=draft.path,
-            report=work.report,
             cleaning=settings.cleaning,
-            kept=earlier.kept,
             decontaminator=earlier.decontaminator,
+            **more,
         )
+
+    def write(shard: str, draft: Draft) -> None:
+        earlier.go_to(shard)
+        draft.facts = task_of(shard, draft, kept=earlier.kept)(report=work.report)
+
+    def steps_of(shard: str, draft: Draft) -> Steps:
+        if earlier.kept is None:
+            return Steps(task_of(shard, draft))
+        files = LooksFiles(folder=draft.work, cleaning=settings.cleaning)
+        kept = earlier.kept
+
+        def then(_: object) -> Task:
+            earlier.go_to(shard)
+            find_twins(files, kept, first_document_id=first_id(draft.recipe.fingerprint))
+            return task_of(shard, draft, looked_at=files)
+
+        look = partial(look_at_documents, observed[shard], source=settings.source, fields=settings.fields, files=files)
+        return Steps(look, then)
 
     def check(pieces: Mapping[str, Result]) -> Iterator[CheckOutcome]:
         yield _domain_field_is_found(settings.fields.domain_field, pieces)
@@ -123,7 +151,24 @@ def _make(work: Work[Reading]) -> Result:
         yield _named_languages_are_found(settings.cleaning.languages, pieces)
         yield _few_rows_are_rejected(settings.max_rejected_share, pieces)
 
-    return work.make_pieces(write, check=check)
+    crew = _crew(work)
+    if crew is None:
+        return work.make_pieces(write, check=check)
+    return make_side_by_side(work, steps_of, crew, check=check)
+
+
+def _crew(work: Work[Reading]) -> Crew | None:
+    """Return who reads the files that are missing; None where this process does."""
+    cleaning, removed = work.settings.cleaning, work.settings.decontamination
+    if removed is not None and work.node.reads_earlier_pieces:
+        return None  # which documents are dropped rests on the texts of all files before
+    observed = {shard.name: shard for shard in work.run.snapshot().shards}
+    return open_crew(
+        work,
+        work.settings.processing,
+        num_bytes=lambda shard: observed[shard].num_bytes,
+        little_bytes=LITTLE_BYTES_TO_LOOK_AT if cleaning.names_languages or cleaning.alike else LITTLE_BYTES,
+    )
 
 
 class _Earlier:
@@ -230,6 +275,7 @@ with their language. And those that `corpus.decontamination` removes; `contamina
     nodes=_nodes,
     make=_make,
     pieces="shard",
+    needs_ray=lambda settings: settings.processing.engine == "ray",
     table=tables.DOCUMENTS,
     is_view=True,
     checks=(DOMAIN_FIELD_IS_FOUND, EXCLUDED_DOMAINS_ARE_FOUND, NAMED_LANGUAGES_ARE_FOUND, FEW_ROWS_ARE_REJECTED),

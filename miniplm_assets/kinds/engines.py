@@ -25,6 +25,17 @@ def _devices_for(work: Work[Any], scoring: Scoring) -> AbstractContextManager[No
     return nullcontext() if is_elsewhere else work.run.device()
 
 
+def device_in_words(scoring: Scoring) -> str:
+    """Return what a model runs on, as a person calls it: cpu, the name of a GPU, or a Ray cluster."""
+    if scoring.engine == "ray":
+        return "a Ray cluster"
+    import torch
+
+    if scoring.device == "cpu" or not torch.accelerator.is_available():
+        return "cpu"
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else str(torch.accelerator.current_accelerator())
+
+
 @contextmanager
 def open_engine(work: Work[Any], scoring: Scoring, max_sequence_tokens: int) -> Iterator[Scorer]:
     """Load the model of an asset's input `model`, here or on the cluster; it is closed when the context ends.

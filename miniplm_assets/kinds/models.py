@@ -22,8 +22,10 @@ from miniplm_assets.kinds.costs import training_cost
 from miniplm_assets.kinds.sequences import SEQUENCES, packed_by
 from miniplm_assets.kinds.tokenizer import tokenizer_key
 from miniplm_assets.kinds.training import TRAINING_CODE, TRAINING_COLUMNS, architecture_problems, train
+from miniplm_assets.kinds.training_page import copied_model_page, own_model_page
 from miniplm_assets.lineage.folders import require_copied
 from miniplm_assets.lineage.kind import Blueprint, Cost, Kind, Node
+from miniplm_assets.lineage.page import Page
 from miniplm_assets.lineage.sizes import Sizes
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.lm.causality import require_causal_config
@@ -189,6 +191,19 @@ def _make(work: Work[Any]) -> Result:
     return result
 
 
+def _page(work: Work[Any], result: Result) -> Page:
+    settings: OwnModel | CopiedModel = work.settings
+    if isinstance(settings, OwnModel):
+        return own_model_page(result, split=settings.split)
+    match settings.model:
+        case HubModel() as model:
+            source = f"{model.id} on the Hugging Face hub, at revision {model.revision}"
+            licence = f"as stated at https://huggingface.co/{model.id}; it is not copied with the weights"
+        case FolderModel() as model:
+            source, licence = f"the folder {model.path}", "not written down: what is copied of a folder names none"
+    return copied_model_page(result, source=source, licence=licence)
+
+
 def _problems(node: Node[Any], sizes: Sizes) -> Iterator[str]:
     if isinstance(node.settings, OwnModel):
         yield from architecture_problems(node, sizes)
@@ -215,6 +230,7 @@ def _kind(who: Who, learns_from: str) -> Kind[Any]:
         cost=_cost,
         spent_flops=lambda facts, _: facts.get("training_flops"),  # where it was trained here
         problems=_problems,
+        page=_page,
     )
 
 

@@ -72,11 +72,9 @@ def _plan_table(planned: Sequence[PlannedAsset]) -> list[dict[str, Any]] | str:
     return [
         {
             "asset": one.key,
-            "stored": one.num_stored,
-            "to do": one.num_missing,
+            "to do": "?" if one.num_missing is None else f"{one.num_missing} of {one.num_missing + one.num_stored}",
             "why": "; ".join(one.reasons),
             "tokens": one.num_tokens,
-            "FLOPs": None if one.flops is None else float(one.flops),
             "seconds": one.seconds,
         }
         for one in planned

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from miniplm_assets.experiment import load_experiment
+from miniplm_assets.experiment import Experiment, load_experiment
+from miniplm_assets.experiment.key_prefix import parse_key_prefix
 from miniplm_assets.kinds.agreement import AGREEMENT_SCORES, SCORE_AGREEMENT
 from miniplm_assets.kinds.comparison import COMPARISON
 from miniplm_assets.kinds.contaminated_documents import CONTAMINATED_DOCUMENTS
@@ -46,6 +47,7 @@ from miniplm_assets.kinds.text_evaluation import TEXT_EVALUATION
 from miniplm_assets.kinds.token_counts import TOKEN_COUNTS
 from miniplm_assets.kinds.tokenizer import TOKENIZER
 from miniplm_assets.kinds.warehouse_catalog import WAREHOUSE_CATALOG
+from miniplm_assets.lineage.freshness import fresh_within_hours
 from miniplm_assets.lineage.graph import build_graph
 from miniplm_assets.lineage.kind import Kind
 from miniplm_assets.lineage.pipeline import Pipeline
@@ -54,9 +56,10 @@ from miniplm_assets.storage.store import Store
 
 PROJECT: Final = Path(__file__).parents[2]
 DEMO: Final = PROJECT / "experiments" / "demo.yaml"
-# The environment: which experiment file, and a warehouse in place of the file's own.
+# The environment: which experiment file, a warehouse in place of the file's own, and what Dagster's keys begin with.
 EXPERIMENT_VARIABLE: Final = "MINIPLM_EXPERIMENT"
 WAREHOUSE_VARIABLE: Final = "MINIPLM_WAREHOUSE"
+KEY_PREFIX_VARIABLE: Final = "MINIPLM_KEY_PREFIX"
 
 
 def all_kinds(sql: SqlProject) -> tuple[Kind[Any], ...]:
@@ -110,24 +113,44 @@ def all_kinds(sql: SqlProject) -> tuple[Kind[Any], ...]:
     )
 
 
-def open_pipeline(experiment_file: Path, *, warehouse: str | None = None) -> Pipeline:
+def open_pipeline(experiment_file: Path, *, warehouse: str | None = None, key_prefix: str = "") -> Pipeline:
     """Read an experiment file and the SQL; touch nothing else.
 
     Args:
         experiment_file: the YAML.
         warehouse: a folder that takes the place of the file's own.
+        key_prefix: what the keys that Dagster shows begin with, such as ``paper`` or ``lm/paper``; of no result.
 
     Raises:
-        ExperimentError: if the file is wrong.
+        ExperimentError: if the file or the prefix is wrong.
         SqlError: if dbt_like_sql is wrong.
     """
-    experiment = load_experiment(experiment_file, warehouse=warehouse)
+    return pipeline_of(load_experiment(experiment_file, warehouse=warehouse), key_prefix=key_prefix)
+
+
+def pipeline_of(experiment: Experiment, *, key_prefix: str = "") -> Pipeline:
+    """Open an experiment that has been read.
+
+    Args:
+        experiment: as `experiment.load` gives it.
+        key_prefix: see `open_pipeline`.
+
+    Raises:
+        ExperimentError: if the prefix is wrong.
+        SqlError: if dbt_like_sql is wrong.
+    """
     sql = load_sql_project(PROJECT / "dbt_like_sql")
     graph = build_graph(all_kinds(sql), experiment, sql)
-    return Pipeline(graph, Store(Path(experiment.warehouse)), experiment.automation)
+    store = Store(Path(experiment.warehouse))
+    fresh_within_hours(graph, experiment.automation)  # refuses names that it does not have
+    return Pipeline(graph, store, experiment.automation, key_prefix=parse_key_prefix(key_prefix))
 
 
 def open_chosen(experiment_file: Path | None = None, environment: Mapping[str, str] = os.environ) -> Pipeline:
     """Open a given experiment, or that which the environment names, or the demo; an empty variable names nothing."""
     chosen = experiment_file or Path(environment.get(EXPERIMENT_VARIABLE) or DEMO)
-    return open_pipeline(chosen, warehouse=environment.get(WAREHOUSE_VARIABLE) or None)
+    return open_pipeline(
+        chosen,
+        warehouse=environment.get(WAREHOUSE_VARIABLE) or None,
+        key_prefix=environment.get(KEY_PREFIX_VARIABLE, ""),
+    )

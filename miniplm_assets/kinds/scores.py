@@ -20,9 +20,10 @@ from miniplm_assets.experiment import Experiment, Scored, Scoring, Selection
 from miniplm_assets.experiment.selections import DIFFERENCE
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.costs import scoring_cost
-from miniplm_assets.kinds.engines import MODEL, ShardInTheMaking, made_on_devices, open_engine
+from miniplm_assets.kinds.engines import MODEL, ShardInTheMaking, device_in_words, made_on_devices, open_engine
 from miniplm_assets.kinds.models import Who, model_key, scored_models
 from miniplm_assets.kinds.retokenised_sequences import text_scorer
+from miniplm_assets.kinds.scores_page import scores_page
 from miniplm_assets.kinds.sequences import SEQUENCES, packed_by
 from miniplm_assets.kinds.tokenizer import TOKENIZER
 from miniplm_assets.lineage.kind import Blueprint, Cost, Kind, Node, Section
@@ -183,6 +184,7 @@ def _score(one: Pass[R], work: Work[R]) -> Result:
         texts = text_scorer(work, scorer, scoring, work.settings.max_sequence_tokens)
 
         def begin(shard: str, draft: Draft) -> ShardInTheMaking:
+            draft.made_by["device"] = device_in_words(scoring)
             scores = ShardScores(
                 sequences[shard].file(SEQUENCES.table or ""),
                 shard=shard,
@@ -260,6 +262,7 @@ def _kind(one: Pass[R], who: Who) -> Kind[R]:
         is_view=one.is_view,
         cost=partial(_cost, one),
         spent_flops=_spent_flops,
+        page=scores_page,
         problems=_problems,
         columns={
             "sequence_id": "of the sequence",

@@ -36,6 +36,7 @@ from miniplm_assets.kinds.rankings import (
 )
 from miniplm_assets.kinds.retokenised_scores import scores_of_everything
 from miniplm_assets.kinds.scored_bytes import SCORED_BYTES
+from miniplm_assets.kinds.selection_page import page_of_model
 from miniplm_assets.kinds.selection_verify import verify_selection
 from miniplm_assets.kinds.sequences import SEQUENCES, sequences_key
 from miniplm_assets.kinds.token_counts import TOKEN_COUNTS, token_counts_key
@@ -88,8 +89,12 @@ def _kind_of(model: SqlModel) -> Kind[SelectionParameters]:
         is_view=model.name in VIEWS,
         columns={column.name: column.description for column in model.columns},
         column_sources=model.column_lineage,
-        checks=tuple(Check(check.name, check.description, check.severity != "warn") for check in model.checks),
+        checks=tuple(
+            Check(check.name, check.description, check.severity != "warn", check.is_of_columns)
+            for check in model.checks
+        ),
         verify=verify_selection if model.name == REFINED_CORPUS else None,
+        page=page_of_model,
     )
 
 

@@ -1,14 +1,18 @@
 """`<tokenizer>/sequences`: the documents of each corpus file, tokenised and packed."""
 
 from collections.abc import Collection, Iterator
+from functools import partial
+from typing import ClassVar, Final
 
 from miniplm_assets.core.facts import counts_in_words
 from miniplm_assets.core.recipe import key_of
 from miniplm_assets.corpus.sequences import write_sequences
-from miniplm_assets.experiment import Sequences
+from miniplm_assets.experiment import Processing, Sequences
 from miniplm_assets.kinds.documents import DOCUMENTS
 from miniplm_assets.kinds.tokenizer import TOKENIZER, tokenizer_key
+from miniplm_assets.lineage.crew import Task, open_crew
 from miniplm_assets.lineage.kind import Blueprint, Check, Cost, Kind, Node
+from miniplm_assets.lineage.side_by_side import Steps, make_side_by_side
 from miniplm_assets.lineage.sizes import Sizes
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage import tables
@@ -17,6 +21,8 @@ from miniplm_assets.storage.store import Draft, Result
 
 # As measured on the demo: token ids, spans and text, compressed.
 BYTES_PER_TOKEN = 4
+# Some seconds of a core: others would come too late to be of use.
+LITTLE_BYTES: Final = 32 << 20
 
 EVERY_DOCUMENT_IS_PACKED = Check(
     "every_document_is_packed",
@@ -29,31 +35,51 @@ NO_DOCUMENT_IS_REJECTED = Check(
 )
 
 
-def _nodes(blueprint: Blueprint) -> Iterator[Node[Sequences]]:
+class Packing(Sequences):
+    """How documents are packed, and where.
+
+    Attributes:
+        processing: where, and how many corpus files at once.
+    """
+
+    runtime_only: ClassVar[frozenset[str]] = frozenset({"processing"})
+
+    processing: Processing = Processing()
+
+    @property
+    def sequences(self) -> Sequences:
+        """How documents are packed."""
+        return Sequences(sequence_length=self.sequence_length, trim_to_sentence_end=self.trim_to_sentence_end)
+
+
+def _nodes(blueprint: Blueprint) -> Iterator[Node[Packing]]:
     for name in blueprint.experiment.tokenizers:
         yield Node(
             kind=SEQUENCES,
             names=(name,),
             inputs={DOCUMENTS.name: DOCUMENTS.name, TOKENIZER.name: tokenizer_key(name)},
-            settings=blueprint.experiment.sequences,
+            settings=Packing(**dict(blueprint.experiment.sequences), processing=blueprint.experiment.processing),
         )
 
 
-def _make(work: Work[Sequences]) -> Result:
+def _make(work: Work[Packing]) -> Result:
     """Tokenise and pack the documents of each corpus file."""
     documents = work.input_pieces(DOCUMENTS.name)
     tokenizer = work.input(TOKENIZER.name)
 
-    def write(shard: str, draft: Draft) -> None:
-        draft.facts = write_sequences(
+    def task_of(shard: str, draft: Draft) -> Task:
+        return partial(
+            write_sequences,
             documents[shard].file(tables.DOCUMENTS),
             shard=shard,
             tokenizer_folder=tokenizer.verified_folder(),
-            sequences=work.settings,
+            sequences=work.settings.sequences,
             shard_fingerprint=draft.recipe.fingerprint,
             folder=draft.path,
-            report=work.report,
         )
+
+    def write(shard: str, draft: Draft) -> None:
+        draft.facts = task_of(shard, draft)(report=work.report)
 
     def finish(draft: Draft) -> None:
         num_read = sum(result.facts["num_documents"] for result in documents.values())
@@ -77,10 +103,18 @@ def _make(work: Work[Sequences]) -> Result:
             )
         )
 
-    return work.make_pieces(write, finish)
+    crew = open_crew(
+        work,
+        work.settings.processing,
+        num_bytes=lambda shard: int(documents[shard].facts["num_bytes"]),
+        little_bytes=LITTLE_BYTES,
+    )
+    if crew is None:
+        return work.make_pieces(write, finish)
+    return make_side_by_side(work, lambda shard, draft: Steps(task_of(shard, draft)), crew, finish)
 
 
-def _cost(node: Node[Sequences], sizes: Sizes, shards: Collection[str] | None) -> Cost:
+def _cost(node: Node[Packing], sizes: Sizes, shards: Collection[str] | None) -> Cost:
     tokens = sizes.tokens_per_split(node.key, shards)
     return Cost(num_bytes=None if tokens is None else sum(tokens.values()) * BYTES_PER_TOKEN)
 
@@ -98,6 +132,7 @@ what is cut off begins the next sequence, so that nothing is lost. Documents tha
     nodes=_nodes,
     make=_make,
     pieces="shard",
+    needs_ray=lambda settings: settings.processing.engine == "ray",
     table=tables.SEQUENCES,
     is_view=True,
     checks=(EVERY_DOCUMENT_IS_PACKED, NO_DOCUMENT_IS_REJECTED),

@@ -8,10 +8,12 @@ from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.documents import DOCUMENTS
 from miniplm_assets.kinds.placing import place_latest
 from miniplm_assets.kinds.refined_sequences import REFINED_SEQUENCES
+from miniplm_assets.kinds.selection_page import lineage_drawing
 from miniplm_assets.kinds.sequences import SEQUENCES
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS
 from miniplm_assets.lineage.kind import Blueprint, Kind, Node
 from miniplm_assets.lineage.outcome import CATALOG
+from miniplm_assets.lineage.page import Drawing, Entry, Page
 from miniplm_assets.lineage.snapshot import mark_complete
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.catalog import CatalogTable, write_catalog
@@ -102,6 +104,21 @@ def _name_columns(node: Node[Any]) -> tuple[str, ...]:
     return node.kind.name_columns or ((node.kind.section,) if node.names else ())
 
 
+def _page(work: Work[Place], result: Result) -> Page:
+    """Say which tables there are, and where the columns of those come from that SQL makes."""
+    names = result.facts.get("tables", [])
+    outcome = f"{len(names)} tables in {work.pipeline.store.root / CATALOG}."
+    drawings: dict[str, str] = {}
+    seen = set()
+    for key in work.node.inputs:
+        node = work.input_node(key)
+        drawing = None if node.kind.name in seen else lineage_drawing(node)
+        seen.add(node.kind.name)
+        drawings |= {} if drawing is None else drawing.svgs
+    made_of: dict[str, Entry] = {"column lineage": Drawing(drawings)} if drawings else {}
+    return Page(outcome={"outcome": outcome, "tables": ", ".join(sorted(names))}, made_of=made_of)
+
+
 WAREHOUSE_CATALOG = Kind(
     name="warehouse_catalog",
     code_version="3",
@@ -116,4 +133,5 @@ select text from refined_corpus where selection = 'half' limit 5;
 ```""",
     nodes=_nodes,
     make=_make,
+    page=_page,
 )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
 from miniplm_assets.core.recipe import key_of
 from miniplm_assets.experiment import Experiment
 from miniplm_assets.experiment.settings import Settings
+from miniplm_assets.lineage.page import Page
 from miniplm_assets.lm.device_speed import ModelPass
 from miniplm_assets.storage.sql_project import SqlProject
 
@@ -39,11 +40,13 @@ class Check:
         name: unique within the asset.
         description: what a failure means.
         is_blocking: whether it stops what comes after; else it warns.
+        is_of_columns: whether it looks at columns alone, such as that one is never empty: one of many, shown as one.
     """
 
     name: str
     description: str
     is_blocking: bool = True
+    is_of_columns: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +96,7 @@ class Kind(Generic[S]):
             input `model`, if it has one; None of what took nothing worth telling, or a student's own training.
         problems: says what only a heavy library sees of settings that cannot be made, before anything is.
         outlook: says what a result will be able to tell, before it is paid for.
+        page: what its page says of a result; all its facts where absent.
         verify: derives a stored result again by other means and says what differs.
     """
 
@@ -116,6 +120,7 @@ class Kind(Generic[S]):
     spent_flops: Callable[[Mapping[str, Any], int | None], int | None] | None = None
     problems: "Callable[[Node[S], Sizes], Iterator[str]] | None" = None
     outlook: "Callable[[Node[S], Sizes], Iterator[str]] | None" = None
+    page: "Callable[[Work[S], Result], Page] | None" = None
     verify: "Callable[[Work[S]], Iterator[str]] | None" = None
 
     def table_of(self, result: "Result") -> "Table":

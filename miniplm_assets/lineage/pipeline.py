@@ -19,12 +19,15 @@ class Pipeline:
         store: the warehouse.
         automation: when what runs by itself looks, and asks for a run.
         takes_notes: whether the store keeps by what local folders were known, so that they are not read again.
+        key_prefix: what the keys that Dagster shows begin with, so that several experiments stand side by side in one
+            instance; no key of the store has it, so that they share results.
     """
 
     graph: Graph
     store: Store
     automation: Automation = field(default_factory=Automation)
     takes_notes: bool = True
+    key_prefix: tuple[str, ...] = ()
 
     def looked_at(self) -> "Pipeline":
         """Return the same for somebody who only looks: nothing is written."""

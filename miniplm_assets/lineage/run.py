@@ -1,16 +1,21 @@
 """Who runs an asset, as the work on it sees them: Dagster, a test, a benchmark."""
 
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 from miniplm_assets.core.stop import Stop
 from miniplm_assets.lineage.snapshot import Snapshot
+from miniplm_assets.lineage.tally import Tally
 
 
 class Run(Protocol):
     """Who runs an asset, and is told how it goes."""
+
+    @property
+    def run_id(self) -> str | None:
+        """What the run is called where it was asked for; None where nobody keeps a record of it."""
 
     @property
     def errands(self) -> "queue.SimpleQueue[Callable[[], object]]":
@@ -25,6 +30,14 @@ class Run(Protocol):
 
         Raises:
             Stopped: in the run's own thread, if the run was told to stop and what is under way is not held.
+        """
+
+    def progressed(self, tally: Tally, pieces: Sequence[str]) -> None:
+        """Show how far an asset in pieces is; from the run's own thread.
+
+        Args:
+            tally: of the asset.
+            pieces: the names of all, also of those that are still to be made.
         """
 
     def snapshot(self) -> Snapshot:

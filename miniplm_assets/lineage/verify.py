@@ -1,7 +1,7 @@
 """Proof that what is stored is right: every byte against its manifest, and what a kind can derive by other means."""
 
 import queue
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -11,6 +11,7 @@ from miniplm_assets.lineage.fingerprints import RAW_CORPUS
 from miniplm_assets.lineage.outcome import CATALOG
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.snapshot import Snapshot, latest_snapshot
+from miniplm_assets.lineage.tally import Tally
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.catalog import catalog_problems
 from miniplm_assets.storage.store import Store
@@ -63,6 +64,10 @@ class _Looking:
     seen: Snapshot
     errands: "queue.SimpleQueue[Callable[[], object]]" = field(default_factory=queue.SimpleQueue)
     stop: Stop = field(default_factory=Stop)
+    run_id: None = None
+
+    def progressed(self, tally: Tally, pieces: Sequence[str]) -> None:
+        raise AssertionError(f"a run that makes nothing is at {pieces} of {tally}")
 
     def snapshot(self) -> Snapshot:
         return self.seen

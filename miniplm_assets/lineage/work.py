@@ -5,9 +5,8 @@ settings, and the stored results of its inputs.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import groupby, islice
 from operator import itemgetter
@@ -15,54 +14,23 @@ from pathlib import Path
 from typing import Any, Final, Generic, Protocol
 
 from miniplm_assets.core.errors import CorpusChangedError, CorpusError, TransientError
-from miniplm_assets.core.facts import model_tokens, sum_facts
+from miniplm_assets.core.facts import sum_facts
 from miniplm_assets.core.recipe import Recipe
 from miniplm_assets.lineage.fingerprints import Fingerprints
 from miniplm_assets.lineage.kind import Node, S
+from miniplm_assets.lineage.pieces import over_seeds, raise_all
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.run import Run
+from miniplm_assets.lineage.tally import Tally
 from miniplm_assets.lm.part_threads import PartThreads
 from miniplm_assets.storage.manifest import CheckOutcome
-from miniplm_assets.storage.store import Draft, Result
+from miniplm_assets.storage.set_aside import EARLIER
+from miniplm_assets.storage.store import WORK, Draft, Result
 
 # How often somebody who waits for another run's result looks for it.
 INPUT_POLL_SECONDS: Final = 1.0
 # Where so many are bad, it is not the files: each of them may be hours of reading.
 MAX_BAD_FILES: Final = 20
-
-
-@dataclass
-class Tally:
-    """What one run took for an asset.
-
-    Attributes:
-        num_computed: results made in this run: files or seeds for an asset in pieces, else one.
-        num_reused: results found in the store.
-        seconds_computing: in this run.
-        seconds_saved: what the re-used results took when they were made.
-        tokens_saved: tokens that went through a model for them.
-        checks: outcomes of the checks that this run alone can make: by limits that no result depends on, or
-            of what lies beside the corpus.
-        notes: what the page of the asset shows of this run alone.
-    """
-
-    num_computed: int = 0
-    num_reused: int = 0
-    seconds_computing: float = 0.0
-    seconds_saved: float = 0.0
-    tokens_saved: int = 0
-    checks: list[CheckOutcome] = field(default_factory=list)
-    notes: dict[str, Any] = field(default_factory=dict)
-
-    def count(self, result: Result, *, is_computed: bool) -> None:
-        """Count a result."""
-        if is_computed:
-            self.num_computed += 1
-            self.seconds_computing += result.manifest.seconds
-        else:
-            self.num_reused += 1
-            self.seconds_saved += result.manifest.seconds
-            self.tokens_saved += model_tokens(result.facts)
 
 
 class PartsOfPiece(Protocol):
@@ -120,6 +88,12 @@ class Work(Generic[S]):
     def piece_recipes(self) -> dict[str, Recipe]:
         """The recipe of each piece."""
         return self.fingerprints.pieces(self.node.key)
+
+    def bring_back(self) -> None:
+        """Put back what was set aside with what it rests on, where that still holds; no model is loaded for it."""
+        if any((self.pipeline.store.root / WORK).glob(f"{self.node.kind.name}-*/{EARLIER}")):
+            for recipe in self.fingerprints.stored(self.node.key):
+                self.pipeline.store.bring_back(recipe)
 
     @property
     def is_stored(self) -> bool:
@@ -181,12 +155,12 @@ class Work(Generic[S]):
 
     def make_as(self, recipe: Recipe, write: Callable[[Draft], None]) -> Result:
         """Return the result of a recipe; make it unless it is stored, or another run makes it meanwhile."""
-        begun = self._begin(recipe)
+        begun = self.begin(recipe)
         if isinstance(begun, Result):
             return begun
         try:
             write(begun)
-            result = self._publish(begun)
+            result = self.publish(begun)
         except BaseException as error:
             self.pipeline.store.give_up(begun, error)
             raise
@@ -218,7 +192,7 @@ class Work(Generic[S]):
         faults: list[CorpusError] = []
         for piece, recipe in self.piece_recipes.items():
             try:
-                pieces[piece] = self.make_as(recipe, write_piece(piece))
+                pieces[piece] = self.note(piece, self.make_as(recipe, write_piece(piece)))
             except (CorpusChangedError, TransientError):
                 raise
             except CorpusError as error:  # one bad file does not keep the good ones from being made
@@ -229,10 +203,10 @@ class Work(Generic[S]):
                 if len(faults) == MAX_BAD_FILES:
                     error.add_note(f"After {MAX_BAD_FILES} files like that the others were not looked at.")
                     break
-        _raise_all(faults)
+        raise_all(faults)
         if check is not None:
             self.tally.checks.extend(check(pieces))
-        return self._whole(pieces, finish)
+        return self.whole(pieces, finish)
 
     def make_in_parts(
         self,
@@ -255,9 +229,9 @@ class Work(Generic[S]):
 
         def works() -> Iterator[tuple[str, Callable[[], Any] | None]]:
             for piece, recipe in self.piece_recipes.items():
-                begun = self._begin(recipe)
+                begun = self.begin(recipe)
                 if isinstance(begun, Result):
-                    pieces[piece] = begun
+                    pieces[piece] = self.note(piece, begun)
                     continue
                 unfinished.push(partial(self._give_up, begun))
                 parts = begin(piece, begun)
@@ -272,19 +246,28 @@ class Work(Generic[S]):
                 for _, part in islice(computed, 1, None):
                     parts.add(part)
                 parts.finish()
-                pieces[piece] = self._publish(draft)
+                pieces[piece] = self.note(piece, self.publish(draft))
                 self.run.stop.look()
-        return self._whole({piece: pieces[piece] for piece in self.piece_recipes}, finish)
+        return self.whole({piece: pieces[piece] for piece in self.piece_recipes}, finish)
 
-    def _begin(self, recipe: Recipe) -> Result | Draft:
+    def begin(self, recipe: Recipe) -> Result | Draft:
+        """Return the stored result of a recipe, or else a draft, to be published or given up."""
         begun = self.pipeline.store.begin(recipe, self.report)
         if isinstance(begun, Result):
             self.tally.count(begun, is_computed=False)
         else:
+            begun.made_by |= {} if self.run.run_id is None else {"run": self.run.run_id}
             self.report(f"{recipe.describe()}: making {recipe.fingerprint}")
         return begun
 
-    def _publish(self, draft: Draft) -> Result:
+    def note(self, piece: str, result: Result) -> Result:
+        """Let whoever watches the run see how far it is."""
+        self.tally.pieces[piece] = result
+        self.run.progressed(self.tally, list(self.piece_recipes))
+        return result
+
+    def publish(self, draft: Draft) -> Result:
+        """Put a finished draft in its place."""
         with self.run.stop.held():  # what is finished is not thrown away
             result = self.pipeline.store.publish(draft)
         self.tally.count(result, is_computed=True)
@@ -295,10 +278,12 @@ class Work(Generic[S]):
         if error is not None and not draft.lock.closed:
             self.pipeline.store.give_up(draft, error)
 
-    def _whole(self, pieces: Mapping[str, Result], finish: Callable[[Draft], None] | None) -> Result:
+    def whole(self, pieces: Mapping[str, Result], finish: Callable[[Draft], None] | None) -> Result:
+        """Return the result of an asset in pieces, from those of all of its pieces in their order."""
+
         def write(draft: Draft) -> None:
             facts = (result.facts for result in pieces.values())
-            draft.facts = sum_facts(facts) if self.node.kind.pieces == "shard" else _over_seeds(pieces)
+            draft.facts = sum_facts(facts) if self.node.kind.pieces == "shard" else over_seeds(pieces)
             if finish is not None:
                 finish(draft)
             kind = self.node.kind
@@ -322,29 +307,3 @@ class Work(Generic[S]):
             self.report(f"{self.node.key}: stored as {result.manifest.fingerprint}, nothing to do")
         elif self.tally.num_reused:
             self.report(f"{self.node.key}: {self.tally.num_computed} computed, {self.tally.num_reused} found stored")
-
-
-def _raise_all(faults: Sequence[CorpusError]) -> None:
-    if len(faults) == 1:
-        raise faults[0]
-    if faults:
-        sentences = ["\n".join([str(error), *getattr(error, "__notes__", ())]) for error in faults]
-        raise CorpusError("\n".join([f"{len(faults)} corpus files cannot be used:", *sentences])) from faults[0]
-
-
-def _over_seeds(pieces: Mapping[str, Result]) -> dict[str, Any]:
-    """Return the facts that all seeds share, and one row for each seed with the numbers and words that differ."""
-    first, *others = (result.facts for result in pieces.values())
-    shared = {name: value for name, value in first.items() if all(facts.get(name) == value for facts in others)}
-    if not others:
-        return shared
-    rows = [
-        {"seed": seed}
-        | {
-            name: value
-            for name, value in result.facts.items()
-            if name not in shared and not isinstance(value, dict | list)
-        }
-        for seed, result in pieces.items()
-    ]
-    return shared | {"by_seed": rows}

@@ -2,17 +2,20 @@
 
 import json
 import platform
+from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from miniplm_assets.core.doors import cause_of
 from miniplm_assets.core.errors import DamagedResultError
 from miniplm_assets.core.recipe import fingerprint_of
 from miniplm_assets.storage.faults import not_permitted
+from miniplm_assets.storage.files import flush_to_disk, sha256_of
 
 MANIFEST = "manifest.json"
 # Raised when the layout of a manifest changes; an older one is then refused, not misread.
@@ -70,6 +73,7 @@ class Manifest(BaseModel):
         seconds: that making it took.
         created_at: when, in UTC.
         versions: of the packages that made it.
+        made_by: who made it, as far as it is known: `run` and `device`; none in one that an earlier release wrote.
         checksum: of all the rest; None in one that an earlier release wrote.
     """
 
@@ -86,6 +90,7 @@ class Manifest(BaseModel):
     seconds: float
     created_at: str
     versions: dict[str, str]
+    made_by: dict[str, str] = {}
     checksum: str | None = None
 
     @field_validator("files")
@@ -110,8 +115,9 @@ class Manifest(BaseModel):
         return self.model_copy(update={"checksum": self._own_checksum()})
 
     def _own_checksum(self) -> str:
+        left_out = {"checksum"} if self.made_by else {"checksum", "made_by"}  # that an earlier release did not know
         # As it is read again: JSON makes texts of keys that are numbers.
-        return fingerprint_of(json.loads(json.dumps(self.model_dump(mode="json", exclude={"checksum"}))))
+        return fingerprint_of(json.loads(json.dumps(self.model_dump(mode="json", exclude=left_out))))
 
     @property
     def num_bytes(self) -> int:
@@ -159,3 +165,18 @@ def package_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def described_files(folder: Path) -> Iterator[StoredFile]:
+    """Describe what lies in a folder, once it is on the disk."""
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        assert path.name != MANIFEST, f"{path}: a manifest is written by the store alone"
+        flush_to_disk(path)
+        is_table = path.suffix == ".parquet"
+        yield StoredFile(
+            name=path.relative_to(folder).as_posix(),
+            num_bytes=path.stat().st_size,
+            sha256=sha256_of(path),
+            num_rows=pq.read_metadata(path).num_rows if is_table else None,
+            columns={field.name: str(field.type) for field in pq.read_schema(path)} if is_table else {},
+        )

@@ -41,6 +41,7 @@ class SqlCheck:
         parameters: the values that its parameters are bound to.
         screen: where it returns no row, `sql` would return none; None where nothing cheaper than `sql` tells.
         selections: of which selections it speaks; None where of all.
+        is_of_columns: whether it is a generic one, which looks at columns alone.
     """
 
     name: str
@@ -51,6 +52,7 @@ class SqlCheck:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     screen: str | None = None
     selections: Trait | None = None
+    is_of_columns: bool = False
 
     @property
     def queries(self) -> tuple[str, ...]:
@@ -97,7 +99,17 @@ def generic_check(model: str, column: str | None, test: str | Mapping[str, Any],
     except TypeError as error:
         raise SqlError(f"{where}: {name}: wrong arguments ({error})") from None
     screen = _screen_of_unique(model, columns) if build is _unique else None
-    return SqlCheck("_".join([name, *columns]), description, severity, "shard", sql, parameters, screen, selections)
+    return SqlCheck(
+        "_".join([name, *columns]),
+        description,
+        severity,
+        "shard",
+        sql,
+        parameters,
+        screen,
+        selections,
+        is_of_columns=True,
+    )
 
 
 def _unique(model: str, columns: list[str]) -> tuple[str, dict[str, Any], str]:

@@ -34,9 +34,11 @@ from miniplm_assets.storage.manifest import (
     CheckOutcome,
     Manifest,
     StoredFile,
+    described_files,
     package_versions,
     read_manifest,
 )
+from miniplm_assets.storage.set_aside import EARLIER, Ground, come_back
 
 # Where results are made, beside the names of the assets.
 WORK: Final = ".work"
@@ -118,6 +120,7 @@ class Draft:
         facts: what is reported of it: JSON values, kept in the manifest.
         checks: outcomes of the asset checks.
         seconds: what making it took, where that is not the time that went by: a share of a device's.
+        made_by: who makes it: `run` and `device`, as far as they are known.
     """
 
     recipe: Recipe
@@ -127,6 +130,7 @@ class Draft:
     facts: dict[str, Any] = field(default_factory=dict)
     checks: list[CheckOutcome] = field(default_factory=list)
     seconds: float | None = None
+    made_by: dict[str, str] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
 
 
@@ -217,14 +221,15 @@ class Store:
             StoreError: if the warehouse cannot be written, or the disk is full.
         """
         found = self.find(recipe)
-        folder = self._work_folder(recipe)
+        folder = self.work_folder(recipe.kind, recipe.fingerprint)
         if found is not None:
             # What a process left that was killed after it had published, and before it had tidied up.
             shutil.rmtree(folder, ignore_errors=True)
             return found
         try:
             lock = self._lock(recipe, folder, report)
-            found = self.find(recipe)  # another run may have made it while this one waited
+            # Another run may have made it while this one waited; or it was set aside, and still holds.
+            found = self.find(recipe) or self._back(recipe, folder)
             if found is not None:
                 shutil.rmtree(folder, ignore_errors=True)
                 lock.close()
@@ -237,6 +242,13 @@ class Store:
             explain_fault(error, recipe.describe(), self.root)
             raise
         return draft
+
+    def bring_back(self, recipe: Recipe) -> None:
+        """Put a result back that was set aside, if it still holds; see `set_aside`."""
+        folder = self.work_folder(recipe.kind, recipe.fingerprint)
+        if self.find(recipe) is None and (folder / EARLIER).exists():
+            with self._lock(recipe, folder, None):
+                self._back(recipe, folder)
 
     def publish(self, draft: Draft) -> Result:
         """Put a finished draft in its place, its manifest last, and let go of its lock.
@@ -251,12 +263,13 @@ class Store:
             kind=recipe.kind,
             fingerprint=recipe.fingerprint,
             ingredients=recipe.ingredients,
-            files=tuple(_describe_files(draft.path)),
+            files=tuple(described_files(draft.path)),
             facts=draft.facts,
             checks=tuple(draft.checks),
             seconds=round(seconds, 3),
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
             versions=package_versions(),
+            made_by=draft.made_by,
         ).sealed()
         write_json(draft.path / MANIFEST, manifest.model_dump(mode="json"))
         final = self.root / recipe.key / recipe.fingerprint
@@ -317,8 +330,15 @@ class Store:
             self._places[kind] = sorted(self.root.glob(f"*/{kind}"))
         return self._places[kind]
 
-    def _work_folder(self, recipe: Recipe) -> Path:
-        return self.root / WORK / f"{recipe.kind}-{recipe.fingerprint}"
+    def work_folder(self, kind: str, fingerprint: str) -> Path:
+        """Return the folder that a result is made in."""
+        return self.root / WORK / f"{kind}-{fingerprint}"
+
+    def _back(self, recipe: Recipe, folder: Path) -> Result | None:
+        def find(ground: Ground) -> Result | None:
+            return self.lookup(ground.key, ground.kind, ground.fingerprint)
+
+        return self.find(recipe) if come_back(folder, self.root / recipe.key / recipe.fingerprint, find) else None
 
     def _lock(self, recipe: Recipe, folder: Path, report: Callable[[str], None] | None) -> IO[str]:
         """Take the lock of one result; the system lets go of it when the process ends, however it ends."""
@@ -329,17 +349,3 @@ class Store:
                 report(f"{recipe.describe()}: another run is making it; waiting for that")
 
         return take_lock(folder / LOCK, tell)
-
-
-def _describe_files(folder: Path) -> Iterator[StoredFile]:
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        assert path.name != MANIFEST, f"{path}: a manifest is written by the store alone"
-        flush_to_disk(path)
-        is_table = path.suffix == ".parquet"
-        yield StoredFile(
-            name=path.relative_to(folder).as_posix(),
-            num_bytes=path.stat().st_size,
-            sha256=sha256_of(path),
-            num_rows=pq.read_metadata(path).num_rows if is_table else None,
-            columns={field.name: str(field.type) for field in pq.read_schema(path)} if is_table else {},
-        )

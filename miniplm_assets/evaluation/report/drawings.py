@@ -24,6 +24,11 @@ CHARACTERS_OF_A_BOX = 26
 BOXES_BESIDE = 5
 COLUMN_WIDTH, COLUMN_GAP = 262, 150
 CHARACTERS_OF_A_COLUMN = 36
+# Of a drawing that stands by itself.
+PLAIN_FONT: Final = "font:12px sans-serif"
+PLAIN_LOOKS: Final = (
+    "text{fill:#888}.head{font-weight:bold;fill:#47a}.arrow{fill:none;stroke:#aaa}.box{fill:none;stroke:#888}"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,6 +198,15 @@ def _svg(width: int, height: int, drawn: Sequence[Markup], *, name: str, title: 
     )
     opened = head.format(w=width, h=height, n=name, t=visible(title), a=visible(about))
     return opened + Markup("").join(drawn) + Markup("</svg>")
+
+
+def as_document(drawing: Markup) -> str:
+    """Return a drawing as a document of its own, for where no page gives it its looks; grey is read on any ground."""
+    return (
+        str(drawing)
+        .replace("<svg ", f"<svg xmlns='http://www.w3.org/2000/svg' style='{PLAIN_FONT}' ", 1)
+        .replace("<title", f"<style>{PLAIN_LOOKS}</style><title", 1)
+    )
 
 
 def _cut(text: str, most: int) -> str:

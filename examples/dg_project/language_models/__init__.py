@@ -1,0 +1,1 @@
+"""A project of Dagster that trains language models beside whatever else it does."""

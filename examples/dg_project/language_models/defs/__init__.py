@@ -1,0 +1,1 @@
+"""What the project defines: a folder each."""

@@ -1,0 +1,152 @@
+"""What the pages of a selection's tables say: what is kept, what the cutoff is, and what stands highest and lowest."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import polars as pl
+
+from miniplm_assets.evaluation.report.drawings import as_document, column_lineage
+from miniplm_assets.kinds.agreement import CUTOFF
+from miniplm_assets.kinds.parameters import WORDS_OF_UNIT
+from miniplm_assets.lineage.facts_page import page_of_facts
+from miniplm_assets.lineage.kind import Node
+from miniplm_assets.lineage.page import Drawing, Entry, Lines, Page, Rows, amount, percent
+from miniplm_assets.lineage.work import Work
+from miniplm_assets.storage.store import Result
+
+EXTREMES: Final = "extreme_sequences"
+NUM_TEXTS: Final = 3
+# Of each text: three of them are read at once, and six fit into a page.
+CHARACTERS_OF_A_TEXT: Final = 110
+
+
+def page_of_model(work: Work[Any], result: Result) -> Page:
+    """Return the page of a table that SQL makes, with where its columns come from."""
+    own = PAGES.get(work.node.kind.name)
+    page = page_of_facts(result.facts) if own is None else own(work, result)
+    drawing = lineage_drawing(work.node)
+    more: dict[str, Entry] = {} if drawing is None else {"column lineage": drawing}
+    return Page(outcome=page.outcome, made_of={**page.made_of, **more})
+
+
+def lineage_drawing(node: Node[Any]) -> Drawing | None:
+    """Return a drawing of which columns of its inputs each column of a table is computed from; None where none is."""
+    sources = {
+        column: [(node.inputs[role], source) for role, source in pairs if role in node.inputs]
+        for column, pairs in node.kind.column_sources.items()
+    }
+    if not any(sources.values()):
+        return None
+    title = f"Where each column of {node.key} comes from"
+    return Drawing({title: as_document(column_lineage(node.key, sources, name="columns", title=title))})
+
+
+def _cutoff(work: Work[Any], result: Result) -> Page:
+    return Page(outcome={"outcome": _kept_in_words(result.facts), **_extremes_of(work)}, made_of=_asked(work))
+
+
+def _refined(work: Work[Any], result: Result) -> Page:
+    key = work.node.inputs.get(CUTOFF)
+    facts = {} if key is None else work.input(CUTOFF).facts
+    outcome: dict[str, Entry] = {"outcome": _kept_in_words(facts)} if facts else {}
+    files = [[file.name.removesuffix(".parquet"), file.num_rows, _mb(file.num_bytes)] for file in result.manifest.files]
+    outcome |= _extremes_of(work)
+    return Page(outcome=outcome, made_of={**_asked(work), "files": Rows(("corpus file", "sequences", "MB"), files)})
+
+
+def _kept_in_words(facts: Mapping[str, Any]) -> str:
+    """Return a cutoff as a sentence."""
+    cutoff, unit = facts["cutoff_difference"], WORDS_OF_UNIT[facts["rank_by"]]
+    if cutoff is None:
+        return "Nothing was there to rank."
+    kept, candidates = facts["num_kept"], facts["num_candidates"]
+    tokens, of_tokens = facts["num_kept_tokens"], facts["num_candidate_tokens"]
+    return (
+        f"Kept are {amount(kept)} of {amount(candidates)} candidate sequences ({percent(kept, candidates)}), "
+        f"{amount(tokens)} of {amount(of_tokens)} tokens ({percent(tokens, of_tokens)}). "
+        f"The cutoff is {cutoff:.6g} {unit}: what ranks as high or higher is kept."
+    )
+
+
+def _asked(work: Work[Any]) -> dict[str, Entry]:
+    settings = work.settings.model_dump(exclude_none=True)
+    rows = [[name.replace("_", " "), str(value)] for name, value in settings.items() if value not in ((), {})]
+    return {"settings asked for": Rows(("setting", "value"), rows)} if rows else {}
+
+
+def _extremes_of(work: Work[Any]) -> dict[str, Entry]:
+    """Return the highest and the lowest texts of a selection, where they are stored by now."""
+    key = f"{work.node.names[0]}/{EXTREMES}"
+    if key not in work.pipeline.graph:
+        return {}
+    stored = work.pipeline.store.find(work.fingerprints.recipe(key))
+    return {"highest and lowest texts": f"on the page of {key}"} if stored is None else _texts(stored)
+
+
+def _extremes(_work: Work[Any], result: Result) -> Page:
+    rows = result.facts.get("rows", [])
+    every = [[row["extreme"], row["rank_difference"], row["domain"], row["num_tokens"], row["text"]] for row in rows]
+    columns = ("extreme", "rank", "domain", "tokens", "text")
+    return Page(outcome={**_texts(result), "all of them": Rows(columns, every, is_aside=True)})
+
+
+def _texts(result: Result) -> dict[str, Entry]:
+    rows = result.facts.get("rows", [])
+    return {
+        f"{NUM_TEXTS} {extreme}": Rows(
+            ("rank", "domain", "text"),
+            [
+                [row["rank_difference"], row["domain"], " ".join(row["text"].split())[:CHARACTERS_OF_A_TEXT]]
+                for row in rows
+                if row["extreme"] == extreme
+            ][:NUM_TEXTS],
+        )
+        for extreme in ("highest", "lowest")
+    }
+
+
+def _shift(_work: Work[Any], result: Result) -> Page:
+    rows = sorted(result.facts.get("rows", []), key=lambda row: row["token_share_change"])
+    table = [
+        [
+            row["domain"],
+            percent(row["share_of_candidate_tokens"]),
+            percent(row["share_of_kept_tokens"]),
+            percent(row["kept_share_of_domain"]),
+            row["mean_difference_nats_per_token"],
+        ]
+        for row in rows
+    ]
+    columns = ("domain", "of candidate tokens", "of kept tokens", "sequences kept", "mean difference, nats / token")
+    outcome: dict[str, Entry] = {"domains, by change of share": Rows(columns, table)} if rows else {}
+    if rows:
+        least, most = rows[0], rows[-1]
+        outcome = {
+            "outcome": f"The selection cut {least['domain']} from {percent(least['share_of_candidate_tokens'])} to "
+            f"{percent(least['share_of_kept_tokens'])} of the tokens, and raised {most['domain']} from "
+            f"{percent(most['share_of_candidate_tokens'])} to {percent(most['share_of_kept_tokens'])}."
+        } | outcome
+    return Page(outcome=outcome)
+
+
+def _distribution(_work: Work[Any], result: Result) -> Page:
+    rows = pl.read_parquet([result.folder / file.name for file in result.described("*.parquet")]).sort("bin_start_nats")
+    middles = rows["bin_start_nats"].to_list()
+    lines: dict[str, Sequence[tuple[float, float]]] = {
+        "candidates": list(zip(middles, rows["num_candidates"].to_list(), strict=True)),
+        "kept": list(zip(middles, rows["num_kept"].to_list(), strict=True)),
+    }
+    return Page(outcome={"sequences by rank": Lines(lines, x="what the selection ranks by")})
+
+
+def _mb(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:.2f}"
+
+
+PAGES: Final[Mapping[str, Callable[[Work[Any], Result], Page]]] = {
+    CUTOFF: _cutoff,
+    "refined_corpus": _refined,
+    EXTREMES: _extremes,
+    "domain_shift": _shift,
+    "score_distribution": _distribution,
+}

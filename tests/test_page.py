@@ -1,0 +1,164 @@
+"""The page of an asset: nothing is wider than a screen, what is short stands in place, the bookkeeping is last."""
+# ruff: noqa: F811
+
+import re
+from dataclasses import replace
+from types import SimpleNamespace
+from xml.etree import ElementTree as ET
+
+import dagster as dg
+import pytest
+
+from miniplm_assets.assets.asset_page import describe
+from miniplm_assets.assets.checks import COLUMNS_ARE_AS_DESCRIBED, check_results, check_specs
+from miniplm_assets.assets.observing import Observing
+from miniplm_assets.assets.pages import BEHIND_A_BUTTON, MAX_WORD_CHARACTERS, behind_a_button, shown
+from miniplm_assets.evaluation.small_chart import small_chart
+from miniplm_assets.lineage.facts_page import page_of_facts
+from miniplm_assets.lineage.kind import Check
+from miniplm_assets.lineage.page import Lines, Rows, amount, seconds_in_words
+from miniplm_assets.storage.manifest import CheckOutcome, Manifest
+from tests.test_work import LENGTHS, make_lengths, work  # noqa: F401 (a fixture)
+
+
+def test_what_came_out_is_first_and_the_bookkeeping_last(work):
+    one = work("lengths")
+    page = describe(one, make_lengths(one))
+    assert list(page) == ["by", "figures", "made", "shards", "columns", "dagster/row_count", "bookkeeping"]
+    assert "All 2 corpus files were computed in this run" in page["made"]
+    assert "| a.jsonl | 2 | computed |" in page["shards"].md_str
+    kept = page["bookkeeping"].value
+    assert (kept["num_results_computed"], kept["facts"]["num_rows"]) == (2, 5)
+
+
+def test_what_is_found_stored_says_when_it_was_made_and_by_which_run(work):
+    one = work("lengths")
+    one.run.run_id = "0123456789ab"
+    created_at = make_lengths(one).manifest.created_at
+    again = work("lengths")
+    page = describe(again, make_lengths(again))
+    made = page["made"].md_str
+    assert made.startswith("Nothing was computed. All 2 corpus files were found stored, as made on ")
+    assert created_at[:16].replace("T", " ") in made
+    assert "[01234567](/runs/0123456789ab)" in made
+    assert "| found stored |" in page["shards"].md_str
+
+
+def test_a_manifest_of_an_earlier_release_is_as_whole_as_it_was():
+    ingredients = {"kind": "k", "inputs": {}}
+    content = {
+        "key": "k", "kind": "k", "fingerprint": "?", "ingredients": ingredients, "files": (), "facts": {},
+        "seconds": 1.0, "created_at": "2026-01-01T00:00:00+00:00", "versions": {},
+    }  # fmt: skip
+    from miniplm_assets.core.recipe import fingerprint_of
+
+    content["fingerprint"] = fingerprint_of(ingredients)
+    # As that release worked the checksum out, which knew no `made_by`.
+    as_it_was = content | {"format": 2, "files": [], "checks": []}
+    sealed = Manifest.model_validate(content | {"checksum": fingerprint_of(as_it_was)})
+    assert sealed.made_by == {}
+    with pytest.raises(ValueError, match="own checksum"):
+        Manifest.model_validate(content | {"made_by": {"run": "r"}, "checksum": fingerprint_of(as_it_was)})
+
+
+def test_no_word_of_a_page_is_wider_than_a_screen():
+    path = "/a/very/long/path/" + 200 * "x"
+    for entry in (path, Rows(("file",), [[path]]), f"**found** {path}"):
+        for value in shown("it", entry).values():
+            text = value if isinstance(value, str) else value.md_str
+            assert max(map(len, re.split(r"[\s\u200b]", text))) <= MAX_WORD_CHARACTERS + 2
+            assert path in text.replace("\u200b", "")
+
+
+def test_what_is_short_stands_in_place_and_what_is_bookkeeping_never_does():
+    few = shown("t", Rows(("a", "b, nats"), [["x", 1234.5], ["y", 1_234_567]]))["t"]
+    assert few.md_str.splitlines()[1:] == ["| --- | ---: |", "| x | 1,234 |", "| y | 1,234,567 |"]
+    texts = shown("t", Rows(("text",), [[150 * "ab "] for _ in range(6)]))["t"]
+    assert isinstance(texts, dg.TableMetadataValue) and len(texts.records) == 6
+    link = shown("t", Rows(("text",), [["write to me@example.org"]]))["t"]
+    assert isinstance(link, dg.TableMetadataValue)  # Markdown would make a link of what a corpus holds
+    assert len(behind_a_button({"a": 1}).md_str) >= BEHIND_A_BUTTON
+    with pytest.raises(AssertionError, match="6 columns"):
+        Rows(tuple("abcdef"), [])
+
+
+@pytest.mark.parametrize("num_lines", [1, 2, 4])
+def test_a_chart_of_a_few_lines_stands_in_place(num_lines):
+    lines = {
+        f"a <student> {place}": [(step * 1e6, 8 / (step + place + 1)) for step in range(99)]
+        for place in range(num_lines)
+    }
+    (chart,) = shown("loss", Lines(lines, x="tokens")).values()
+    assert len(chart.md_str) < BEHIND_A_BUTTON and chart.md_str.startswith("![loss](<data:image/svg+xml,")
+
+
+def test_a_chart_has_its_ends_where_they_are():
+    root = ET.fromstring(small_chart({"one": [(0, 1.0), (5, 3.0), (10, 2.0)]}, x="steps", num_points=3))
+    path = next(one.get("d") for one in root.findall("{*}path") if one.get("stroke") == "#47a")
+    # From the lower left corner to the top in the middle, then half way down at the right end.
+    assert path == "M42,130l124,-116 124,58"
+    assert [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")] == ["3", "1", "0", "10", "steps"]
+
+
+def test_facts_of_a_kind_without_a_page_of_its_own_are_all_in_place():
+    page = page_of_facts(
+        {"num_rows": 3, "verdict": "**Go.** now", "by_split": {"a": 1}, "rows": [{"x": 1, "y": "b"}], "pieces": []}
+    )
+    assert list(page.outcome) == ["verdict", "by split", "rows", "figures"]
+
+
+def test_numbers_are_written_for_a_reader():
+    assert [amount(one) for one in (800034, 4.619012, 12345.6, True, None)] == [
+        "800,034",
+        "4.619",
+        "12,346",
+        "yes",
+        "none",
+    ]
+    assert [seconds_in_words(one) for one in (0.312, 42.4, 200, 18_180)] == [
+        "0.31 s",
+        "42 s",
+        "3 min 20 s",
+        "5 h 3 min",
+    ]
+
+
+def test_a_long_step_observes_its_asset_now_and_then(work, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("miniplm_assets.assets.observing.time.monotonic", lambda: now[0])
+    events = []
+    context = SimpleNamespace(asset_key=dg.AssetKey("lengths"), log_event=events.append)
+    observing = Observing(context)
+    one = work("lengths")
+    make_lengths(one)
+    for second, line in ((10, "too early"), (61, "step 1 of 9"), (70, "too early again"), (130, "step 5 of 9")):
+        now[0] = second
+        observing.tell(line)
+    assert [event.metadata["progress"].value for event in events] == ["step 1 of 9", "step 5 of 9"]
+    del one.tally.pieces["b.jsonl"]
+    now[0] = 200
+    observing.see(one.tally, ["a.jsonl", "b.jsonl"])
+    assert events[-1].metadata["progress"].value == "1 of 2 are there"
+    assert events[-1].metadata["pieces"].value.splitlines()[-1] == "| b.jsonl |  | to do |  |  |"
+
+
+def test_checks_of_columns_are_one_that_names_what_failed():
+    kind = replace(
+        LENGTHS,
+        checks=(
+            Check("not_null_a", "a is.", is_of_columns=True),
+            Check("unique_a", "one a.", is_of_columns=True),
+            Check("pairs", "p"),
+        ),
+    )
+    assert [spec.name for spec in check_specs(kind, dg.AssetKey("x"))] == ["pairs", COLUMNS_ARE_AS_DESCRIBED]
+
+    def results(**passed):
+        return check_results(
+            kind, [CheckOutcome(name=name, passed=ok, description="why") for name, ok in passed.items()]
+        )
+
+    fine = results(not_null_a=True, unique_a=True, pairs=True)
+    assert [(one.check_name, one.passed) for one in fine] == [("pairs", True), (COLUMNS_ARE_AS_DESCRIBED, True)]
+    wrong = results(not_null_a=True, unique_a=False, pairs=True)[1]
+    assert not wrong.passed and wrong.severity == dg.AssetCheckSeverity.ERROR and wrong.description == "unique_a: why"
