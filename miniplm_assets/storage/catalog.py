@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 import duckdb
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from miniplm_assets.storage.files import beside, flush_to_disk, path_for_duckdb
@@ -158,7 +159,8 @@ def _statements(tables: Sequence[CatalogTable], warehouse: Path) -> Iterator[str
     shown = [table for table in tables if any(table.files.values())]
     for table in shown:
         kind = "table" if table.is_copied else "view"
-        has_texts = TEXTS in table.columns and TEXTS in _columns_of(table)
+        # In a table of statistics it is a word: which texts they are of.
+        has_texts = TEXTS in table.columns and pa.types.is_nested(_columns_of(table).get(TEXTS, pa.null()))
         guarded = "" if table.is_copied else f" where {_is_in_place(warehouse)}"
         columns = f"*, array_to_string({TEXTS}, chr(10) || chr(10)) as {TEXT}" if has_texts else "*"
         yield f"create {kind} {_identifier(table.name)} as select {columns} from ({_union(table)}){guarded}"  # noqa: S608
@@ -209,8 +211,9 @@ def _is_in_place(warehouse: Path) -> str:
     )
 
 
-def _columns_of(table: CatalogTable) -> set[str]:
-    return {name for paths in table.files.values() for path in paths[:1] for name in pq.read_schema(path).names}
+def _columns_of(table: CatalogTable) -> dict[str, pa.DataType]:
+    schemas = [pq.read_schema(path) for paths in table.files.values() for path in paths[:1]]
+    return {declared.name: declared.type for schema in schemas for declared in schema}
 
 
 def _column_comment(table: str, column: str, text: str) -> str:
