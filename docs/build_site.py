@@ -20,6 +20,7 @@ LAID_OUT = (
     "CONTRIBUTING.md",
     "README.md",
     "docs",
+    "examples",
     "experiments",
     "tests/model_types.json",
 )
