@@ -348,7 +348,7 @@ def test_another_seed_costs_itself_and_every_seed_is_compared(copy_of_tiny):
         one = materialisations[f"miniplm/{kind}"]
         assert (value(one, "num_results_computed"), value(one, "num_results_reused")) == (1, 1)
         assert "| seed | rows | state | seconds | device |" in value(one, "seeds")
-        assert "found stored" in value(one, "seeds") and "computed in this run" in value(one, "made")
+        assert "| stored |" in value(one, "seeds") and "computed in this run" in value(one, "made")
     folders = [
         pipeline.store.require(recipe).folder
         for recipe in pipeline.latest_fingerprints().pieces("miniplm/student_checkpoint").values()
