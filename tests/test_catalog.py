@@ -170,3 +170,17 @@ def test_pieces_are_told_apart_by_their_seed_and_absent_columns_have_no_comment(
             "seed": "Which seed of the experiment file.",
             "loss": "in nats",
         }
+
+
+def test_a_column_texts_that_holds_a_single_word_is_left_as_it_is(tmp_path: Path):
+    lists, words = tmp_path / "lists.parquet", tmp_path / "words.parquet"
+    pl.DataFrame({"texts": [["one", "two"]]}).write_parquet(lists)
+    pl.DataFrame({"texts": ["candidates"]}).write_parquet(words)
+    tables = [
+        CatalogTable(name=path.stem, description="", columns={"texts": "of it"}, files={(): [path]})
+        for path in (lists, words)
+    ]
+    write_catalog(tmp_path / "warehouse.duckdb", tables, warehouse=tmp_path)
+    with duckdb.connect(str(tmp_path / "warehouse.duckdb"), read_only=True) as reader:
+        assert reader.execute("select text from lists").fetchall() == [("one\n\ntwo",)]
+        assert reader.execute("select * from words").fetchall() == [("candidates",)]
