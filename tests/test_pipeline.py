@@ -580,9 +580,9 @@ def test_a_full_disk_is_named_and_what_is_stored_stays(copy_of_tiny, monkeypatch
     """The disk fills up while the refined corpus is written; space comes back, and only the rest is made."""
     path = copy_of_tiny / "experiment.yaml"
     path.write_text(path.read_text().replace("keep_fraction: 0.5", "keep_fraction: 0.25"))
-    import miniplm_assets.storage.store as store_module
+    import miniplm_assets.storage.manifest as module
 
-    original = store_module.flush_to_disk
+    original = module.flush_to_disk
 
     def full(file):
         if file.suffix == ".parquet" and any(part.startswith("refined_corpus-") for part in file.parts):
@@ -590,7 +590,7 @@ def test_a_full_disk_is_named_and_what_is_stored_stays(copy_of_tiny, monkeypatch
                 device.write(b"x")
         original(file)
 
-    monkeypatch.setattr(store_module, "flush_to_disk", full)
+    monkeypatch.setattr(module, "flush_to_disk", full)
     assert "is full" in failure(path)
     monkeypatch.undo()
     _, materialisations, _ = materialise(path)

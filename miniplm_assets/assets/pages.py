@@ -35,7 +35,7 @@ MAX_SHOWN_ROWS: Final = 200
 MAX_SHOWN_CHARACTERS: Final = 50_000
 MAX_CELL_CHARACTERS: Final = 500
 # What Markdown takes for more than itself; an underscore inside a word it does not.
-MARKUP: Final = re.compile(r"[\\`*\[\]<>|~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+MARKUP: Final = re.compile(r"[\\`*\[\]<>|~$]|(?<![A-Za-z0-9\u200b])_|_(?![A-Za-z0-9\u200b])")
 # Of a cell: five of them are beside one another. A break is made only where there is no room.
 MAX_CELL_WORD_CHARACTERS: Final = 12
 CELL_WORD: Final = re.compile(rf"[^\s\u200b]{{{MAX_CELL_WORD_CHARACTERS + 1},}}")
