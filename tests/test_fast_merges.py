@@ -21,6 +21,8 @@ from miniplm_assets.corpus.fast_merges import LLAMA_3, O200K, PROVEN, QWEN, QWEN
 from miniplm_assets.corpus.tokenizer import WORDS
 from miniplm_assets.experiment import DemoSource
 
+pytestmark = pytest.mark.long
+
 END = "<|endoftext|>"
 # What the ByteLevel pre-tokenizer cuts by, unless it is told not to.
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -161,7 +163,9 @@ def test_the_tokenizers_that_are_trained_here_are_cut_by_a_proven_expression():
 @pytest.mark.parametrize("backwards", [False, True])
 def test_every_short_text_of_one_character_of_each_kind_is_cut_the_same(named, backwards):
     tokenizer = cuts_of(EXPRESSIONS[named], backwards=backwards)
-    texts = ("".join(kinds) for length in (1, 2, 3) for kinds in product(KINDS, repeat=length))
+    # What follows a character of several bytes, or comes before it, is seen in either order.
+    kinds = [kind for kind in KINDS if kind.isascii()] if backwards else KINDS
+    texts = ("".join(several) for length in (1, 2, 3) for several in product(kinds, repeat=length))
     assert differing(tokenizer, texts) == []
     generator = random.Random(5)  # and longer ones, since the faster library looks at many bytes at once
     longer = ("".join(generator.choices(KINDS, k=generator.randrange(4, 150))) for _ in range(300))
