@@ -36,7 +36,7 @@ def experiment_file(tmp_path):
 
 
 def job_of(pipeline):
-    definitions = dg.Definitions(build_assets(pipeline), executor=in_process_executor)
+    definitions = dg.Definitions(build_assets(pipeline), executor=in_process_executor(pipeline))
     return definitions.resolve_implicit_global_asset_job_def()
 
 

@@ -22,6 +22,7 @@ from miniplm_assets.lineage.plan import plan
 from miniplm_assets.lineage.snapshot import look, make_latest, write_listing
 from miniplm_assets.lm.device_speed import DeviceSpeed
 from miniplm_assets.storage import leases
+from miniplm_assets.storage.curves import EventFile, curves_folder
 from tests.corpora import tiny_experiment, write_experiment, write_shard
 
 PAPER = PROJECT / "experiments" / "paper.yaml"
@@ -277,6 +278,21 @@ def test_prune_lists_first_and_deletes_what_nobody_refers_to_when_told(experimen
     for folder in (kept.folder, in_use, to_go_on):
         assert folder.exists()
     assert store.find(wanted) is not None
+
+
+def test_prune_deletes_the_curves_of_other_results_alone(experiment, capsys):
+    pipeline = open_pipeline(experiment)
+    scores = pipeline.latest_fingerprints().recipe("large/teacher_scores")
+    older = replace(scores, code_version="an older one")
+    kept, old = (curves_folder(pipeline.store.root, recipe) for recipe in (scores, older))
+    for folder in (kept, old):
+        with EventFile(folder, pytest.fail) as file:
+            file.add(1, {"loss": 2.0})
+    assert main(["prune", str(experiment)]) == 0
+    printed = capsys.readouterr().out
+    assert str(old) in printed and str(kept) not in printed and "1 curves of others" in printed
+    assert main(["prune", str(experiment), "--delete"]) == 0
+    assert list(kept.iterdir()) and not old.exists()
 
 
 def test_prune_straight_after_a_change_of_the_corpus_offers_nothing_that_has_no_successor(experiment, tmp_path, capsys):

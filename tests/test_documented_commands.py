@@ -49,6 +49,7 @@ ELSEWHERE = {
     "mkdir": "of the system",
     "systemctl": "needs systemd, and root",
     "tar": "of the system; tests/test_catalog.py moves a warehouse",
+    "tensorboard": "is not installed with this project; tests/test_curves.py reads what it shows",
 }
 # Commands of this project whose words are parsed alone.
 PARSED_ALONE = {

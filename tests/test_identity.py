@@ -503,6 +503,7 @@ for _name, _default, _other in (
     ("num_held_out_sequences", 512, 7),
     ("sequences_per_device", None, 1),
     ("checkpoint_minutes", 10.0, 1.0),
+    ("reporters", (), ["wandb"]),
 ):
     # The comparison alone says where a student was measured less than the file asks for.
     _shown = COMPARISON if _name.startswith("num_") else NOTHING

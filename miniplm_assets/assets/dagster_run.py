@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, cached_property, partial
@@ -9,12 +10,14 @@ from typing import Final
 
 import dagster as dg
 
+from miniplm_assets.assets.bars import SECONDS_BETWEEN_LINES, bars_that_are_up
 from miniplm_assets.assets.device_lock import device_lock
 from miniplm_assets.assets.gone_runs import report_gone_runs
 from miniplm_assets.assets.observing import Observing
 from miniplm_assets.assets.run_tags import DEFINITION_TAG, SEEN_TAG, SNAPSHOT_TAG, put_down
 from miniplm_assets.assets.stopping import kept_handlers, stopped_by_signals
 from miniplm_assets.core.errors import ExperimentError
+from miniplm_assets.core.progressed import Progressed
 from miniplm_assets.core.stop import Stop
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS
 from miniplm_assets.lineage.pipeline import Pipeline
@@ -41,6 +44,7 @@ class DagsterRun:
         self.stop = Stop()
         self.run_id: str | None = context.run.run_id
         self._observing = Observing(context)
+        self._told = time.monotonic()  # the last line of progress
 
     def stoppable(self, key: str) -> AbstractContextManager[None]:
         """Let signals stop the work on an asset."""
@@ -57,13 +61,24 @@ class DagsterRun:
             return
         while not self.errands.empty():
             self.errands.get()()
-        self._context.log.info(line)
+        if not isinstance(line, Progressed) or self._is_told(line):
+            self._context.log.info(line)
         self._observing.tell(line)
         self._look()
 
     def progressed(self, tally: Tally, pieces: Sequence[str]) -> None:
         """Show how far an asset in pieces is, as an observation of it."""
         self._observing.see(tally, pieces)
+
+    def _is_told(self, line: Progressed) -> bool:
+        """Show a line of progress in the bars, if there are any; say whether it is also one for the log."""
+        up = bars_that_are_up()
+        if up is not None:
+            up.show(line)
+        is_told = time.monotonic() - self._told >= SECONDS_BETWEEN_LINES or line.done == line.total > 1
+        if is_told:
+            self._told = time.monotonic()
+        return is_told
 
     def _look(self) -> None:
         if not self.stop.is_held:

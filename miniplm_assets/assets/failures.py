@@ -13,6 +13,7 @@ import dagster as dg
 from dagster._core.errors import DagsterUserCodeProcessError
 from dagster_shared.error import SerializableErrorInfo
 
+from miniplm_assets.assets.bars import bars_that_are_up
 from miniplm_assets.core.doors import cause_of
 from miniplm_assets.core.errors import MiniplmError, TransientError
 
@@ -104,6 +105,9 @@ def _without_repetition(record: logging.LogRecord) -> bool:
     told = getattr(record, "dagster_meta", {})
     if str(told.get("orig_message")).startswith("Dependencies for step"):
         return False  # a line for each asset behind the one that failed; the UI shows them
+    up = bars_that_are_up()
+    if up is not None and up.has(str(told.get("orig_message"))):
+        return False
     event = told.get("dagster_event")
     if event is not None and event.event_type == dg.DagsterEventType.RUN_FAILURE:
         record.msg = str(record.msg).partition("\n\n")[0]  # the error stands behind an empty line

@@ -16,8 +16,10 @@ import dagster as dg
 
 from miniplm_assets.assets.failures import WithoutTraceError
 from miniplm_assets.assets.gone_runs import note_process, report_gone_runs
+from miniplm_assets.assets.run_progress import RunProgress
 from miniplm_assets.assets.run_tags import is_put_down, put_down
 from miniplm_assets.core.stop import Stop, Stopped
+from miniplm_assets.lineage.pipeline import Pipeline
 
 Handler = Callable[[int, FrameType | None], None]
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -110,9 +112,14 @@ def _note(_number: int, _frame: FrameType | None) -> None:
 class CancellingExecutor(dg.Executor):
     """An executor whose interrupted runs read as cancelled: Dagster calls those failed that its UI did not cancel."""
 
-    def __init__(self, inner: dg.Executor) -> None:
-        """Let `inner` do the work."""
-        self._inner = inner
+    def __init__(self, inner: dg.Executor, pipeline: Pipeline) -> None:
+        """Let `inner` do the work.
+
+        Args:
+            inner: of Dagster.
+            pipeline: the experiment.
+        """
+        self._inner, self._pipeline = inner, pipeline
 
     @property
     def retries(self) -> Any:
@@ -129,9 +136,11 @@ class CancellingExecutor(dg.Executor):
         _came_between.clear()
         report_gone_runs(plan_context.instance)
         note_process(plan_context.instance, plan_context.run_id)
+        progress = RunProgress(self._pipeline, plan_context, execution_plan)
         try:
-            with _handlers(_note):
+            with _handlers(_note), progress.shown():
                 for event in self._inner.execute(plan_context, execution_plan):
+                    progress.follow(event)
                     yield event
                     # Dagster's own would raise as the next asset begins, with a trace of its insides.
                     _handle(_note)
@@ -146,15 +155,21 @@ class CancellingExecutor(dg.Executor):
             raise
 
 
-def _create_executor(context: dg.InitExecutorContext) -> dg.Executor:
-    create = dg.in_process_executor.executor_creation_fn
-    assert create is not None, "Dagster's own has one"
-    return CancellingExecutor(create(context))
+def in_process_executor(pipeline: Pipeline) -> dg.ExecutorDefinition:
+    """Return what executes the steps of a run one after the other.
 
+    Args:
+        pipeline: the experiment, which says how long they take.
+    """
 
-in_process_executor = dg.ExecutorDefinition(
-    name="in_process",
-    config_schema=dg.in_process_executor.config_schema.as_field(),
-    executor_creation_fn=_create_executor,
-    description="Execute all steps in one process; a run that a signal stops is cancelled.",
-)
+    def create(context: dg.InitExecutorContext) -> dg.Executor:
+        create_inner = dg.in_process_executor.executor_creation_fn
+        assert create_inner is not None, "Dagster's own has one"
+        return CancellingExecutor(create_inner(context), pipeline)
+
+    return dg.ExecutorDefinition(
+        name="in_process",
+        config_schema=dg.in_process_executor.config_schema.as_field(),
+        executor_creation_fn=create,
+        description="Execute all steps in one process; a run that a signal stops is cancelled.",
+    )

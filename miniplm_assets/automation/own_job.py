@@ -22,6 +22,6 @@ def own_job(pipeline: Pipeline) -> Job:
     return dg.define_asset_job(
         named(pipeline, "miniplm"),
         selection=dg.AssetSelection.assets(*keys),
-        executor_def=in_process_executor,
+        executor_def=in_process_executor(pipeline),
         description="Every asset of the experiment; what is stored is found, not computed.",
     )

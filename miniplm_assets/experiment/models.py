@@ -54,10 +54,27 @@ class TrainedTokenizer(Settings):
 TokenizerSource = Annotated[HubTokenizer | FolderTokenizer | TrainedTokenizer, Field(discriminator="source")]
 
 
+# Those of transformers, but for neptune, whose callback breaks; TensorBoard's files are written in any case.
+Reporter = Literal[
+    "azure_ml",
+    "clearml",
+    "codecarbon",
+    "comet_ml",
+    "dagshub",
+    "dvclive",
+    "flyte",
+    "kubeflow",
+    "mlflow",
+    "swanlab",
+    "trackio",
+    "wandb",
+]
+
+
 class Training(Settings):
     """How a model is trained from scratch: AdamW, linear warm-up, cosine decay."""
 
-    runtime_only: ClassVar[frozenset[str]] = frozenset({"sequences_per_device", "checkpoint_minutes"})
+    runtime_only: ClassVar[frozenset[str]] = frozenset({"sequences_per_device", "checkpoint_minutes", "reporters"})
     reporting_only: ClassVar[frozenset[str]] = frozenset({"num_evaluations", "num_held_out_sequences"})
 
     token_budget: int = Field(ge=1, description="tokens to train on; the data is repeated where it holds fewer")
@@ -89,6 +106,9 @@ class Training(Settings):
     num_held_out_sequences: int = Field(512, ge=1, description="validation sequences for those, chosen by seed")
     sequences_per_device: int | None = Field(None, ge=1, description="at once on a device; default: a whole step")
     checkpoint_minutes: float = Field(10.0, gt=0, description="at most this much work is lost to a crash")
+    reporters: tuple[Reporter, ...] = Field(
+        (), description="who is told of the losses beside TensorBoard, by transformers; each is set up by its own means"
+    )
 
 
 class LastCheckpoints(Settings):

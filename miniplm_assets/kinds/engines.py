@@ -14,6 +14,7 @@ from miniplm_assets.lm.causality import require_causal
 from miniplm_assets.lm.generator import Generator
 from miniplm_assets.lm.ray_workers import ModelSettings, RayWorkers
 from miniplm_assets.lm.scorer import Scorer, ScorerSettings
+from miniplm_assets.storage.curves import Curves, EventFile, curves_folder
 from miniplm_assets.storage.store import Draft, Result
 
 MODEL = "model"
@@ -119,9 +120,11 @@ class ShardParts(Protocol):
     """The parts that a model makes of one corpus file.
 
     Attributes:
+        num_tokens: that the parts so far hold, scored or written.
         device_seconds: what the parts so far took of a device.
     """
 
+    num_tokens: int
     device_seconds: float
 
     def works(self) -> Iterator[Callable[[], Any]]:
@@ -134,6 +137,40 @@ class ShardParts(Protocol):
         """Complete the file, and return facts of it."""
 
 
+class PassCurves:
+    """The curves of a model's way through the corpus files of an asset: its pace, and how many files are done.
+
+    Their step is the number of tokens that the model went through for the asset, in this run or before.
+    """
+
+    def __init__(self, work: Work[Any], curves: Curves) -> None:
+        """Begin.
+
+        Args:
+            work: the asset.
+            curves: take the values.
+        """
+        self._tally, self._curves = work.tally, curves
+        self._num_tokens = 0
+
+    def add(self, *, num_tokens: int, device_seconds: float) -> None:
+        """Take a part.
+
+        Args:
+            num_tokens: of the part.
+            device_seconds: that it took.
+        """
+        self._num_tokens += num_tokens
+        self._show({"pass/tokens_per_device_second": num_tokens / max(1e-9, device_seconds)})
+
+    def finish_shard(self) -> None:
+        """Take that all parts of a corpus file are there."""
+        self._show({"pass/shards_done": self._tally.num_reused + self._tally.num_computed + 1})
+
+    def _show(self, values: dict[str, float]) -> None:
+        self._curves.add(self._tally.tokens_saved + self._num_tokens, values)
+
+
 @dataclass(frozen=True)
 class ShardInTheMaking:
     """The parts of one corpus file, and what completes its draft.
@@ -142,12 +179,14 @@ class ShardInTheMaking:
         parts: of the file.
         draft: holds it.
         num_devices: of one model.
+        curves: are told how it goes.
         afterwards: done when all parts are in the file.
     """
 
     parts: ShardParts
     draft: Draft
     num_devices: int
+    curves: PassCurves
     afterwards: Callable[[], object] | None = None
 
     def works(self) -> Iterator[Callable[[], Any]]:
@@ -156,15 +195,27 @@ class ShardInTheMaking:
 
     def add(self, part: Any) -> None:
         """Write the next part."""
+        num_tokens, seconds = self.parts.num_tokens, self.parts.device_seconds
         self.parts.add(part)
+        self.curves.add(
+            num_tokens=self.parts.num_tokens - num_tokens, device_seconds=self.parts.device_seconds - seconds
+        )
 
     def finish(self) -> None:
         """Complete the draft."""
         seconds = self.parts.device_seconds
         self.draft.facts = self.parts.close() | {"device_seconds": seconds * self.num_devices}
         self.draft.seconds = seconds
+        self.curves.finish_shard()
         if self.afterwards is not None:
             self.afterwards()
+
+
+@contextmanager
+def pass_curves(work: Work[Any]) -> Iterator[PassCurves]:
+    """Open the curves of a model's way through the corpus files of an asset."""
+    with EventFile(curves_folder(work.pipeline.store.root, work.recipe), work.report) as curves:
+        yield PassCurves(work, curves)
 
 
 def begin_of_sequence_id(work: Work[Any], role: str, scoring: Scoring) -> int | None:

@@ -17,7 +17,14 @@ from miniplm_assets.corpus.tokenizer import load_tokenizer
 from miniplm_assets.experiment import Decoding, Experiment, Generation
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.costs import num_parameters_of
-from miniplm_assets.kinds.engines import MODEL, ShardInTheMaking, begin_of_sequence_id, made_on_devices, opened
+from miniplm_assets.kinds.engines import (
+    MODEL,
+    ShardInTheMaking,
+    begin_of_sequence_id,
+    made_on_devices,
+    opened,
+    pass_curves,
+)
 from miniplm_assets.kinds.models import model_key
 from miniplm_assets.kinds.pre_filter import Amount, amounts_of, num_kept_tokens
 from miniplm_assets.kinds.selection import REFINED_CORPUS
@@ -112,7 +119,7 @@ def _generate(work: Work[Continuing]) -> Result:
         vocab_size=tokenizer.vocab_size,
         max_sequence_tokens=settings.max_sequence_tokens,
     )
-    with opened(work, settings_of_model, settings_of_model.open_generator) as generator:
+    with opened(work, settings_of_model, settings_of_model.open_generator) as generator, pass_curves(work) as curves:
         device_time = DeviceTime(generator.num_devices)
 
         def begin(shard: str, draft: Draft) -> ShardInTheMaking:
@@ -130,7 +137,7 @@ def _generate(work: Work[Continuing]) -> Result:
                 target=draft.path / TABLE,
                 report=work.report,
             )
-            return ShardInTheMaking(continued, draft, decoding.tensor_parallel_size)
+            return ShardInTheMaking(continued, draft, decoding.tensor_parallel_size, curves)
 
         with PartThreads(generator.num_devices) as threads:
             return work.make_in_parts(begin, threads)

@@ -21,7 +21,7 @@ from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.costs import training_cost
 from miniplm_assets.kinds.sequences import SEQUENCES, packed_by
 from miniplm_assets.kinds.tokenizer import tokenizer_key
-from miniplm_assets.kinds.training import TRAINING_CODE, TRAINING_COLUMNS, architecture_problems, train
+from miniplm_assets.kinds.training import TRAINING_CODE, TRAINING_COLUMNS, train, training_problems
 from miniplm_assets.kinds.training_page import copied_model_page, own_model_page
 from miniplm_assets.lineage.folders import require_copied
 from miniplm_assets.lineage.kind import Blueprint, Cost, Kind, Node
@@ -206,7 +206,7 @@ def _page(work: Work[Any], result: Result) -> Page:
 
 def _problems(node: Node[Any], sizes: Sizes) -> Iterator[str]:
     if isinstance(node.settings, OwnModel):
-        yield from architecture_problems(node, sizes)
+        yield from training_problems(node, sizes)
 
 
 def _cost(node: Node[Any], sizes: Sizes, _pieces: Any) -> Cost:

@@ -31,6 +31,7 @@ from miniplm_assets.lineage.sizes import Sizes
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.lm.score_shard import Choose
 from miniplm_assets.lm.scores import TokenRule
+from miniplm_assets.storage.curves import EventFile, curves_folder
 from miniplm_assets.storage.store import Draft, Result
 from miniplm_assets.storage.tables import SCORES as SCORES_TABLE
 from miniplm_assets.training.train import TRAINING_LOG
@@ -221,9 +222,10 @@ def _make(work: Work[Learning]) -> Result:
             device=settings.device,
             tokens_per_batch=settings.tokens_per_batch,
         )
-        with work.run.device():
+        folder = curves_folder(work.pipeline.store.root, draft.recipe)
+        with work.run.device(), EventFile(folder, work.report) as curves:
             draft.facts = train_regression(
-                job, work=draft.work, target=draft.path, report=work.report, stop=work.run.stop
+                job, work=draft.work, target=draft.path, report=work.report, stop=work.run.stop, curves=curves
             )
 
     return work.make(write)

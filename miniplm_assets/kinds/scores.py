@@ -20,7 +20,14 @@ from miniplm_assets.experiment import Experiment, Scored, Scoring, Selection
 from miniplm_assets.experiment.selections import DIFFERENCE
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.costs import scoring_cost
-from miniplm_assets.kinds.engines import MODEL, ShardInTheMaking, device_in_words, made_on_devices, open_engine
+from miniplm_assets.kinds.engines import (
+    MODEL,
+    ShardInTheMaking,
+    device_in_words,
+    made_on_devices,
+    open_engine,
+    pass_curves,
+)
 from miniplm_assets.kinds.models import Who, model_key, scored_models
 from miniplm_assets.kinds.retokenised_sequences import text_scorer
 from miniplm_assets.kinds.scores_page import scores_page
@@ -179,7 +186,7 @@ def _score(one: Pass[R], work: Work[R]) -> Result:
     sequences = work.input_pieces(SEQUENCES.name)
     earlier = work.input_pieces(EARLIER) if one.is_merged else {}
     choose = None if one.choose is None else one.choose(work)
-    with open_engine(work, scoring, work.settings.max_sequence_tokens) as scorer:
+    with open_engine(work, scoring, work.settings.max_sequence_tokens) as scorer, pass_curves(work) as curves:
         device_time = DeviceTime(scorer.num_devices)
         texts = text_scorer(work, scorer, scoring, work.settings.max_sequence_tokens)
 
@@ -202,7 +209,7 @@ def _score(one: Pass[R], work: Work[R]) -> Result:
             merge = None
             if one.is_merged:
                 merge = partial(merge_scores, earlier[shard].file(SCORES_TABLE), draft.path / SCORES_TABLE)
-            return ShardInTheMaking(scores, draft, scoring.tensor_parallel_size, merge)
+            return ShardInTheMaking(scores, draft, scoring.tensor_parallel_size, curves, merge)
 
         with PartThreads(scorer.num_devices) as threads:
             return work.make_in_parts(begin, threads, add_means)

@@ -17,7 +17,7 @@ from miniplm_assets.kinds.refined_sequences import REFINED_SEQUENCES, refined_fo
 from miniplm_assets.kinds.selection import REFINED_CORPUS
 from miniplm_assets.kinds.sequences import SEQUENCES, packed_by
 from miniplm_assets.kinds.tokenizer import TOKENIZER
-from miniplm_assets.kinds.training import TRAINING_COLUMNS, architecture_problems, train
+from miniplm_assets.kinds.training import TRAINING_COLUMNS, train, training_problems
 from miniplm_assets.kinds.training_page import student_page
 from miniplm_assets.lineage.kind import Blueprint, Cost, Kind, Node
 from miniplm_assets.lineage.sizes import Sizes
@@ -177,7 +177,7 @@ corpus (MiniPLM) or a generated one (SeqKD), with the same seeds and the same nu
     table=TRAINING_LOG,
     columns=TRAINING_COLUMNS,
     cost=_cost,
-    problems=architecture_problems,
+    problems=training_problems,
     page=student_page,
 )
 

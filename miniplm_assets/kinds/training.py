@@ -17,9 +17,11 @@ from miniplm_assets.kinds.tokenizer import TOKENIZER
 from miniplm_assets.lineage.kind import Node
 from miniplm_assets.lineage.sizes import Sizes
 from miniplm_assets.lineage.work import Work
+from miniplm_assets.storage.curves import EventFile, curves_folder
 from miniplm_assets.storage.store import Draft
 from miniplm_assets.training.job import TrainingJob
 from miniplm_assets.training.objectives import Input
+from miniplm_assets.training.reporters import reporter_problems
 from miniplm_assets.training.train import train_language_model
 
 # Raised where the same settings give other weights; a student's code version with it.
@@ -35,13 +37,14 @@ TRAINING_COLUMNS: Final = {
 }
 
 
-def architecture_problems(node: Node[Any], sizes: Sizes) -> Iterator[str]:
-    """Say why the model of a node cannot be built, or cannot score, if it cannot.
+def training_problems(node: Node[Any], sizes: Sizes) -> Iterator[str]:
+    """Say why the model of a node cannot be built, or cannot score, or its training not be told of, if so.
 
     Args:
-        node: its settings have an architecture and the length of the longest sequence.
+        node: its settings have an architecture, a training and the length of the longest sequence.
         sizes: know the vocabulary.
     """
+    yield from reporter_problems(node.settings.training.reporters)
     vocab_size = sizes.vocab_size(node.inputs[TOKENIZER.name])
     problem = _problem(canonical_json(node.settings.architecture), vocab_size, node.settings.max_sequence_tokens)
     if problem is not None:
@@ -117,7 +120,8 @@ def train(
         prompts_have_loss=prompts_have_loss,
         last_checkpoints=last_checkpoints,
     )
-    with work.run.device():
+    folder = curves_folder(work.pipeline.store.root, draft.recipe)
+    with work.run.device(), EventFile(folder, work.report) as curves:
         draft.facts = train_language_model(
-            job, work=draft.work, target=draft.path, report=work.report, stop=work.run.stop
+            job, work=draft.work, target=draft.path, report=work.report, stop=work.run.stop, curves=curves
         )

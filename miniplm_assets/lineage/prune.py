@@ -14,6 +14,7 @@ from miniplm_assets.lineage.fingerprints import RAW_CORPUS
 from miniplm_assets.lineage.kind import Node
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.snapshot import demo_recipe
+from miniplm_assets.storage.curves import CURVES, SHOWN_DIGITS
 from miniplm_assets.storage.files import try_lock
 from miniplm_assets.storage.latest import hide
 from miniplm_assets.storage.manifest import MANIFEST, Manifest
@@ -68,8 +69,15 @@ def leftovers(store: Store, wanted: set[tuple[str, str]]) -> list[Leftover]:
         is_to_go_on = folder.parent.name == WORK and (kind, fingerprint) in wanted
         with _unless_in_use(store.root, kind, fingerprint) as is_free:
             if is_free and not is_to_go_on:
-                found.append(Leftover(folder, kind, fingerprint, _num_bytes(folder)))
+                found.append(Leftover(folder, kind, fingerprint, num_bytes_in(folder)))
     return found
+
+
+def unreferenced_curves(store: Store, wanted: set[tuple[str, str]]) -> list[Path]:
+    """Return the folders of curves for TensorBoard that are of none of the wanted results."""
+    shown = {(kind, fingerprint[:SHOWN_DIGITS]) for kind, fingerprint in wanted}
+    runs = {path.parent for path in (store.root / CURVES).rglob("events.out.*")}
+    return sorted(run for run in runs if (run.parent.name, run.name.rpartition(".")[2]) not in shown)
 
 
 def remove_leftover(store: Store, leftover: Leftover) -> bool:
@@ -111,7 +119,8 @@ def _unless_in_use(root: Path, kind: str, fingerprint: str) -> Iterator[bool]:
         yield try_lock(lock)
 
 
-def _num_bytes(folder: Path) -> int:
+def num_bytes_in(folder: Path) -> int:
+    """Return the bytes of all files of a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 

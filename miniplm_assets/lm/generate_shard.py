@@ -15,6 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from miniplm_assets.core.progressed import Progressed
 from miniplm_assets.lm.device_time import DeviceTime
 from miniplm_assets.lm.generator import Generator
 from miniplm_assets.lm.score_shard import SECONDS, Part
@@ -37,6 +38,7 @@ class ShardGeneration:
     """The continued sequences of one corpus file in the making, one row for each.
 
     Attributes:
+        num_tokens: that are written in the parts so far.
         device_seconds: what the parts so far took of a device.
     """
 
@@ -93,7 +95,7 @@ class ShardGeneration:
             ),
             0,
         )
-        self._num_added = 0
+        self._num_added = self.num_tokens = 0
         self.device_seconds = 0.0
 
     def works(self) -> Iterator[Callable[[], pa.Table]]:
@@ -121,11 +123,12 @@ class ShardGeneration:
         self._facts = {name: total + int(facts[name]) for name, total in self._facts.items()}
         self._num_added += 1
         self.device_seconds += float(made.schema.metadata[SECONDS])
-        written = self._facts["num_generated_tokens"]
-        self._report(
+        self.num_tokens = written = self._facts["num_generated_tokens"]
+        line = (
             f"{self._shard}: {self._num_added} of {len(self._parts)} parts continued, {written:,} tokens written in "
             f"{self.device_seconds:,.1f} device seconds ({written / max(1e-9, self.device_seconds):,.0f} a second)"
         )
+        self._report(Progressed(line, done=self._num_added, total=len(self._parts)))
 
     def close(self) -> dict[str, Any]:
         """Complete the file.

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from miniplm_assets.core.progressed import Progressed
 from miniplm_assets.core.splits import CANDIDATE, VALIDATION
 from miniplm_assets.experiment.scoring import KeepTokens
 from miniplm_assets.lm.device_time import DeviceTime
@@ -58,6 +59,7 @@ class ShardScores:
     """The scores of one corpus file in the making: `scores.parquet`, one row for each sequence.
 
     Attributes:
+        num_tokens: that are scored in the parts so far.
         device_seconds: what the parts so far took of a device.
     """
 
@@ -112,7 +114,7 @@ class ShardScores:
         ]
         self._writer = pq.ParquetWriter(folder / SCORES, self._schema, **encoding_of(self._schema))
         self._sums: Sums = {split: {} for split in SCORED_SPLITS}
-        self._num_added = self._num_tokens = 0
+        self._num_added = self.num_tokens = 0
         self.device_seconds = 0.0
 
     def works(self) -> Iterator[Callable[[], pa.Table]]:
@@ -130,13 +132,14 @@ class ShardScores:
         rows = pl.DataFrame(scored.select(SCHEMA.names))
         _sum_up(self._sums, rows.join(self._wanted, on="sequence_id", validate="1:1"))
         self._num_added += 1
-        self._num_tokens += int(np.sum(scored["num_scored_tokens"].to_numpy(), dtype=np.int64))
+        self.num_tokens += int(np.sum(scored["num_scored_tokens"].to_numpy(), dtype=np.int64))
         self.device_seconds += float(scored.schema.metadata[SECONDS])
-        self._report(
-            f"{self._shard}: {self._num_added} of {len(self._parts)} parts scored, {self._num_tokens:,} tokens in "
-            f"{self.device_seconds:,.1f} device seconds ({self._num_tokens / max(1e-9, self.device_seconds):,.0f} a "
+        line = (
+            f"{self._shard}: {self._num_added} of {len(self._parts)} parts scored, {self.num_tokens:,} tokens in "
+            f"{self.device_seconds:,.1f} device seconds ({self.num_tokens / max(1e-9, self.device_seconds):,.0f} a "
             "second)"
         )
+        self._report(Progressed(line, done=self._num_added, total=len(self._parts)))
 
     def close(self) -> dict[str, Any]:
         """Complete the file.

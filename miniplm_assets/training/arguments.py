@@ -48,6 +48,7 @@ def training_arguments(job: TrainingJob, plan: TrainingPlan, work: Path) -> Trai
     try:
         return OneDeviceArguments(
             output_dir=str(work),
+            run_name=f"{job.name} seed {job.seed}",  # what reporters call it
             per_device_train_batch_size=sequences_at_once,
             gradient_accumulation_steps=plan.sequences_per_step // sequences_at_once,
             num_train_epochs=1,  # the drawn order is one long epoch

@@ -85,10 +85,14 @@ class Journal:
         Raises:
             TrainingError: if a loss is not finite; names the step.
         """
-        return self._latest()[1]
+        return self.latest()[1]
 
-    def _latest(self) -> tuple[float, float]:
-        """Return the mean of the objective and the training loss since the last row; the last row's for nothing."""
+    def latest(self) -> tuple[float, float]:
+        """Return the mean of the objective and the training loss since the last row; the last row's for nothing.
+
+        Raises:
+            TrainingError: if a loss is not finite; names the step.
+        """
         self.collect()
         if not self._collected:
             last = self.rows[-1]
@@ -111,7 +115,7 @@ class Journal:
         Raises:
             TrainingError: if a loss is not finite; names the step.
         """
-        objective_nats, training_nll = self._latest()
+        objective_nats, training_nll = self.latest()
         self.rows.append(
             {
                 "step": step,

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable
 
+from miniplm_assets.core.progressed import Progressed
+
 # Often enough to see that it moves, seldom enough to read.
 SECONDS_BETWEEN_REPORTS = 10.0
 
@@ -36,10 +38,11 @@ class Progress:
         seconds = max(1e-9, self._last_report - self._started)
         tokens_per_second = (num_tokens - self._num_tokens_before) / seconds
         seconds_left = (self._num_tokens - num_tokens) / max(1e-9, tokens_per_second)
-        self._report(
+        line = (
             f"step {step:,} of {self._num_steps:,}, {num_tokens:,} tokens, {nats_per_token:.3f} nats a token, "
             f"{tokens_per_second:,.0f} tokens/s, {readable_duration(seconds_left)} left"
         )
+        self._report(Progressed(line, done=step, total=self._num_steps))
 
 
 def readable_duration(seconds: float) -> str:

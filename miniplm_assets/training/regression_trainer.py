@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 
 from miniplm_assets.core.errors import TrainingError
 from miniplm_assets.core.flops import training_flops
+from miniplm_assets.core.progressed import Progressed
 from miniplm_assets.core.stop import Stop, Stopped
 from miniplm_assets.experiment.proxy import ProxyTraining
 from miniplm_assets.experiment.scoring import Scoring
 from miniplm_assets.lm.memory import kept_memory
 from miniplm_assets.lm.model_folder import load_model
 from miniplm_assets.lm.scores import TokenRule
+from miniplm_assets.storage.curves import Curves, NoCurves
 from miniplm_assets.training.checkpoint import (
     Checkpoint,
     find_checkpoint,
@@ -38,6 +40,7 @@ from miniplm_assets.training.progress import SECONDS_BETWEEN_REPORTS, readable_d
 from miniplm_assets.training.regression import Form, Predictor, Regression, autocast, save_regression, values_of
 from miniplm_assets.training.token_file import TokenFile
 from miniplm_assets.training.train import TRAINING_LOG
+from miniplm_assets.training.training_curves import Pace
 
 HELD_OUT: Final = "held_out.parquet"
 LOG_SCHEMA: Final = {
@@ -87,7 +90,13 @@ class RegressionJob:
 
 @kept_memory()
 def train_regression(
-    job: RegressionJob, *, work: Path, target: Path, report: Callable[[str], None], stop: Stop
+    job: RegressionJob,
+    *,
+    work: Path,
+    target: Path,
+    report: Callable[[str], None],
+    stop: Stop,
+    curves: Curves | None = None,
 ) -> dict[str, Any]:
     """Train a model, and predict the held-out sequences with it.
 
@@ -99,6 +108,7 @@ def train_regression(
             `held_out.parquet` (sequence_id, num_scored_tokens, value, predicted_value).
         report: takes a line of progress.
         stop: says whether the run has been told to stop.
+        curves: take what is worth looking at while it trains; absent where nobody looks.
 
     Returns:
         Facts: num_parameters, num_steps, num_tokens, num_epochs, num_learnt_sequences, num_held_out_sequences,
@@ -125,7 +135,7 @@ def train_regression(
             f"{job.name}: all {len(learnt):,} sequences to learn from have the same value, {form.mean:g}, so that "
             "there is nothing to learn; are teacher and reference the same model?"
         )
-    run = _Run(job, form, learnt, work, report, stop)
+    run = _Run(job, form, learnt, work, report, stop, curves or NoCurves())
     with stop.held():  # a step is done or not; the run looks after each
         run.learn()
         held_out = run.held_out()
@@ -175,6 +185,7 @@ class _Run:
     work: Path
     report: Callable[[str], None]
     stop: Stop
+    curves: Curves
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -216,6 +227,8 @@ class _Run:
             f"epochs) on {self.model.device}" + (f"; going on after step {first:,}" if first else "")
         )
         self.model.train()
+        self.curves.begin(first + 1)
+        self._pace = Pace(int(self.plan.tokens_after_step[first - 1]) if first else 0)
         for step in range(first + 1, self.plan.num_steps + 1):
             self._do(step)
             self._after(step, first)
@@ -262,7 +275,7 @@ class _Run:
             squared = (given - wanted.to(self.model.device)).square().sum()
             (squared / len(rows)).backward()  # type: ignore[no-untyped-call]
             error += squared.detach()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), job.training.gradient_clip)
+        self._gradient_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), job.training.gradient_clip)
         self._optimizer.step()
         self._error += float(error)
         self._num_sequences += len(rows)
@@ -278,20 +291,14 @@ class _Run:
         mean_error = self._error / self._num_sequences
         if is_last or now - self._last_report >= SECONDS_BETWEEN_REPORTS:
             left = (now - self._started) / (step - first) * (self.plan.num_steps - step)
-            self.report(
+            line = (
                 f"step {step:,} of {self.plan.num_steps:,}, mean squared error {mean_error:.4f} of the variance, "
                 f"{readable_duration(left)} left"
             )
+            self.report(Progressed(line, done=step, total=self.plan.num_steps))
             self._last_report = now
         if step in self.plan.log_steps:
-            row = {
-                "step": step,
-                "num_tokens": int(self.plan.tokens_after_step[step - 1]),
-                "training_error": mean_error,
-                "learning_rate": self._optimizer.param_groups[0]["lr"],
-                "seconds": self._seconds(),
-            }
-            self.rows.append(row)
+            self.rows.append(self._row(step, mean_error))
             self._error, self._num_sequences = 0.0, 0
         is_due = now - self._last_checkpoint >= 60 * self.job.training.checkpoint_minutes
         # After the last step too: what follows may be stopped.
@@ -303,6 +310,14 @@ class _Run:
         except Stopped:
             self.report(f"told to stop: a checkpoint holds all up to step {step:,} of {self.plan.num_steps:,}")
             raise
+
+    def _row(self, step: int, mean_error: float) -> dict[str, Any]:
+        """Show a step to who watches, and return its row of the log."""
+        num_tokens, rate = int(self.plan.tokens_after_step[step - 1]), self._optimizer.param_groups[0]["lr"]
+        pace, norm = self._pace.tokens_per_second(num_tokens), float(self._gradient_norm)
+        shown = {"error": mean_error, "learning_rate": rate, "tokens_per_second": pace, "gradient_norm": norm}
+        self.curves.add(step, {f"training/{name}": value for name, value in shown.items()})
+        return dict(zip(LOG_SCHEMA, (step, num_tokens, mean_error, rate, self._seconds()), strict=True))
 
     def _save(self, step: int) -> None:
         save_checkpoint(

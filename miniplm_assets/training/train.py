@@ -13,6 +13,7 @@ from miniplm_assets.lm.attention import settle_attention
 from miniplm_assets.lm.causality import require_causal_model
 from miniplm_assets.lm.memory import kept_memory
 from miniplm_assets.lm.quiet import without_progress_bars
+from miniplm_assets.storage.curves import Curves, NoCurves
 from miniplm_assets.training.checkpoint import WEIGHTS, find_checkpoint, find_weights
 from miniplm_assets.training.held_out import HELD_OUT_LOG, HeldOut
 from miniplm_assets.training.job import TrainingJob
@@ -28,7 +29,13 @@ EARLIER = "last_checkpoints"
 
 @kept_memory()
 def train_language_model(
-    job: TrainingJob, *, work: Path, target: Path, report: Callable[[str], None], stop: Stop | None = None
+    job: TrainingJob,
+    *,
+    work: Path,
+    target: Path,
+    report: Callable[[str], None],
+    stop: Stop | None = None,
+    curves: Curves | None = None,
 ) -> dict[str, Any]:
     """Train a model and write it as `save_pretrained` does, its tokenizer and its training log beside it.
 
@@ -46,6 +53,7 @@ def train_language_model(
             `held_out_log.parquet`, that loss by domain, columns as in `held_out.SCHEMA`.
         report: takes one line of progress now and then.
         stop: says whether the run has been told to stop; absent where nobody can.
+        curves: take what is worth looking at while it trains; absent where nobody looks.
 
     Returns:
         Facts: num_parameters, num_non_embedding_parameters, num_steps, num_sequences, num_tokens, num_epochs,
@@ -55,8 +63,8 @@ def train_language_model(
 
     Raises:
         ModelError: if the architecture cannot be built, or a model of the objective not be loaded.
-        TrainingError: if there is nothing to learn from or to measure on, the loss is not finite, the dtype is not
-            available, or `work` holds the checkpoint of another job.
+        TrainingError: if there is nothing to learn from or to measure on, the loss is not finite, the dtype or a
+            reporter is not available, or `work` holds the checkpoint of another job.
         Stopped: if the run has been told to stop; `work` then holds a checkpoint of the last step that was done.
     """
     from miniplm_assets.training.arguments import training_arguments
@@ -136,6 +144,7 @@ def train_language_model(
         held_out=held_out,
         report=report,
         stop=stop or Stop(),
+        curves=curves or NoCurves(),
         checkpoint=checkpoint,
     )
     trainer = make_trainer(course, model=model, tokens=tokens, objective=objective, arguments=arguments)

@@ -5,7 +5,7 @@
 2. Checkpoints hold safetensors and JSON, no pickle, and are complete or invisible. A run that goes on is given the
    steps that are left, and every value back where it was before the first of them.
 3. The log, the held-out losses and the progress come from one place, at planned steps.
-4. Nothing is printed, and nothing is sent anywhere.
+4. Nothing is printed, and nothing is sent anywhere but to the reporters that the settings name.
 
 Imported by `train_language_model` alone, when a model is trained.
 """
@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 
 from miniplm_assets.core.stop import Stop, Stopped
 from miniplm_assets.lm.scores import TokenRule
+from miniplm_assets.storage.curves import Curves, NoCurves
 from miniplm_assets.training.batch import DrawnSequences, make_batch
 from miniplm_assets.training.checkpoint import (
     Checkpoint,
@@ -37,7 +38,9 @@ from miniplm_assets.training.journal import Journal
 from miniplm_assets.training.objectives import Objective
 from miniplm_assets.training.plan import TrainingPlan
 from miniplm_assets.training.progress import Progress
+from miniplm_assets.training.reporters import Reported, open_reporters
 from miniplm_assets.training.token_file import TokenFile
+from miniplm_assets.training.training_curves import Pace, add_held_out, add_training
 
 # Of a float16 loss, as published; torch's own, 2^16, overflows for the first steps.
 _FIRST_LOSS_SCALE: Final = 2.0**11
@@ -55,7 +58,9 @@ class Course:
         held_out: measures them.
         report: takes a line of progress.
         stop: says whether the run has been told to stop.
+        curves: take what is worth looking at while it trains.
         checkpoint: where the run goes on from.
+        gradient_norm: of the latest step, before clipping; it may be on its way on the device. None before one.
         journal: the training log.
         seconds_before: spent training before an interruption.
         loss_scaler: of float16, torch's; None for other dtypes.
@@ -68,7 +73,9 @@ class Course:
     held_out: HeldOut
     report: Callable[[str], None]
     stop: Stop
+    curves: Curves = field(default_factory=NoCurves)
     checkpoint: Checkpoint | None = None
+    gradient_norm: Any = None
     journal: Journal = field(default_factory=Journal)
     seconds_before: float = 0.0
     loss_scaler: Any = None
@@ -124,6 +131,11 @@ class CourseTrainer(Trainer):  # type: ignore[misc, unused-ignore]
         # Gradients are averaged over the processes.
         return loss.total / num_items_in_batch.clamp(min=1) * self.accelerator.num_processes
 
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Note the norm of a step's gradients, which is here before they are clipped."""
+        self.course.gradient_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        return self.course.gradient_norm
+
     def get_decay_parameter_names(self, model: Any) -> list[str]:
         """Return the parameters that weight decay is applied to."""
         if self.course.job.training.decay_norms_and_biases:
@@ -133,6 +145,9 @@ class CourseTrainer(Trainer):  # type: ignore[misc, unused-ignore]
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:  # noqa: ARG002 (its signature)
         """Return the schedule of the whole run, also where only its last steps are left."""
         return super().create_scheduler(self.course.plan.num_steps, optimizer)
+
+    def log(self, logs: Any, start_time: Any = None) -> None:
+        """Leave out what the library has to say in the end: it counts this leg alone."""
 
     def floating_point_ops(self, inputs: Any) -> int:  # noqa: ARG002 (its signature)
         """Return 0: the library's own counts all parameters anew at every step, a third of a small model's time."""
@@ -163,12 +178,17 @@ class CourseCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
             carried = course.checkpoint.load_state()["loss_scale"] if course.checkpoint else first
             course.loss_scaler.load_state_dict(carried)
         self._started = self._last_checkpoint = time.monotonic()
+        num_tokens_before = int(plan.tokens_after_step[course.first_step - 1]) if course.first_step else 0
         self._progress = Progress(
             course.report,
             num_steps=plan.num_steps,
             num_tokens=plan.num_tokens,
-            num_tokens_before=int(plan.tokens_after_step[course.first_step - 1]) if course.first_step else 0,
+            num_tokens_before=num_tokens_before,
         )
+        self._is_watched = state.is_world_process_zero
+        self._pace = Pace(num_tokens_before)
+        if self._is_watched:
+            course.curves.begin(course.first_step + 1)
         if course.checkpoint:
             self._learning_rate = course.checkpoint.load_state().get("learning_rate", 0.0)
             self._write_row(course.first_step, look=course.stop.look, **objects)  # where it was stopped in that
@@ -188,7 +208,10 @@ class CourseCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
         step = course.first_step + state.global_step
         if self._progress.is_due(step):
             num_tokens = int(plan.tokens_after_step[step - 1])
-            self._progress.say(step, num_tokens=num_tokens, nats_per_token=course.journal.latest_nats_per_token())
+            nll = course.journal.latest_nats_per_token()
+            self._progress.say(step, num_tokens=num_tokens, nats_per_token=nll)
+            if step not in plan.log_steps:
+                self._show(step, num_tokens=num_tokens, losses=course.journal.latest())
         if step in plan.kept_steps and state.is_world_process_zero:
             save_weights(course.work, step=step, model=objects["model"])
         if step == plan.num_steps:  # nothing would be left to go on with
@@ -212,8 +235,12 @@ class CourseCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
             return
         course.journal.collect()
         num_tokens, held_out_nll = int(plan.tokens_after_step[step - 1]), None
+        self._show(step, num_tokens=num_tokens, losses=course.journal.latest())
         if step in plan.evaluation_steps:
             held_out_nll = course.held_out.measure(model, step=step, num_tokens=num_tokens, look=look)
+            self._pace.begin_again()
+            if self._is_watched:
+                add_held_out(course.curves, step, nll=held_out_nll, rows=course.held_out.rows)
         course.journal.write_row(
             step=step,
             num_tokens=num_tokens,
@@ -221,6 +248,20 @@ class CourseCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
             learning_rate=self._learning_rate,
             seconds=self._seconds(),
         )
+
+    def _show(self, step: int, *, num_tokens: int, losses: tuple[float, float]) -> None:
+        """Show the objective and the training loss of a step to who watches."""
+        course = self._course
+        if self._is_watched:
+            add_training(
+                course.curves,
+                step,
+                nll=losses[1],
+                objective=losses[0],
+                learning_rate=self._learning_rate,
+                gradient_norm=course.gradient_norm,
+                tokens_per_second=self._pace.tokens_per_second(num_tokens),
+            )
 
     def _save(self, step: int, *, is_writer: bool, model: Any, optimizer: Any, lr_scheduler: Any, **_: Any) -> None:
         course = self._course
@@ -259,6 +300,7 @@ def make_trainer(
         objective: gives what is minimised.
         arguments: as `training_arguments` returns them.
     """
+    reporters = open_reporters(course.job.training.reporters)
     if course.checkpoint:
         restore_model(course.checkpoint, model)
     left = course.plan.order[course.first_step * course.plan.sequences_per_step :]
@@ -271,7 +313,9 @@ def make_trainer(
         args=arguments,
         train_dataset=DrawnSequences(tokens, left),
         data_collator=partial(make_batch, rule=rule, mean_over=mean_over, objective=objective),
-        callbacks=[CourseCallback(course)],
+        callbacks=[CourseCallback(course), *reporters],
     )
     trainer.remove_callback(PrinterCallback)
+    if reporters:
+        course.curves = Reported(course.curves, trainer, course.report)
     return trainer
