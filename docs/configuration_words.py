@@ -41,7 +41,6 @@ UNITS: Final = {
     "num_fewshot": "examples",
     "num_held_out_sequences": "sequences",
     "num_parameters": "parameters",
-    "num_processes": "processes",
     "num_permutations": "permutations, a byte each",
     "num_processes": "corpus files at once",
     "num_random": "sequences",
