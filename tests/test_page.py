@@ -13,6 +13,7 @@ from miniplm_assets.assets.asset_page import describe
 from miniplm_assets.assets.checks import COLUMNS_ARE_AS_DESCRIBED, check_results, check_specs
 from miniplm_assets.assets.observing import Observing
 from miniplm_assets.assets.pages import BEHIND_A_BUTTON, MAX_WORD_CHARACTERS, behind_a_button, shown
+from miniplm_assets.core.progressed import Progressed
 from miniplm_assets.evaluation.small_chart import small_chart
 from miniplm_assets.lineage.facts_page import page_of_facts
 from miniplm_assets.lineage.kind import Check
@@ -131,10 +132,12 @@ def test_a_long_step_observes_its_asset_now_and_then(work, monkeypatch):
     observing = Observing(context)
     one = work("lengths")
     make_lengths(one)
-    for second, line in ((10, "too early"), (61, "step 1 of 9"), (70, "too early again"), (130, "step 5 of 9")):
+    first = Progressed("step 1 of 9", done=1, total=9)
+    for second, line in ((10, "too early"), (61, first), (70, "too early again"), (130, "step 5 of 9")):
         now[0] = second
         observing.tell(line)
     assert [event.metadata["progress"].value for event in events] == ["step 1 of 9", "step 5 of 9"]
+    assert all(dg.deserialize_value(dg.serialize_value(event), dg.AssetObservation) == event for event in events)
     del one.tally.pieces["b.jsonl"]
     now[0] = 200
     observing.see(one.tally, ["a.jsonl", "b.jsonl"])

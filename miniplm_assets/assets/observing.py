@@ -32,7 +32,10 @@ class Observing:
         if now - self._last < SECONDS_BETWEEN:
             return
         self._last = now
-        metadata = {**shown("progress", line), **self._pieces}
+        metadata = {
+            **shown("progress", str(line)),
+            **self._pieces,
+        }  # a line may be more than a text, which Dagster refuses
         self._context.log_event(dg.AssetObservation(asset_key=self._context.asset_key, metadata=metadata))
 
     def see(self, tally: Tally, pieces: Sequence[str]) -> None:
