@@ -101,3 +101,15 @@ def test_a_selection_is_of_one_experiment_or_of_both(experiment_file, selection,
     graph = dg.Definitions.merge(build_definitions(a), build_definitions(b)).resolve_asset_graph()
     found = dg.AssetSelection.from_string(selection).resolve(graph)
     assert {key.to_user_string() for key in found} == chosen
+
+
+def test_two_that_ask_for_ray_have_one_resource(tmp_path):
+    write_shard(tmp_path / "corpus" / "a.jsonl", ("textwrap",))
+    content = tiny_experiment(tmp_path / "corpus", tmp_path / "warehouse")
+    content["teachers"]["large"]["scoring"]["engine"] = "ray"
+    path = write_experiment(tmp_path / "e.yaml", content)
+    merged = dg.Definitions.merge(
+        *(build_definitions(open_pipeline(path, key_prefix=prefix), is_whole=False) for prefix in ("a", "b"))
+    )
+    assert set(merged.resources) == {"ray"}
+    dg.Definitions.validate_loadable(merged)

@@ -1,6 +1,7 @@
 """The connection to Ray, as a Dagster resource; only where an experiment asks for `engine: ray`."""
 
 import importlib.util
+from functools import cache
 from typing import Any
 
 from miniplm_assets.assets.dagster_run import RAY_RESOURCE
@@ -25,9 +26,15 @@ def ray_resources(graph: Graph) -> dict[str, Any]:
             f"{asking[0]}: its engine is ray, but ray is not installed here; run: pip install "
             "'miniplm_assets[ray]' (or set the engine, of scoring or of processing, to local)"
         )
+    return {RAY_RESOURCE: _own_ray()}
+
+
+@cache
+def _own_ray() -> Any:
+    """Return the one object that all experiments of a code location have: Dagster refuses to merge two."""
     from dagster_ray import Lifecycle
 
     from miniplm_assets.assets.own_ray import OwnRay
 
     # Connecting takes seconds, and a step that finds everything stored needs none of it.
-    return {RAY_RESOURCE: OwnRay(lifecycle=Lifecycle(connect=False))}
+    return OwnRay(lifecycle=Lifecycle(connect=False))
