@@ -63,6 +63,7 @@ FILLED_IN = {
     "SELECTION": "half",
     "KEY": "half/refined_corpus",
     "FOLDER": "folder",
+    "experiments/demo.yaml": "experiment.yaml",
     "FILE": "a.jsonl",
     "N": "3",
     "student/<name>": "student/miniplm",
@@ -78,7 +79,7 @@ CLICK = {
 
 def simple_commands(line: str) -> Iterator[list[str]]:
     """Yield the words of each command of a line, without the variables that are set for it."""
-    told = re.split(r"\s{3,}(?!#)(?=\w)", line.strip())[0]  # what it does stands behind some blanks, or a #
+    told = re.split(r"\s{3,}(?=\w+[ ,:])", line.strip())[0]  # what it does stands behind some blanks, or a #
     words: list[str] = []
     for word in [*shlex.split(told, comments=True), "&&"]:
         if word not in ("&&", "|", ";", ">"):
@@ -202,7 +203,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("documented")
     write_shard(folder / "corpus" / "a.jsonl", MODULES[:6])
     experiment = write_experiment(folder / "experiment.yaml", tiny_experiment(folder / "corpus", folder / "warehouse"))
-    for other in ("my.yaml", "one.yaml", "another.yaml"):
+    for other in ("my.yaml", "other.yaml"):
         shutil.copy(experiment, folder / other)
     with dg.DagsterInstance.ephemeral() as instance:
         dg.materialize(build_assets(open_pipeline(experiment)), instance=instance)
