@@ -7,7 +7,6 @@ A result is complete or invisible. It is written into a folder of its own, flush
 renamed into its place; a crash leaves a folder that nobody reads and the next writer removes. A lock for each
 result makes a second run wait and then find it stored. What is needed to go on after a crash is kept beside the draft,
 and goes when the result is there.
-
 A name is no content: what is stored under another name is found by its kind and fingerprint.
 
 Reading verifies: sizes and checksums against the manifest, once for each result and process.
