@@ -20,6 +20,7 @@ LAID_OUT = (
     "CONTRIBUTING.md",
     "README.md",
     "docs",
+    "examples",
     "experiments",
     "tests/model_types.json",
 )
@@ -58,7 +59,9 @@ def build() -> int:
         place = source / name
         place.parent.mkdir(parents=True, exist_ok=True)
         if (PROJECT / name).is_dir():
-            shutil.copytree(PROJECT / name, place, ignore=shutil.ignore_patterns("__pycache__", "mkdocs.yml"))
+            shutil.copytree(
+                PROJECT / name, place, ignore=shutil.ignore_patterns("__pycache__", "mkdocs.yml", "warehouse")
+            )
         else:
             shutil.copy(PROJECT / name, place)
     configuration = shutil.copy(PROJECT / "docs" / "mkdocs.yml", BUILD)

@@ -183,6 +183,8 @@ def _plain(declared: Mapping[str, Any]) -> str:
         return f"`{declared['const']}`"
     if "enum" in declared:
         return ", ".join(f"`{one}`" for one in declared["enum"])
+    if declared.get("additionalProperties"):
+        return f"by name: {_plain(declared['additionalProperties'])}"
     if declared.get("type") == "array":
         return f"list of: {_plain(declared['items'])}"
     if declared.get("type") == "string" and "40" in declared.get("pattern", ""):

@@ -67,6 +67,25 @@ def test_the_questions_of_a_person(tmp_path: Path, shown: list[CatalogTable]):
         assert reader.execute(kept).fetchall() == [("text of 1",), ("text of 2",), ("text of 3",)]
 
 
+def test_a_column_of_that_name_that_is_no_list_of_texts_stays_as_it_is(tmp_path: Path):
+    file = tmp_path / "selection_diversity.parquet"
+    pl.DataFrame({"texts": ["candidates", "kept"], "num_texts": [8, 4]}).write_parquet(file)
+    statistics = CatalogTable(
+        name="selection_diversity",
+        description="One row for each group.",
+        columns={"texts": "candidates or kept", "num_texts": "of them"},
+        files={("half",): [file]},
+        name_columns=("selection",),
+        is_copied=True,
+    )
+    write_catalog(tmp_path / "warehouse.duckdb", [statistics], warehouse=tmp_path)
+    with duckdb.connect(str(tmp_path / "warehouse.duckdb"), read_only=True) as reader:
+        assert reader.execute("select * from selection_diversity order by texts").fetchall() == [
+            ("half", "candidates", 8),
+            ("half", "kept", 4),
+        ]
+
+
 def test_everything_is_described(tmp_path: Path, shown: list[CatalogTable]):
     target = tmp_path / "warehouse.duckdb"
     write_catalog(target, shown, warehouse=tmp_path)
@@ -170,3 +189,17 @@ def test_pieces_are_told_apart_by_their_seed_and_absent_columns_have_no_comment(
             "seed": "Which seed of the experiment file.",
             "loss": "in nats",
         }
+
+
+def test_a_column_texts_that_holds_a_single_word_is_left_as_it_is(tmp_path: Path):
+    lists, words = tmp_path / "lists.parquet", tmp_path / "words.parquet"
+    pl.DataFrame({"texts": [["one", "two"]]}).write_parquet(lists)
+    pl.DataFrame({"texts": ["candidates"]}).write_parquet(words)
+    tables = [
+        CatalogTable(name=path.stem, description="", columns={"texts": "of it"}, files={(): [path]})
+        for path in (lists, words)
+    ]
+    write_catalog(tmp_path / "warehouse.duckdb", tables, warehouse=tmp_path)
+    with duckdb.connect(str(tmp_path / "warehouse.duckdb"), read_only=True) as reader:
+        assert reader.execute("select text from lists").fetchall() == [("one\n\ntwo",)]
+        assert reader.execute("select * from words").fetchall() == [("candidates",)]

@@ -147,12 +147,16 @@ def test_two_without_a_prefix_are_refused_by_dagster(tmp_path: Path) -> None:
         of(experiment="nowhere.yaml")
 
 
-def test_a_defs_file_is_an_experiment_file_too() -> None:
+def test_a_defs_file_is_an_experiment_file_too(tmp_path: Path) -> None:
     defs = PROJECT / "examples" / "dg_project" / DEFS
     named, held = open_pipeline(defs / "keep_half" / "defs.yaml"), open_pipeline(defs / "keep_random" / "defs.yaml")
     assert list(named.graph) == list(open_pipeline(defs / "keep_half" / "experiment.yaml").graph)
     assert "chance/refined_corpus" in held.graph
     assert held.graph["documents"].settings == named.graph["documents"].settings
+    itself = tmp_path / "defs.yaml"
+    itself.write_text("type: miniplm_assets.MiniPLM\nattributes: {experiment: defs.yaml}\n")
+    with pytest.raises(ExperimentError, match="line 1: type: unknown key"):
+        open_pipeline(itself)
     assert held.store.root == named.store.root == PROJECT / "examples" / "dg_project" / "warehouse"
 
 

@@ -7,6 +7,7 @@ import pytest
 from miniplm_assets.assets.build import build_assets
 from miniplm_assets.core.errors import MiniplmError
 from miniplm_assets.lineage.forget import _shares_of_files, forget
+from miniplm_assets.lineage.latest import link_latest
 from miniplm_assets.storage.store import WORK
 from tests.pages import value_of
 from tests.test_work import make_lengths, work  # noqa: F401 (a fixture)
@@ -89,6 +90,26 @@ def test_nothing_is_lost_while_the_new_one_is_made(made):
     assert aside[0].is_file()
     assert make_all(made) == ["b.jsonl"]
     assert not aside[0].exists()
+
+
+def test_no_name_leads_to_what_is_set_aside(made):
+    def shown():
+        root = made("summary").pipeline.store.root
+        return {
+            key for key in ("documents", "lengths", "one/learnt", "summary") if (root / "latest" / key).is_symlink()
+        }
+
+    def link_all():
+        for key in ("documents", "lengths", "one/learnt", "summary"):
+            link_latest(made(key), made(key).pipeline.store.require(made(key).recipe))
+
+    link_all()
+    assert shown() == {"documents", "lengths", "one/learnt", "summary"}
+    forgotten(made, "lengths", "b.jsonl")
+    assert shown() == {"documents"}
+    make_all(made)
+    link_all()
+    assert shown() == {"documents", "lengths", "one/learnt", "summary"}
 
 
 def test_who_forgets_twice_waits_for_both(made):

@@ -723,8 +723,8 @@ def test_the_fingerprints_of_a_release_are_those_of_the_next():
     assert {kind: fingerprint_of(values)[:8] for kind, values in pinned.items()} == {
         "agreement_reference_scores": "ca50bcbb",
         "agreement_teacher_scores": "0346ac57",
-        "break_even": "7235fcdf",
-        "comparison": "51b57fb0",
+        "break_even": "7fcf81f3",
+        "comparison": "f805517d",
         "documents": "f84e4e6d",
         "ledger": "342fb79e",
         "pilot": "f5c15bd4",
@@ -733,11 +733,11 @@ def test_the_fingerprints_of_a_release_are_those_of_the_next():
         "raw_corpus": "8e03ba79",
         "reference_model": "90f97875",
         "reference_scores": "8c8ef7fc",
-        "report": "b5d5965d",
+        "report": "8cbe828c",
         "rescored_reference_scores": "20e2ca2b",
         "rescored_teacher_scores": "7f0b9847",
         "score_agreement": "f0cbed8d",
-        "scaling_laws": "d6b6e5fb",
+        "scaling_laws": "78b8c673",
         "sequences": "c8141972",
         "student_checkpoint": "1d38465b",
         "student_differences": "63fd29b8",
@@ -745,7 +745,7 @@ def test_the_fingerprints_of_a_release_are_those_of_the_next():
         "teacher_model": "77dd325a",
         "teacher_scores": "61000757",
         "tokenizer": "3788cd1e",
-        "warehouse_catalog": "e75d7e0a",
+        "warehouse_catalog": "3e120cac",
     }
 
 

@@ -41,7 +41,7 @@ def test_what_is_found_stored_says_when_it_was_made_and_by_which_run(work):
     assert made.startswith("Nothing was computed. All 2 corpus files were found stored, as made on ")
     assert created_at[:16].replace("T", " ") in made
     assert "[01234567](/runs/0123456789ab)" in made
-    assert "| found stored |" in page["shards"].md_str
+    assert "| stored |" in page["shards"].md_str
 
 
 def test_a_manifest_of_an_earlier_release_is_as_whole_as_it_was():
@@ -162,3 +162,10 @@ def test_checks_of_columns_are_one_that_names_what_failed():
     assert [(one.check_name, one.passed) for one in fine] == [("pairs", True), (COLUMNS_ARE_AS_DESCRIBED, True)]
     wrong = results(not_null_a=True, unique_a=False, pairs=True)[1]
     assert not wrong.passed and wrong.severity == dg.AssetCheckSeverity.ERROR and wrong.description == "unique_a: why"
+
+
+def test_columns_that_do_not_fit_beside_the_others_are_behind_a_button():
+    rows = [["half/selection", "candidates", "boilerplate", 1_000_000, 2_000_000]]
+    in_place, whole = shown("t", Rows(("a", "b", "c", "d", "e"), rows)).items()
+    assert in_place[0] == "t" and in_place[1].md_str.splitlines()[0] == "| a | b | c | d |"
+    assert whole[0] == "t: all columns" and "| e |" in whole[1].md_str and len(whole[1].md_str) >= BEHIND_A_BUTTON

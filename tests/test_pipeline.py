@@ -348,7 +348,7 @@ def test_another_seed_costs_itself_and_every_seed_is_compared(copy_of_tiny):
         one = materialisations[f"miniplm/{kind}"]
         assert (value(one, "num_results_computed"), value(one, "num_results_reused")) == (1, 1)
         assert "| seed | rows | state | seconds | device |" in value(one, "seeds")
-        assert "found stored" in value(one, "seeds") and "computed in this run" in value(one, "made")
+        assert "| stored |" in value(one, "seeds") and "computed in this run" in value(one, "made")
     folders = [
         pipeline.store.require(recipe).folder
         for recipe in pipeline.latest_fingerprints().pieces("miniplm/student_checkpoint").values()
@@ -580,9 +580,9 @@ def test_a_full_disk_is_named_and_what_is_stored_stays(copy_of_tiny, monkeypatch
     """The disk fills up while the refined corpus is written; space comes back, and only the rest is made."""
     path = copy_of_tiny / "experiment.yaml"
     path.write_text(path.read_text().replace("keep_fraction: 0.5", "keep_fraction: 0.25"))
-    import miniplm_assets.storage.store as store_module
+    import miniplm_assets.storage.manifest as module
 
-    original = store_module.flush_to_disk
+    original = module.flush_to_disk
 
     def full(file):
         if file.suffix == ".parquet" and any(part.startswith("refined_corpus-") for part in file.parts):
@@ -590,7 +590,7 @@ def test_a_full_disk_is_named_and_what_is_stored_stays(copy_of_tiny, monkeypatch
                 device.write(b"x")
         original(file)
 
-    monkeypatch.setattr(store_module, "flush_to_disk", full)
+    monkeypatch.setattr(module, "flush_to_disk", full)
     assert "is full" in failure(path)
     monkeypatch.undo()
     _, materialisations, _ = materialise(path)

@@ -308,6 +308,7 @@ def test_a_command_says_where_it_is(tiny, capsys, monkeypatch, tmp_path):
     assert cli.main(["report", str(path), "--open"]) == 0
     where = capsys.readouterr().out.strip()
     assert where == str(pipeline.store.root / "report.html") and opened == [f"file://{where}"]
+    monkeypatch.setenv("COLUMNS", "80")
     assert cli.main(["outcome", str(path)]) == 0
     told = capsys.readouterr().out
     assert f"\nReport:     {where}\n" in told

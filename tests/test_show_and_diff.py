@@ -28,8 +28,10 @@ def other(experiment, tmp_path):  # noqa: F811
 
 
 @pytest.fixture(autouse=True)
-def without_speed(monkeypatch):
+def anywhere(monkeypatch):
+    """The same on every machine and terminal."""
     monkeypatch.setattr(DeviceSpeed, "seconds", lambda *_: 60.0)
+    monkeypatch.setenv("COLUMNS", "80")
 
 
 def store_cutoff(path, num_kept=1_234):

@@ -96,7 +96,7 @@ def piece_rows(tally: Tally, pieces: Sequence[str], unit: str) -> Rows:
             continue
         manifest = result.manifest
         num_rows = sum(file.num_rows or 0 for file in manifest.files)
-        state = "computed" if manifest.fingerprint in tally.computed else "found stored"
+        state = "computed" if manifest.fingerprint in tally.computed else "stored"
         rows.append([piece, num_rows, state, round(manifest.seconds, 1), device_of(result)])
     return Rows((unit, "rows", "state", "seconds", "device"), rows)
 

@@ -22,6 +22,11 @@ from miniplm_assets.lineage.page import Cell, Drawing, Entry, Lines, Rows, Words
 BEHIND_A_BUTTON: Final = 1_000
 # A longer word makes the page wider than a screen of 1280 pixels.
 MAX_WORD_CHARACTERS: Final = 32
+# As measured: what is left of 1280 pixels for a table, and what a character takes.
+PIXELS_OF_A_TABLE: Final = 400
+PIXELS_OF_A_CELL: Final = 8.4
+PIXELS_OF_A_HEAD: Final = 6.2
+PIXELS_BETWEEN: Final = 16
 # As many rows as are read at once; all are behind a button.
 MAX_ROWS_IN_PLACE: Final = 12
 # As much as a page shows well; every event of a run carries it. The manifest has all, whatever the corpus has of
@@ -30,7 +35,7 @@ MAX_SHOWN_ROWS: Final = 200
 MAX_SHOWN_CHARACTERS: Final = 50_000
 MAX_CELL_CHARACTERS: Final = 500
 # What Markdown takes for more than itself; an underscore inside a word it does not.
-MARKUP: Final = re.compile(r"[\\`*\[\]<>|~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+MARKUP: Final = re.compile(r"[\\`*\[\]<>|~$]|(?<![A-Za-z0-9\u200b])_|_(?![A-Za-z0-9\u200b])")
 # Of a cell: five of them are beside one another. A break is made only where there is no room.
 MAX_CELL_WORD_CHARACTERS: Final = 12
 CELL_WORD: Final = re.compile(rf"[^\s\u200b]{{{MAX_CELL_WORD_CHARACTERS + 1},}}")
@@ -135,6 +140,10 @@ def _rows(name: str, table: Rows) -> dict[str, Any]:
     whole = markdown_table(table.columns, table.rows)
     if table.is_aside:
         return {name: markdown_behind_a_button(whole)}
+    num_columns = _num_columns_that_fit(table)
+    if num_columns < len(table.columns):
+        fits = Rows(table.columns[:num_columns], [row[:num_columns] for row in table.rows])
+        return {name: next(iter(_rows(name, fits).values())), f"{name}: all columns": markdown_behind_a_button(whole)}
     if len(whole) < BEHIND_A_BUTTON and not LINK.search(whole):
         return {name: dg.MetadataValue.md(whole)}
     in_place = _table(table.columns, table.rows[:MAX_ROWS_IN_PLACE])
@@ -142,6 +151,21 @@ def _rows(name: str, table: Rows) -> dict[str, Any]:
         return {name: in_place}
     first = f"{name}: first {MAX_ROWS_IN_PLACE} of {len(table.rows):,}"
     return {first: in_place, name: markdown_behind_a_button(whole)}
+
+
+def _num_columns_that_fit(table: Rows) -> int:
+    """Return how many columns are beside one another at 1280 pixels, each as wide as its longest word; at least one."""
+    width = 0.0
+    for place, column in enumerate(table.columns):
+        cells = [_longest_word(cell_text(row[place])) for row in table.rows[:MAX_SHOWN_ROWS]]
+        width += max(PIXELS_OF_A_HEAD * _longest_word(column), PIXELS_OF_A_CELL * max(cells)) + PIXELS_BETWEEN
+        if width > PIXELS_OF_A_TABLE:
+            return max(1, place)
+    return len(table.columns)
+
+
+def _longest_word(text: str) -> int:
+    return max(map(len, re.split(rf"[\s{ZERO_WIDTH_SPACE}]", text)))
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> dg.MetadataValue[Any]:

@@ -26,6 +26,8 @@ CELL_COLUMNS: Final = 40
 # Of the numbers of a list.
 NUM_SHOWN_VALUES: Final = 6
 INDENT: Final = "  "
+# As many as the UI shows of a run.
+RUN_DIGITS: Final = 8
 # What a sequence holds of its text, one for each document.
 TEXTS: Final = "texts"
 
@@ -72,7 +74,8 @@ def _state(told: Shown) -> str:
         return f"{state}; materialise it: {command_line('plan')} says what that costs"
     rows = f"{told.num_rows:,} rows, " if told.num_rows else ""
     made = told.made_at.replace("T", " ").replace("+00:00", " UTC")
-    return f"{state}; {rows}{size(told.num_bytes)}, made {made} in {duration(told.seconds)}"
+    by = f" by run {', '.join(run[:RUN_DIGITS] for run in told.runs)}" if told.runs else ""
+    return f"{state}; {rows}{size(told.num_bytes)}, made {made} in {duration(told.seconds)}{by}"
 
 
 def _figures(facts: Mapping[str, Any], columns: int) -> Iterator[str]:

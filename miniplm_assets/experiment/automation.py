@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from miniplm_assets.experiment.settings import Settings, nearest
 
+KeyOrKind = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(/[A-Za-z0-9_]+)*$", max_length=300)]
 Hours = Annotated[float, Field(ge=0.1, le=100_000, strict=True)]
 # A URL of apprise holds a password or a token, so that the file names where it is, and never holds it.
 Variable = Annotated[str, Field(max_length=100)]
@@ -27,7 +28,7 @@ class Automation(Settings):
     keep_runs: int = Field(
         200, ge=10, description="of Dagster's history; older ones the sensor forgets, but for what asset pages show"
     )
-    fresh_within_hours: dict[str, Hours] = Field(
+    fresh_within_hours: dict[KeyOrKind, Hours] = Field(
         {}, description="by asset or kind: Dagster shows it as late when it was not made or found for so long"
     )
     on_failure: tuple[Variable, ...] = Field(

@@ -40,20 +40,26 @@ def load_experiment(path: Path, *, warehouse: str | None = None) -> Experiment:
     Raises:
         ExperimentError: with every problem of the file, each at its key and line.
     """
-    file = YamlFile(path)
-    if not isinstance(file.content, dict):
-        raise ExperimentError(f"{path}: expected a mapping at the top level, found {type(file.content).__name__}")
+    file = _mapping(path)
     if file.content.get("type") != COMPONENT:
         return experiment_of(file.content, where=path, warehouse=warehouse, line_of=file.line_of)
     attributes = file.content.get("attributes")
     inner = attributes.get("experiment") if isinstance(attributes, dict) else None
     if isinstance(inner, str):
-        return load_experiment(path.parent / inner, warehouse=warehouse)
+        named = _mapping(path.parent / inner)
+        return experiment_of(named.content, where=named.path, warehouse=warehouse, line_of=named.line_of)
     if not isinstance(inner, dict):
         raise ExperimentError(f"{path}: attributes.experiment: expected a path, or an experiment itself")
     return experiment_of(
         inner, where=path, warehouse=warehouse, line_of=lambda keys: file.line_of(["attributes", "experiment", *keys])
     )
+
+
+def _mapping(path: Path) -> YamlFile:
+    file = YamlFile(path)
+    if not isinstance(file.content, dict):
+        raise ExperimentError(f"{path}: expected a mapping at the top level, found {type(file.content).__name__}")
+    return file
 
 
 def experiment_of(

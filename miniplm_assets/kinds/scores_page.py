@@ -22,9 +22,9 @@ def scores_page(work: Work[Any], result: Result) -> Page:
         for domain, sums in sorted(domains.items()):
             scored = sums["num_scored_tokens"]
             loss = -sums["logprob_nats"] / scored if scored else None
-            rows.append([split, domain, loss, sums["num_sequences"], scored])
+            rows.append([split, domain, loss, scored])
     if rows:
-        outcome["loss by domain"] = Rows(("split", "domain", "nats / token", "sequences", "tokens"), rows)
+        outcome["loss by domain"] = Rows(("split", "domain", "nats / token", "tokens"), rows)
     scoring = work.settings.scoring
     how = [scoring.backend, scoring.dtype, f"engine {scoring.engine}"]
     return Page(outcome=outcome, made_of={"model": work.node.inputs["model"], "scored with": ", ".join(map(str, how))})

@@ -28,7 +28,11 @@ def page_of_table(work: "Work[Any]", result: "Result") -> Page:
     tables: dict[str, Entry] = {}
     for file in files:
         rows = pl.read_parquet(result.folder / file.name, glob=False)
-        entry = entry_of(rows.select(cs.exclude(cs.nested(), cs.ends_with("_id"))).to_dicts())
+        entry = entry_of(
+            rows.select(
+                cs.exclude(cs.nested(), cs.ends_with("_id"), cs.by_name("fingerprint", require_all=False))
+            ).to_dicts()
+        )
         if entry is not None:
             tables[in_words(file.name.removesuffix(".parquet"))] = entry
     return Page(outcome={**tables, **page.outcome}, made_of=page.made_of)

@@ -14,6 +14,7 @@ from miniplm_assets.core.recipe import Recipe
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS, Fingerprints
 from miniplm_assets.lineage.kind import EVERY_SHARD
 from miniplm_assets.lineage.pipeline import Pipeline
+from miniplm_assets.storage.latest import hide
 from miniplm_assets.storage.manifest import Manifest
 from miniplm_assets.storage.set_aside import (
     EARLIER,
@@ -77,6 +78,7 @@ def forget(
     waiting = _set_dependents_aside(store, fingerprints, grounds)
     for recipe in waiting_already:
         make_anew(aside[recipe.fingerprint][0])
+    hide(store.root, [one.folder for _, one in again])
     for recipe, one in again:
         set_aside(one.folder, store.work_folder(recipe.kind, recipe.fingerprint), None)
     return Forgotten([*(recipe for recipe, _ in again), *waiting_already], waiting)
@@ -123,6 +125,7 @@ def _set_dependents_aside(store: Store, fingerprints: Fingerprints, grounds: lis
         if manifest.fingerprint in affected and before is not None:
             write_grounds(work, [*before, *grounds])
     waiting = [one for one in stored if one.manifest.fingerprint in affected]
+    hide(store.root, [one.folder for one in waiting])
     for one in sorted(waiting, key=lambda one: affected[one.manifest.fingerprint], reverse=True):
         set_aside(one.folder, store.work_folder(one.manifest.kind, one.manifest.fingerprint), grounds)
     return [one.manifest for one in waiting]

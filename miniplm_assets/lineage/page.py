@@ -93,6 +93,8 @@ def amount(value: float | None, unit: str = "") -> str:
         return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if abs(value) >= 1e10:  # of FLOPs nobody counts the digits
+        return f"{value:.3g} {unit}".rstrip()
     shown = f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 10_000 else f"{value:,.4g}"
     return f"{shown} {unit}".rstrip()
 

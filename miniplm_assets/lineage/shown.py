@@ -39,6 +39,7 @@ class Shown:
         fingerprint: of the result that is shown; that which would be made, where none is.
         made_at: when it was made, in UTC.
         seconds: that making it took; of an asset in pieces, the sum.
+        runs: of Dagster, that made it, as far as they are known.
         num_stored: of its results: of its pieces, where it has them.
         num_results: of which there are so many.
         folder: of the result, or of each piece.
@@ -59,6 +60,7 @@ class Shown:
     fingerprint: str
     made_at: str | None = None
     seconds: float = 0.0
+    runs: tuple[str, ...] = ()
     num_stored: int = 0
     num_results: int = 1
     folders: tuple[str, ...] = ()
@@ -147,6 +149,7 @@ def _filled(told: Shown, pipeline: Pipeline, node: Node[Any], results: Sequence[
         told,
         made_at=max(result.manifest.created_at for result in files),
         seconds=sum(result.manifest.seconds for result in files),
+        runs=tuple(dict.fromkeys(run for result in files if (run := result.manifest.made_by.get("run")))),
         folders=tuple(str(result.folder) for result in files),
         latest=str(pipeline.store.root / LATEST / node.key) if is_latest else None,
         facts={name: value for name, value in facts.items() if name not in NO_FIGURES},

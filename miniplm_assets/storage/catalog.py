@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 import duckdb
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from miniplm_assets.storage.files import beside, flush_to_disk, path_for_duckdb
@@ -158,7 +159,7 @@ def _statements(tables: Sequence[CatalogTable], warehouse: Path) -> Iterator[str
     shown = [table for table in tables if any(table.files.values())]
     for table in shown:
         kind = "table" if table.is_copied else "view"
-        has_texts = TEXTS in table.columns and TEXTS in _columns_of(table)
+        has_texts = TEXTS in table.columns and _holds_texts(table)
         guarded = "" if table.is_copied else f" where {_is_in_place(warehouse)}"
         columns = f"*, array_to_string({TEXTS}, chr(10) || chr(10)) as {TEXT}" if has_texts else "*"
         yield f"create {kind} {_identifier(table.name)} as select {columns} from ({_union(table)}){guarded}"  # noqa: S608
@@ -223,3 +224,10 @@ def _identifier(name: str) -> str:
 
 def _literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
+
+
+def _holds_texts(table: CatalogTable) -> bool:
+    """Return whether a table has a list of texts in each row; another may call a single word so."""
+    schemas = (pq.read_schema(path) for paths in table.files.values() for path in paths[:1])
+    types = [schema.field(TEXTS).type for schema in schemas if TEXTS in schema.names]
+    return bool(types) and all(pa.types.is_list(one) or pa.types.is_large_list(one) for one in types)
