@@ -43,7 +43,6 @@ UNITS: Final = {
     "num_parameters": "parameters",
     "num_processes": "processes",
     "num_permutations": "permutations, a byte each",
-    "num_processes": "corpus files at once",
     "num_random": "sequences",
     "num_sampled_tokens": "tokens",
     "num_shards": "files",
