@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from miniplm_assets.core.packing import EncodedTexts, PackedSequences, Packer
+from miniplm_assets.core.encoded_texts import EncodedTexts
+from miniplm_assets.core.packing import PackedSequences, Packer
 
 END = 0
 STOP = 1  # a token that ends a sentence

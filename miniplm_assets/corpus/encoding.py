@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from miniplm_assets.core.encoded_texts import EncodedTexts
 from miniplm_assets.core.errors import ModelError
-from miniplm_assets.core.packing import EncodedTexts
 from miniplm_assets.corpus.fast_merges import FastMerges, find_fast_merges
 
 _SENTENCE_ENDS: Final = (".", "!", "?", "…", "。", "！", "？", "．", "｡", "।", "؟", "۔")  # noqa: RUF001 - other scripts are meant

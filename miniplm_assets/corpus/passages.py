@@ -24,8 +24,8 @@ import polars as pl
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from miniplm_assets.core.encoded_texts import EncodedTexts
 from miniplm_assets.core.errors import CorpusError, ModelError
-from miniplm_assets.core.packing import EncodedTexts
 from miniplm_assets.core.splits import CANDIDATE
 from miniplm_assets.corpus.encoding import PackingTokenizer
 from miniplm_assets.corpus.progress import Report

@@ -13,9 +13,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from miniplm_assets.core.encoded_texts import EncodedTexts
 from miniplm_assets.core.errors import CorpusError
 from miniplm_assets.core.facts import counts_in_words
-from miniplm_assets.core.packing import EncodedTexts, PackedSequences, Packer
+from miniplm_assets.core.packing import PackedSequences, Packer
 from miniplm_assets.core.splits import SPLITS
 from miniplm_assets.corpus.cleaning import excerpt_of
 from miniplm_assets.corpus.encoding import PackingTokenizer
