@@ -26,7 +26,7 @@ from miniplm_assets.corpus.tokenizer import train_tokenizer
 from miniplm_assets.experiment.schema import Sequences
 from miniplm_assets.kinds.scores import rows_of
 from miniplm_assets.lineage.page import Rows
-from miniplm_assets.lineage.plan import _reasons
+from miniplm_assets.lineage.plan import reasons_of
 from miniplm_assets.storage.manifest import Manifest
 from miniplm_assets.storage.shard_ranges import IdIndex, ShardRange
 
@@ -131,7 +131,7 @@ def test_why_files_are_missing() -> None:
 
     def reasons(number: int) -> Callable[[], list[str]]:
         absent, earlier = ([one(place) for place in range(number)] for one in (lambda n: recipe("2", n), manifest))
-        return lambda: list(_reasons([*absent, recipe("2", number)], earlier))
+        return lambda: list(reasons_of([*absent, recipe("2", number)], earlier))
 
     require_linear(reasons, size=40)
     assert reasons(2)() == ["code_version: '1' -> '2' (2 results)", "new file 2.jsonl"]
