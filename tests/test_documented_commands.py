@@ -203,7 +203,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("documented")
     write_shard(folder / "corpus" / "a.jsonl", MODULES[:6])
     experiment = write_experiment(folder / "experiment.yaml", tiny_experiment(folder / "corpus", folder / "warehouse"))
-    for other in ("my.yaml", "other.yaml"):
+    for other in ("my.yaml", "one.yaml", "another.yaml"):
         shutil.copy(experiment, folder / other)
     with dg.DagsterInstance.ephemeral() as instance:
         dg.materialize(build_assets(open_pipeline(experiment)), instance=instance)
