@@ -42,6 +42,7 @@ UNITS: Final = {
     "num_held_out_sequences": "sequences",
     "num_parameters": "parameters",
     "num_permutations": "permutations, a byte each",
+    "num_processes": "corpus files at once",
     "num_random": "sequences",
     "num_sampled_tokens": "tokens",
     "num_shards": "files",
