@@ -16,6 +16,7 @@ from miniplm_assets.core.errors import ExperimentError
 from miniplm_assets.kinds.registry import PROJECT, open_pipeline
 from miniplm_assets.lineage.plan import plan
 from tests.corpora import tiny_experiment, write_experiment, write_shard
+from tests.pages import value_of
 
 pytestmark = pytest.mark.long
 DEFS = Path("language_models") / "defs"
@@ -91,7 +92,7 @@ def test_one_experiment_computes_and_the_other_finds(project: Project) -> None:
         def computed(*key: str) -> int:
             event = instance.get_latest_materialization_event(dg.AssetKey([*key]))
             assert event is not None and event.asset_materialization is not None, key
-            number = event.asset_materialization.metadata["num_results_computed"].value
+            number = value_of(event.asset_materialization, "num_results_computed")
             assert isinstance(number, int)
             return number
 

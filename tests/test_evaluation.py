@@ -380,13 +380,24 @@ def test_who_was_measured_less_often_than_asked_is_named() -> None:
 def test_the_verdict_on_a_better_student() -> None:
     assert said([BASE, AHEAD]) == (
         "miniplm (trained on refined_corpus/half) ended lower than no_kd (trained on candidates): its held-out loss "
-        "over all domains is 3.500 against 4.000 nats a token, 0.500 nats (12.5%) lower, after the same 8,000 tokens. "
-        "One seed cannot tell an effect from chance: those of small students have differed by 0.4 nats a token "
+        "over all domains is 3.500 against 4.000 nats a token, 0.500 nats (12.5%) lower, after the same 8,000 tokens "
+        "(1.00 and 1.00 times through what each learnt from). One seed cannot tell an effect from chance: those of "
+        "small students have differed by 0.4 nats a token "
         "(name more: `seeds`). On the sample that is measured along the way, it reached the final loss of no_kd (4.000 "
         "there) after 5,000 tokens, where no_kd took 8,000: 1.60 times fewer. It is better in 2 of 3 domains. All "
         "tokens added up, it loses most in 'noise' (+0.200 nats a token), whose share of the tokens the selection cut "
         "from 30.0% to 1.0%."
     )
+
+
+def test_the_verdict_says_what_the_losses_would_be_with_what_they_leave_out() -> None:
+    """A student that was spared the noise knows nothing of it."""
+    base = student("no_kd", [5.0, 4.0], by_domain={"code": 4.0, "noise": 4.0})
+    spared = student("miniplm", [5.0, 3.5], by_domain={"code": 3.5, "noise": 6.0})
+    held = hold_all([base, spared], baseline="no_kd", excluded_domains=("noise",))
+    told = verdict([base, spared], held, baseline="no_kd", excluded_domains=("noise",))
+    assert "Over all held-out text, noise with it, it is 4.750 against 4.000 (+0.750)." in told
+    assert "Over all held-out text" not in said([BASE, AHEAD])
 
 
 WORSE = {"code": 4.1, "prose": 4.1, "noise": 4.4}

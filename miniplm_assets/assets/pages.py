@@ -180,7 +180,7 @@ def _lines(name: str, chart: Lines) -> dict[str, Any]:
     if not lines:
         return {}
     for num_points in range(24, 3, -2):
-        svg = quote(small_chart(lines, x=chart.x, num_points=num_points), safe=" =:/',;-+.")
+        svg = quote(small_chart(lines, x=chart.x, num_points=num_points, colours=chart.colours), safe=" =:/',;-+.")
         shown_in_place = f"![{name}](<data:image/svg+xml,{svg}>)"
         if len(shown_in_place) < BEHIND_A_BUTTON:
             return {name: dg.MetadataValue.md(shown_in_place)}

@@ -17,7 +17,9 @@ LINE_HEIGHT: Final = 13
 CHARACTERS_OF_A_NAME: Final = 13
 
 
-def small_chart(lines: Mapping[str, Points], *, x: str, num_points: int) -> str:
+def small_chart(
+    lines: Mapping[str, Points], *, x: str, num_points: int, colours: Mapping[str, str] | None = None
+) -> str:
     """Draw lines over one another, the least and the largest values beside the axes.
 
     Args:
@@ -25,6 +27,7 @@ def small_chart(lines: Mapping[str, Points], *, x: str, num_points: int) -> str:
             left out.
         x: what stands under the axis: quantity and unit.
         num_points: of each line that are drawn; the first and the last always are.
+        colours: of some lines, by name.
 
     Returns:
         An SVG document.
@@ -35,7 +38,8 @@ def small_chart(lines: Mapping[str, Points], *, x: str, num_points: int) -> str:
     to_x = _scale(min(xs), max(xs), LEFT, RIGHT)
     to_y = _scale(min(ys), max(ys), BOTTOM - 6, TOP + 6)
     drawn, heights = [], []
-    for colour, (name, points) in zip(COLOURS, shown.items(), strict=False):
+    for own, (name, points) in zip(COLOURS, shown.items(), strict=False):
+        colour = (colours or {}).get(name, own)
         drawn.append(f"<path d='{_path([(to_x(x_), to_y(y)) for x_, y in points])}' stroke='{colour}'/>")
         heights.append((to_y(points[-1][1]), colour, name))
     return (

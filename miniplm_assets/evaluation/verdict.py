@@ -20,6 +20,8 @@ KEEPS_NEARLY_ALL = 0.95
 MANY_EPOCHS = 4.0
 # Of what two students differ in; more would bury the outcome.
 NUM_SHOWN_SETTINGS = 4
+# Of the domains that losses leave out.
+NUM_NAMED = 3
 # From so many on, students are told in short before each is by itself.
 NUM_WORTH_A_LIST = 4
 
@@ -110,6 +112,7 @@ def _judge(
             f"after {_tokens_of_both(student, base)}."
         )
     yield from _sureness(student, base, held)
+    yield from _with_what_is_left_out(student, base, excluded_domains)
     yield from _pace(student, base, held, excluded_domains)
     yield from _context(student, base)
     yield from _by_domain(student, base, is_by_selection=not also)
@@ -199,6 +202,24 @@ def _interval(low: float, high: float, unit: str) -> str:
     if high < 0:
         return f"is {-high:.3f} to {-low:.3f} {unit} lower"
     return f"reaches from {-low:.3f} {unit} lower to {high:.3f} higher"
+
+
+def _with_what_is_left_out(
+    student: StudentRecord, base: StudentRecord, excluded_domains: Collection[str]
+) -> Iterator[str]:
+    """Say how the losses are over all held-out text: what is left out of the others may turn them round."""
+    present = set(student.held_out.filter(pl.col("num_scored_tokens") > 0)["domain"])
+    left_out = [domain for domain in excluded_domains if domain in present]
+    if not left_out:
+        return
+    ours, theirs = (_over_all(one) for one in (student, base))
+    named = ", ".join(left_out[:NUM_NAMED]) + (" and more" if len(left_out) > NUM_NAMED else "")
+    yield f"Over all held-out text, {named} with it, it is {ours:.3f} against {theirs:.3f} ({ours - theirs:+.3f})."
+
+
+def _over_all(student: StudentRecord) -> float:
+    nats, tokens = student.held_out.select(pl.col("nll_nats", "num_scored_tokens").sum()).row(0)
+    return float(nats) / float(tokens)
 
 
 def _pace(
@@ -322,8 +343,12 @@ def _domain_losses(student: StudentRecord, base: StudentRecord) -> pl.DataFrame:
 def _tokens_of_both(student: StudentRecord, base: StudentRecord) -> str:
     # Two draws of the same budget differ by less than a sequence.
     if abs(student.num_tokens - base.num_tokens) <= 0.01 * base.num_tokens:
-        return f"the same {base.num_tokens:,} tokens"
-    return f"{student.num_tokens:,} and {base.num_tokens:,} tokens"
+        tokens = f"the same {base.num_tokens:,} tokens"
+    else:
+        tokens = f"{student.num_tokens:,} and {base.num_tokens:,} tokens"
+    if student.corpus == base.corpus:
+        return tokens
+    return f"{tokens} ({student.num_epochs:.2f} and {base.num_epochs:.2f} times through what each learnt from)"
 
 
 def _named(student: StudentRecord) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import polars as pl
 
+from miniplm_assets.evaluation.line_styles import line_styles
 from miniplm_assets.kinds.student_checkpoint import checkpoint_key
 from miniplm_assets.lineage.page import Cell, Entry, Lines, Page, Rows, Words
 from miniplm_assets.lineage.work import Work
@@ -31,7 +32,8 @@ def comparison_page(work: Work[Any], result: Result) -> Page:
     outcome: dict[str, Entry] = {"verdict": Words(result.facts["verdict"]), "students": Rows(columns, students)}
     curves = _curves(work)
     if curves:
-        outcome["loss along the way, nats / token"] = Lines(curves, x="tokens")
+        colours = {name: style.colour for name, style in line_styles(curves).items()}
+        outcome["loss along the way, nats / token"] = Lines(curves, x="tokens", colours=colours)
     settings = work.settings
     made_of: dict[str, Entry] = {
         "students learnt from": Rows(
@@ -57,7 +59,7 @@ def _curves(work: Work[Any]) -> dict[str, Sequence[tuple[float, float]]]:
 
 def _curve(log: Path, excluded_domains: Collection[str]) -> Sequence[tuple[float, float]]:
     losses = (
-        pl.read_parquet(log)
+        pl.read_parquet(log, glob=False)
         .filter(~pl.col("domain").is_in(list(excluded_domains)))
         .group_by("num_tokens")
         .agg(pl.col("nll_nats").sum() / pl.col("num_scored_tokens").sum())

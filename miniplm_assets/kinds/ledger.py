@@ -11,6 +11,7 @@ from miniplm_assets.evaluation.student_plots import plot_break_even
 from miniplm_assets.experiment import Experiment
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.engines import MODEL
+from miniplm_assets.kinds.ledger_page import ledger_page
 from miniplm_assets.kinds.student_checkpoint import checkpoint_key
 from miniplm_assets.kinds.student_records import keys_of_student, read_student
 from miniplm_assets.lineage.kind import Blueprint, Kind, Node
@@ -159,6 +160,7 @@ Teacher and reference scored the corpus, and were trained where that happened he
 several students use is shared by them. Attention over the context is left out, as in arXiv 2001.08361.""",
     nodes=_nodes,
     make=_make,
+    page=ledger_page,
     table=TABLE,
     columns={
         "student": "its name",

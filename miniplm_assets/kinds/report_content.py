@@ -15,7 +15,7 @@ from miniplm_assets.evaluation.report.drawings import Asset, asset_graph
 from miniplm_assets.evaluation.report.outcome import differences_told, outcome
 from miniplm_assets.evaluation.report.paper import paper_section
 from miniplm_assets.evaluation.report.provenance import checks_said, provenance_section, reading_section
-from miniplm_assets.evaluation.report.students import costs, curves, how_made
+from miniplm_assets.evaluation.report.students import costs, curves, how_made, pays_said
 from miniplm_assets.evaluation.report.told import StudentsTold, headline
 from miniplm_assets.evaluation.verdict import unheld
 from miniplm_assets.experiment.settings import Settings
@@ -185,6 +185,7 @@ def _students(work: Work[Reported], inputs: Inputs) -> StudentsTold:
         else None,
         more=more,
         about={name: one.about for name, one in told.students.items()},
+        pays=" ".join(pays_said(inputs.facts(BREAK_EVEN.name)["verdict"])) if BREAK_EVEN.name in inputs else "",
     )
 
 

@@ -64,7 +64,7 @@ def _kept_in_words(facts: Mapping[str, Any]) -> str:
     return (
         f"Kept are {amount(kept)} of {amount(candidates)} candidate sequences ({percent(kept, candidates)}), "
         f"{amount(tokens)} of {amount(of_tokens)} tokens ({percent(tokens, of_tokens)}). "
-        f"The cutoff is {cutoff:.6g} {unit}: what ranks as high or higher is kept."
+        f"The cutoff is a score of {cutoff:.6g} {unit}: what has as much or more is kept."
     )
 
 
@@ -86,7 +86,7 @@ def _extremes_of(work: Work[Any]) -> dict[str, Entry]:
 def _extremes(_work: Work[Any], result: Result) -> Page:
     rows = result.facts.get("rows", [])
     every = [[row["extreme"], row["rank_difference"], row["domain"], row["num_tokens"], row["text"]] for row in rows]
-    columns = ("extreme", "rank", "domain", "tokens", "text")
+    columns = ("extreme", "score", "domain", "tokens", "text")
     return Page(outcome={**_texts(result), "all of them": Rows(columns, every, is_aside=True)})
 
 
@@ -94,7 +94,7 @@ def _texts(result: Result) -> dict[str, Entry]:
     rows = result.facts.get("rows", [])
     return {
         f"{NUM_TEXTS} {extreme}": Rows(
-            ("rank", "domain", "text"),
+            ("score", "domain", "text"),
             [
                 [row["rank_difference"], row["domain"], " ".join(row["text"].split())[:CHARACTERS_OF_A_TEXT]]
                 for row in rows
@@ -136,7 +136,7 @@ def _distribution(_work: Work[Any], result: Result) -> Page:
         "candidates": list(zip(middles, rows["num_candidates"].to_list(), strict=True)),
         "kept": list(zip(middles, rows["num_kept"].to_list(), strict=True)),
     }
-    return Page(outcome={"sequences by rank": Lines(lines, x="what the selection ranks by")})
+    return Page(outcome={"sequences by score": Lines(lines, x="what the selection ranks by")})
 
 
 def _mb(num_bytes: int) -> str:

@@ -39,7 +39,7 @@ def own_model_page(result: Result, *, split: str) -> Page:
     facts = result.facts
     return Page(
         outcome={
-            "outcome": f"Held-out loss {_nats(facts[LOSS])} after {_cost_in_words(facts)}.",
+            "outcome": f"Held-out loss {_nats(facts[LOSS])} {_measured_on(facts)}, after {_cost_in_words(facts)}.",
             CURVE: Lines({"": _curve(result)}, x="tokens"),
         },
         made_of={
@@ -49,6 +49,11 @@ def own_model_page(result: Result, *, split: str) -> Page:
             "training": _training([facts]),
         },
     )
+
+
+def _measured_on(facts: Mapping[str, Any]) -> str:
+    """Say what a loss along the way is measured on: evaluations are of more text, and may leave domains out."""
+    return f"on a sample of {amount(facts['num_held_out_sequences'])} validation sequences of all domains"
 
 
 def student_page(work: Work[Any], _result: Result) -> Page:
@@ -64,8 +69,8 @@ def student_page(work: Work[Any], _result: Result) -> Page:
     first = next(iter(seeds.values()))
     return Page(
         outcome={
-            "outcome": f"Held-out loss {_nats(sum(losses) / len(losses))}{mean}, after {_cost_in_words(every[0])}"
-            + (" each." if mean else "."),
+            "outcome": f"Held-out loss {_nats(sum(losses) / len(losses))}{mean} {_measured_on(every[0])}, after "
+            f"{_cost_in_words(every[0])}" + (" each." if mean else "."),
             CURVE: Lines({f"seed {seed}": _curve(one) for seed, one in seeds.items()}, x="tokens"),
             "seeds, nats / token": Rows(
                 ("seed", "held-out loss", "training loss", "tokens", "seconds"),

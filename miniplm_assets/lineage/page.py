@@ -44,10 +44,12 @@ class Lines:
     Attributes:
         lines: (x, y) points by name.
         x: what is under the axis, with its unit.
+        colours: of the lines by name, where they have some elsewhere too.
     """
 
     lines: Mapping[str, Sequence[tuple[float, float]]]
     x: str
+    colours: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

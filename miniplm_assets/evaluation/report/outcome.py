@@ -24,6 +24,8 @@ def outcome(told: StudentsTold) -> Iterator[Block]:
     if rest:
         yield Words(text="\n\n".join(rest[:MAX_OPEN_PARAGRAPHS]))
     yield _standing(told)
+    if told.pays:
+        yield Words(text=f"What it costs, against training alone: {told.pays}")
     yield _trained_on(told)
     if told.differences is not None:
         yield told.differences

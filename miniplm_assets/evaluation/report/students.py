@@ -97,6 +97,11 @@ def how_made(made: Mapping[str, Mapping[str, str]], sources: Mapping[str, Source
     )
 
 
+def pays_said(words: str) -> list[str]:
+    """Return what `break_even` says of when each way pays; what each costs stands in a table."""
+    return [line for line in words.splitlines() if "FLOPs of training" not in line]
+
+
 def _took(seconds: Mapping[str, float]) -> str:
     parts = ", ".join(f"{what} {taken / 60:,.1f}" for what, taken in seconds.items())
     return (
@@ -151,8 +156,7 @@ def costs(
         sources=sources[:1],
         note="Attention over the context is left out, as in arXiv 2001.08361.",
     )
-    # What each costs stands in the table.
-    said = [line for line in words.splitlines() if "FLOPs of training" not in line]
+    said = pays_said(words)
     blocks: list[Block] = [Words(text="\n\n".join([*said, _took(seconds)])), table]
     for place, baseline in enumerate(sorted(baselines)):
         caption = f"What it costs to reach the final loss of {baseline}, over the number of students that are trained"

@@ -32,6 +32,7 @@ class StudentsTold:
         differences: how sure each difference is, where that was measured.
         more: other tables of the comparison.
         about: what each student is, in words; its corpus where nothing is said.
+        pays: from how many students on each way is the cheaper one, in words.
     """
 
     records: Mapping[str, StudentRecord]
@@ -45,6 +46,7 @@ class StudentsTold:
     differences: Table | None = None
     more: Sequence[Table] = field(default_factory=tuple)
     about: Mapping[str, str] = field(default_factory=dict)
+    pays: str = ""
 
     @property
     def styles(self) -> dict[str, LineStyle]:
