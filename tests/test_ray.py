@@ -319,7 +319,8 @@ def test_corpus_files_are_read_and_packed_by_tasks_of_a_cluster(cluster, tmp_pat
     assert side_by_side.contents(one) == side_by_side.contents(many)
     crew = RayCrew(None, num_pieces=5)
     assert crew.num_at_once == 2
+    (tmp_path / "draft").mkdir()
     with pytest.raises(CorpusError, match=r"shard a\.jsonl: 2 processes of the Ray cluster in a row were lost"):
-        crew.do(side_by_side.die, "a.jsonl", tmp_path, print)
+        crew.do(side_by_side.die, "a.jsonl", tmp_path / "draft", print)
     with pytest.raises(StoreError, match="must lie at the same path on each"):
         crew.do(side_by_side.die, "a.jsonl", tmp_path / "elsewhere", print)
