@@ -272,7 +272,7 @@ def test_each_seed_has_its_results_and_every_task_is_there(evaluated):
     one, other = (tables(pipeline, "plain", seed, "answers") for seed in (1, 2))
     assert one["doc_hash"].to_list() == other["doc_hash"].to_list()
     assert one["logprob_nats"].to_list() != other["logprob_nats"].to_list()
-    assert "lm_eval 0.4.13" in value_of(str(made["tasks"], "harness"))
+    assert "lm_eval 0.4.13" in str(value_of(made["tasks"], "harness"))
     written = one.filter(pl.col("task") == "written")
     assert written["prediction"].null_count() == 0 and written["metric"].to_list() == ["exact_match"] * 5
 
