@@ -95,7 +95,8 @@ def test_a_terminal_without_utf8_shows_what_it_can(made):
 def test_where_python_takes_names_for_ascii_it_is_said_what_to_set(made):
     for command in (python("plan"), MATERIALISE):
         _, said = run(made, command, **NO_UTF8)
-        assert ".jsonl: Python takes the names of files for ascii here, and this one is not; set PYTHONUTF8=1" in said
+        told = " ".join(said.split())  # a plan breaks its lines
+        assert ".jsonl: Python takes the names of files for ascii here, and this one is not; set PYTHONUTF8=1" in told
 
 
 def test_an_experiment_file_that_is_not_there_is_a_sentence_and_no_trace(made):
@@ -144,7 +145,7 @@ def test_a_warehouse_that_cannot_be_written_can_be_looked_at(made, forbidden):
     assert status == 1
     assert f"\n{forbidden} cannot be read or written by user {os.geteuid()} (Permission denied). Give this user" in said
     status, said = run(made, python("plan"), before=AS_MORTAL, MINIPLM_WAREHOUSE=str(forbidden))
-    assert status == 0 and "\ndocuments  " in said
+    assert status == 0 and " assets are stored" in said
 
 
 @pytest.mark.parametrize(("command", "expected"), [("plan", 2), ("verify", 1), ("outcome", 2)])

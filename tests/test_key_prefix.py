@@ -61,7 +61,7 @@ def test_a_wrong_one_is_refused(wrong):
 def test_a_run_of_another_experiment_is_not_waited_for(experiment_file, instance):
     """A run of all of `b`, on the same corpus, makes nothing of `a`: who lacks an input of `a` is told."""
     a, b = (open_pipeline(experiment_file, key_prefix=prefix) for prefix in ("a", "b"))
-    merged = dg.Definitions.merge(build_definitions(a), build_definitions(b))
+    merged = dg.Definitions.merge(*(build_definitions(one, is_whole=False) for one in (a, b)))
     first = merged.resolve_job_def("a_miniplm")
     assert first.execute_in_process(instance=instance, asset_selection=[dg.AssetKey(["a", "raw_corpus"])]).success
     whole = instance.create_run_for_job(
@@ -80,7 +80,7 @@ def test_a_run_of_another_experiment_is_not_waited_for(experiment_file, instance
 
 def test_the_schedule_asks_for_its_own_assets_alone(experiment_file, instance):
     a, b = (open_pipeline(experiment_file, key_prefix=prefix) for prefix in ("a", "b"))
-    merged = dg.Definitions.merge(build_definitions(a), build_definitions(b))
+    merged = dg.Definitions.merge(*(build_definitions(one, is_whole=False) for one in (a, b)))
     schedule = merged.resolve_schedule_def("b_nightly")
     assert schedule.job_name == "b_miniplm"
     keys = merged.resolve_job_def("b_miniplm").asset_layer.selected_asset_keys
@@ -98,7 +98,7 @@ def test_the_schedule_asks_for_its_own_assets_alone(experiment_file, instance):
 )
 def test_a_selection_is_of_one_experiment_or_of_both(experiment_file, selection, chosen):
     a, b = (open_pipeline(experiment_file, key_prefix=prefix) for prefix in ("a", "b"))
-    graph = dg.Definitions.merge(build_definitions(a), build_definitions(b)).resolve_asset_graph()
+    graph = dg.Definitions.merge(*(build_definitions(one, is_whole=False) for one in (a, b))).resolve_asset_graph()
     found = dg.AssetSelection.from_string(selection).resolve(graph)
     assert {key.to_user_string() for key in found} == chosen
 

@@ -151,7 +151,7 @@ def _places(told: Shown) -> str:
 
 def in_rows(rows: Sequence[Mapping[str, Any]], columns: int) -> str:
     """Return rows as a table where that fits; else the first of them one under the other, each value cut to a line."""
-    told = [{name: figure(name, value) for name, value in _with_text(row).items()} for row in rows]
+    told = [{name: _on_a_line(figure(name, value)) for name, value in _with_text(row).items()} for row in rows]
     names = list(dict.fromkeys(name for row in told for name in row))
     told = [{name: row.get(name, "-") for name in names} for row in told]
     if all(len(text) <= CELL_COLUMNS for row in told for text in row.values()):
@@ -164,6 +164,10 @@ def in_rows(rows: Sequence[Mapping[str, Any]], columns: int) -> str:
         for row in told
     ]
     return "\n\n".join(blocks)
+
+
+def _on_a_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _with_text(row: Mapping[str, Any]) -> dict[str, Any]:
