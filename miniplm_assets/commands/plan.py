@@ -49,7 +49,7 @@ def _plan(options: argparse.Namespace) -> int:
         print(f"\n{_table(left, columns)}\n\n{_why(left, columns)}")
         if notes := " ".join(_notes(left, speed)):
             print(f"\n{wrapped(notes, columns)}")
-    # Of what is stored, too, there may be something to say: that the corpus cannot be looked at now, and what seeds tell.
+    # Of what is stored, too, there may be something to say: that the corpus cannot be looked at now, what seeds tell.
     for line in [f"{one.key}: {reason}" for one in planned if one.is_complete for reason in one.reasons]:
         print(f"\n{wrapped(line, columns)}")
     if remade:
