@@ -318,7 +318,7 @@ def test_corpus_files_are_read_and_packed_by_tasks_of_a_cluster(cluster, tmp_pat
         node.kind.make(Work(many, node, RayRun(many)))
     assert side_by_side.contents(one) == side_by_side.contents(many)
     crew = RayCrew(None, num_pieces=5)
-    assert crew.num_at_once == 2
+    assert crew.num_at_once == int(ray.cluster_resources()["CPU"])  # a test before this one may have ended a node
     (tmp_path / "draft").mkdir()
     with pytest.raises(CorpusError, match=r"shard a\.jsonl: 2 processes of the Ray cluster in a row were lost"):
         crew.do(side_by_side.die, "a.jsonl", tmp_path / "draft", print)
