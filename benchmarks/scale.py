@@ -19,7 +19,7 @@ import queue
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,7 +63,7 @@ class QuietRun:
     errands: "queue.SimpleQueue[Callable[[], object]]" = field(default_factory=queue.SimpleQueue)
     run_id: None = None
 
-    def progressed(self, tally: Tally, pieces: Sequence[str]) -> None:
+    def progressed(self, tally: Tally, pieces: Collection[str]) -> None:
         """Show nobody how far it is."""
 
     def report(self, line: str) -> None:

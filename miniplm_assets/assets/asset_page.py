@@ -4,13 +4,13 @@ The kinds say what is theirs (`lineage.page`); `pages` knows how each entry look
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import dagster as dg
 
-from miniplm_assets.assets.pages import MAX_SHOWN_CHARACTERS, behind_a_button, json_entry, picture, shown
-from miniplm_assets.lineage.facts_page import entry_of, page_of_table
+from miniplm_assets.assets.pages import MAX_SHOWN_CHARACTERS, behind_a_button, facts_shown, picture, shown
+from miniplm_assets.lineage.facts_page import page_of_table
 from miniplm_assets.lineage.page import Entry, Rows, amount, seconds_in_words
 from miniplm_assets.lineage.tally import Tally
 from miniplm_assets.lineage.work import Work
@@ -38,7 +38,7 @@ def describe(work: Work[Any], result: Result) -> dict[str, Any]:
     page = page_of_table(work, result) if page_of is None else page_of(work, result)
     return (
         _all_shown(page.outcome)
-        | _notes(work.tally)
+        | facts_shown(work.tally.notes)
         | _pictures(result)
         | shown("made", made_in_words(work, result))
         | _all_shown(page.made_of)
@@ -55,15 +55,6 @@ def _all_shown(entries: Mapping[str, Entry]) -> dict[str, Any]:
     return metadata
 
 
-def _notes(tally: Tally) -> dict[str, Any]:
-    """Return what a run alone has seen."""
-    metadata: dict[str, Any] = {}
-    for name, note in tally.notes.items():
-        entry = entry_of(note)
-        metadata |= {name: json_entry(note)} if entry is None else shown(name, entry)
-    return metadata
-
-
 def _pictures(result: Result) -> dict[str, Any]:
     return {
         title: dg.MetadataValue.md(picture(title, "png", (result.folder / file.name).read_bytes()))
@@ -77,10 +68,10 @@ def _pieces(work: Work[Any]) -> dict[str, Any]:
     kind, tally = work.node.kind, work.tally
     if kind.pieces is None or not tally.pieces:
         return {}
-    return shown(f"{kind.pieces}s", piece_rows(tally, list(work.piece_recipes), kind.pieces))
+    return shown(f"{kind.pieces}s", piece_rows(tally, work.piece_recipes, kind.pieces))
 
 
-def piece_rows(tally: Tally, pieces: Sequence[str], unit: str) -> Rows:
+def piece_rows(tally: Tally, pieces: Collection[str], unit: str) -> Rows:
     """Return a row for each piece, whatever state it is in.
 
     Args:

@@ -5,8 +5,7 @@ from typing import Any, Final
 
 import dagster as dg
 
-from miniplm_assets.assets.pages import json_entry, shown
-from miniplm_assets.lineage.facts_page import entry_of
+from miniplm_assets.assets.pages import facts_shown
 from miniplm_assets.lineage.kind import Check, Kind
 from miniplm_assets.storage.manifest import CheckOutcome
 
@@ -45,7 +44,7 @@ def _result(check: Check, outcome: CheckOutcome) -> dg.AssetCheckResult:
         passed=outcome.passed,
         severity=_severity(check, outcome),
         description=outcome.description or None,
-        metadata=_facts(outcome),
+        metadata=facts_shown(outcome.facts),
     )
 
 
@@ -58,7 +57,7 @@ def _together(outcomes: Sequence[tuple[Check, CheckOutcome]]) -> Iterator[dg.Ass
     is_error = dg.AssetCheckSeverity.ERROR in severities or not failed
     metadata: dict[str, Any] = {}
     for check, outcome in failed:
-        metadata |= {f"{check.name}: {name}": fact for name, fact in _facts(outcome).items()}
+        metadata |= {f"{check.name}: {name}": fact for name, fact in facts_shown(outcome.facts).items()}
     said = " ".join(f"{check.name}: {outcome.description}" for check, outcome in failed)
     yield dg.AssetCheckResult(
         check_name=COLUMNS_ARE_AS_DESCRIBED,
@@ -72,11 +71,3 @@ def _together(outcomes: Sequence[tuple[Check, CheckOutcome]]) -> Iterator[dg.Ass
 def _severity(check: Check, outcome: CheckOutcome) -> dg.AssetCheckSeverity:
     is_error = check.is_blocking and not outcome.is_warning
     return dg.AssetCheckSeverity.ERROR if is_error else dg.AssetCheckSeverity.WARN
-
-
-def _facts(outcome: CheckOutcome) -> dict[str, Any]:
-    metadata: dict[str, Any] = {}
-    for name, value in outcome.facts.items():
-        entry = entry_of(value)
-        metadata |= {name: json_entry(value)} if entry is None else shown(name, entry)
-    return metadata

@@ -3,7 +3,7 @@
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, cached_property, partial
 from typing import Final
@@ -66,7 +66,7 @@ class DagsterRun:
         self._observing.tell(line)
         self._look()
 
-    def progressed(self, tally: Tally, pieces: Sequence[str]) -> None:
+    def progressed(self, tally: Tally, pieces: Collection[str]) -> None:
         """Show how far an asset in pieces is, as an observation of it."""
         self._observing.see(tally, pieces)
 

@@ -1,8 +1,8 @@
 """How far a long step is, as observations of its asset: the UI shows them while it runs, under Events."""
 
 import time
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Collection
+from typing import Final
 
 import dagster as dg
 
@@ -24,22 +24,23 @@ class Observing:
     def __init__(self, context: dg.AssetExecutionContext) -> None:
         self._context = context
         self._last = time.monotonic()
-        self._pieces: dict[str, Any] = {}
+        self._seen: tuple[Tally, Collection[str]] | None = None
 
     def tell(self, line: str) -> None:
         """Show a line of progress, if nothing was shown for a while."""
-        now = time.monotonic()
-        if now - self._last < SECONDS_BETWEEN:
+        if not self._is_due():
             return
-        self._last = now
-        metadata = {
-            **shown("progress", str(line)),
-            **self._pieces,
-        }  # a line may be more than a text, which Dagster refuses
+        self._last = time.monotonic()
+        metadata = shown("progress", str(line))  # a line may be more than a text, which Dagster refuses
+        if self._seen is not None:
+            metadata |= shown("pieces", piece_rows(*self._seen, "piece"))
         self._context.log_event(dg.AssetObservation(asset_key=self._context.asset_key, metadata=metadata))
 
-    def see(self, tally: Tally, pieces: Sequence[str]) -> None:
-        """Keep how far the asset is, for when something is shown next."""
-        self._pieces = shown("pieces", piece_rows(tally, pieces, "piece"))
-        if len(tally.pieces) < len(pieces):
+    def see(self, tally: Tally, pieces: Collection[str]) -> None:
+        """Know how far the asset is, for when something is shown next: a table of all pieces is not made for each."""
+        self._seen = tally, pieces
+        if self._is_due() and len(tally.pieces) < len(pieces):
             self.tell(f"{len(tally.pieces):,} of {len(pieces):,} are there")
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self._last >= SECONDS_BETWEEN

@@ -16,6 +16,7 @@ from urllib.parse import quote
 import dagster as dg
 
 from miniplm_assets.evaluation.small_chart import Points, small_chart
+from miniplm_assets.lineage.facts_page import entry_of
 from miniplm_assets.lineage.page import Cell, Drawing, Entry, Lines, Rows, Words, amount
 
 # Markdown and JSON of so many characters are shown behind a button.
@@ -61,6 +62,15 @@ def shown(name: str, entry: Entry) -> dict[str, Any]:
             return {name: _words(entry) if "\n" in entry or "**" in entry else breakable(entry)}
         case _:
             return {name: entry}
+
+
+def facts_shown(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return facts as metadata, each as a page shows it, or else as it is."""
+    metadata: dict[str, Any] = {}
+    for name, value in facts.items():
+        entry = entry_of(value)
+        metadata |= {name: json_entry(value)} if entry is None else shown(name, entry)
+    return metadata
 
 
 def behind_a_button(value: Any) -> dg.MetadataValue[Any]:

@@ -155,6 +155,12 @@ class StudentRecord:
         return fmean(float(run.curve(excluded_domains)["held_out_nll_nats_per_token"][-1]) for run in self.runs)
 
     @property
+    def nll_over_all_domains(self) -> float:
+        """Its loss over all held-out text in nats a token, also of what the totals leave out."""
+        nats, tokens = self.held_out.select(pl.col("nll_nats", "num_scored_tokens").sum()).row(0)
+        return float(nats) / float(tokens)
+
+    @property
     def held_out(self) -> pl.DataFrame:
         """Return domain, nll_nats and num_scored_tokens of all its seeds, added up; without the totals."""
         tables = pl.concat(

@@ -212,14 +212,9 @@ def _with_what_is_left_out(
     left_out = [domain for domain in excluded_domains if domain in present]
     if not left_out:
         return
-    ours, theirs = (_over_all(one) for one in (student, base))
+    ours, theirs = student.nll_over_all_domains, base.nll_over_all_domains
     named = ", ".join(left_out[:NUM_NAMED]) + (" and more" if len(left_out) > NUM_NAMED else "")
     yield f"Over all held-out text, {named} with it, it is {ours:.3f} against {theirs:.3f} ({ours - theirs:+.3f})."
-
-
-def _over_all(student: StudentRecord) -> float:
-    nats, tokens = student.held_out.select(pl.col("nll_nats", "num_scored_tokens").sum()).row(0)
-    return float(nats) / float(tokens)
 
 
 def _pace(

@@ -4,6 +4,7 @@ from typing import Any
 
 import polars as pl
 
+from miniplm_assets.lineage.kind import ALL_FILES
 from miniplm_assets.lineage.page import Entry, Page, Rows
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.store import Result
@@ -11,7 +12,7 @@ from miniplm_assets.storage.store import Result
 
 def ledger_page(_work: Work[Any], result: Result) -> Page:
     """Return the page of the ledger."""
-    rows = pl.concat(pl.read_parquet(path, glob=False) for path in result.matching("*.parquet")).to_dicts()
+    rows = pl.concat(pl.read_parquet(path, glob=False) for path in result.matching(ALL_FILES)).to_dicts()
     cheapest, dearest = (of(rows, key=lambda row: row["flops"]) for of in (min, max))
     outcome: dict[str, Entry] = {}
     if len(rows) > 1 and cheapest["flops"]:

@@ -9,7 +9,7 @@ from miniplm_assets.evaluation.report.drawings import as_document, column_lineag
 from miniplm_assets.kinds.agreement import CUTOFF
 from miniplm_assets.kinds.parameters import WORDS_OF_UNIT
 from miniplm_assets.lineage.facts_page import page_of_facts
-from miniplm_assets.lineage.kind import Node
+from miniplm_assets.lineage.kind import ALL_FILES, Node
 from miniplm_assets.lineage.page import Drawing, Entry, Lines, Page, Rows, amount, percent
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.store import Result
@@ -130,7 +130,8 @@ def _shift(_work: Work[Any], result: Result) -> Page:
 
 
 def _distribution(_work: Work[Any], result: Result) -> Page:
-    rows = pl.read_parquet([result.folder / file.name for file in result.described("*.parquet")]).sort("bin_start_nats")
+    files = (pl.read_parquet(path, glob=False) for path in result.matching(ALL_FILES))
+    rows = pl.concat(files).sort("bin_start_nats")
     middles = rows["bin_start_nats"].to_list()
     lines: dict[str, Sequence[tuple[float, float]]] = {
         "candidates": list(zip(middles, rows["num_candidates"].to_list(), strict=True)),

@@ -110,7 +110,7 @@ def shape_of(folder: Path, num_parameters: int | None) -> list[list[Cell]]:
 
 
 def _curve(result: Result) -> Sequence[tuple[float, float]]:
-    log = pl.read_parquet(result.folder / TRAINING_LOG, columns=["num_tokens", LOSS]).drop_nulls()
+    log = pl.read_parquet(result.folder / TRAINING_LOG, columns=["num_tokens", LOSS], glob=False).drop_nulls()
     return [(float(tokens), float(loss)) for tokens, loss in log.iter_rows()]
 
 

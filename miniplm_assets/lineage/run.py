@@ -1,7 +1,7 @@
 """Who runs an asset, as the work on it sees them: Dagster, a test, a benchmark."""
 
 import queue
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -32,7 +32,7 @@ class Run(Protocol):
             Stopped: in the run's own thread, if the run was told to stop and what is under way is not held.
         """
 
-    def progressed(self, tally: Tally, pieces: Sequence[str]) -> None:
+    def progressed(self, tally: Tally, pieces: Collection[str]) -> None:
         """Show how far an asset in pieces is; from the run's own thread.
 
         Args:

@@ -1,7 +1,7 @@
 """Proof that what is stored is right: every byte against its manifest, and what a kind can derive by other means."""
 
 import queue
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -66,7 +66,7 @@ class _Looking:
     stop: Stop = field(default_factory=Stop)
     run_id: None = None
 
-    def progressed(self, tally: Tally, pieces: Sequence[str]) -> None:
+    def progressed(self, tally: Tally, pieces: Collection[str]) -> None:
         raise AssertionError(f"a run that makes nothing is at {pieces} of {tally}")
 
     def snapshot(self) -> Snapshot:

@@ -263,7 +263,7 @@ class Work(Generic[S]):
     def note(self, piece: str, result: Result) -> Result:
         """Let whoever watches the run see how far it is."""
         self.tally.pieces[piece] = result
-        self.run.progressed(self.tally, list(self.piece_recipes))
+        self.run.progressed(self.tally, self.piece_recipes)
         return result
 
     def publish(self, draft: Draft) -> Result:

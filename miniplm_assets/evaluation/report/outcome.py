@@ -89,20 +89,18 @@ def _against(row: HeldAgainst | None) -> Cell:
 def _trained_on(told: StudentsTold) -> Table:
     """Say what each student was trained on, and its losses in other units and over other text."""
     excluded = sorted({str(domain) for domain in told.excluded_domains})
-    rows = []
-    for one in told.records.values():
-        whole = one.held_out.select(pl.col("nll_nats", "num_scored_tokens").sum()).row(0, named=True)
-        rows.append(
-            [
-                one.name,
-                ", ".join(str(run.seed) for run in one.runs),
-                count(one.num_tokens),
-                Number(one.num_epochs, f"{one.num_epochs:.2f}"),
-                count(one.num_parameters),
-                _over_seeds([run.overall("bits_per_byte") for run in one.runs]),
-                *([nats(whole["nll_nats"] / whole["num_scored_tokens"])] if excluded else []),
-            ]
-        )
+    rows = [
+        [
+            one.name,
+            ", ".join(str(run.seed) for run in one.runs),
+            count(one.num_tokens),
+            Number(one.num_epochs, f"{one.num_epochs:.2f}"),
+            count(one.num_parameters),
+            _over_seeds([run.overall("bits_per_byte") for run in one.runs]),
+            *([nats(one.nll_over_all_domains)] if excluded else []),
+        ]
+        for one in told.records.values()
+    ]
     return Table(
         caption="Students: what they were trained on, and their losses by the byte",
         columns=[
