@@ -267,6 +267,10 @@ def test_prune_lists_first_and_deletes_what_nobody_refers_to_when_told(experimen
             assert str(folder) not in printed
         assert "1 results that no given experiment refers to" in printed and "2 leftovers, 0.02 MB" in printed
         assert "repeat with --delete" in printed
+        assert main(["prune", str(experiment), "--json"]) == 0
+        listed = json.loads(capsys.readouterr().out)
+        assert [row["folder"] for row in listed["results"]] == [str(old.folder)] and not listed["is_deleted"]
+        assert listed["leftovers"] == [{"folder": str(folder), "num_bytes": 10_000} for folder in gone]
 
         with leases.in_use(store.root, pytest.fail):
             assert main(["prune", str(experiment), "--delete"]) == 2
@@ -340,6 +344,8 @@ def test_verify_goes_on_after_damage(experiment, capsys):
     assert len(wrong) == 2
     assert any(str(changed.folder / "note.txt") in line for line in wrong)
     assert any(str(unreadable.folder) in line for line in wrong)
+    assert main(["verify", str(experiment), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["problems"] == [line.removeprefix("WRONG ") for line in wrong]
 
 
 def test_an_experiment_that_does_not_exist(tmp_path, capsys):
@@ -359,3 +365,7 @@ def test_forget_says_what_is_made_anew_and_refuses_while_a_run_is_at_work(experi
     assert main(["forget", "documents", str(experiment), "--shard", "a.jsonl"]) == 0
     assert "documents (shard a.jsonl): set aside; the next run makes it anew" in capsys.readouterr().out
     assert open_pipeline(experiment).store.find(recipe) is None
+    store_something(pipeline.store, recipe)
+    assert main(["forget", "documents", str(experiment), "--shard", "a.jsonl", "--json"]) == 0
+    again = [{"key": "documents", "shard": "a.jsonl", "fingerprint": recipe.fingerprint}]
+    assert json.loads(capsys.readouterr().out) == {"again": again, "waiting": []}

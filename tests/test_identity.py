@@ -734,7 +734,7 @@ def test_the_fingerprints_of_a_release_are_those_of_the_next():
         "raw_corpus": "8e03ba79",
         "reference_model": "90f97875",
         "reference_scores": "8c8ef7fc",
-        "report": "8cbe828c",
+        "report": "dcdedec7",
         "rescored_reference_scores": "20e2ca2b",
         "rescored_teacher_scores": "7f0b9847",
         "score_agreement": "f0cbed8d",

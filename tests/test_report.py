@@ -14,6 +14,7 @@ from markupsafe import Markup
 from miniplm_assets import cli
 from miniplm_assets.assets.build import build_assets
 from miniplm_assets.commands import report as report_command
+from miniplm_assets.core.glossary import GLOSSARY
 from miniplm_assets.core.paper import ACCURACY_PERCENT, AVERAGE_PERCENT, TASKS
 from miniplm_assets.evaluation.comparison import comparison_table
 from miniplm_assets.evaluation.differences import hold_all
@@ -208,6 +209,12 @@ def require_alone(page):
     assert policy["content"].startswith("default-src 'none'")
 
 
+def test_it_says_what_its_words_mean(page):
+    told = "\n".join(page.words)
+    assert GLOSSARY["reference"] in told and ("a", {"href": "#words"}) in page.tags
+    assert GLOSSARY["SeqKD"] not in told  # of which it does not speak
+
+
 def test_it_loads_nothing(page):
     require_alone(page)
     assert page.open == []
@@ -308,6 +315,8 @@ def test_a_command_says_where_it_is(tiny, capsys, monkeypatch, tmp_path):
     assert cli.main(["report", str(path), "--open"]) == 0
     where = capsys.readouterr().out.strip()
     assert where == str(pipeline.store.root / "report.html") and opened == [f"file://{where}"]
+    assert cli.main(["report", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"report": where, "caution": None}
     monkeypatch.setenv("COLUMNS", "80")
     assert cli.main(["outcome", str(path)]) == 0
     told = capsys.readouterr().out

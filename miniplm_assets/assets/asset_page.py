@@ -10,6 +10,7 @@ from typing import Any, Final
 import dagster as dg
 
 from miniplm_assets.assets.pages import MAX_SHOWN_CHARACTERS, behind_a_button, facts_shown, picture, shown
+from miniplm_assets.core.glossary import words_of
 from miniplm_assets.lineage.facts_page import page_of_table
 from miniplm_assets.lineage.page import Entry, Rows, amount, seconds_in_words
 from miniplm_assets.lineage.tally import Tally
@@ -17,6 +18,7 @@ from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.store import Result
 
 BOOKKEEPING: Final = "bookkeeping"
+MEANINGS: Final = "what the words mean"
 CHARACTERS_OF_A_RUN: Final = 8
 # The UI shows a schema of fewer columns in place, wider than the page.
 NUM_COLUMNS_BEHIND_A_BUTTON: Final = 5
@@ -36,14 +38,16 @@ def describe(work: Work[Any], result: Result) -> dict[str, Any]:
     """Return the metadata of a result, in the order in which they are read."""
     page_of = work.node.kind.page
     page = page_of_table(work, result) if page_of is None else page_of(work, result)
+    made = made_in_words(work, result)
     return (
         _all_shown(page.outcome)
         | facts_shown(work.tally.notes)
         | _pictures(result)
-        | shown("made", made_in_words(work, result))
+        | shown("made", made)
         | _all_shown(page.made_of)
         | _pieces(work)
         | _columns(work, result)
+        | _meanings([work.node.kind.description, *page.words(), made])
         | {BOOKKEEPING: behind_a_button(_bookkeeping(work, result))}
     )
 
@@ -53,6 +57,12 @@ def _all_shown(entries: Mapping[str, Entry]) -> dict[str, Any]:
     for name, entry in entries.items():
         metadata |= shown(name, entry)
     return metadata
+
+
+def _meanings(words: Sequence[str]) -> dict[str, Any]:
+    """Return what the words of a page mean, behind a button."""
+    meanings = [[term, meaning] for term, meaning in words_of("\n".join(words)).items()]
+    return shown(MEANINGS, Rows(("word", "meaning"), meanings, is_aside=True)) if meanings else {}
 
 
 def _pictures(result: Result) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """`forget`: let a stored result be made again."""
 
 import argparse
+import json
 
-from miniplm_assets.commands.common import Commands, add_command, add_experiment, open_experiment
+from miniplm_assets.commands.common import Commands, add_command, add_experiment, add_json, open_experiment
 from miniplm_assets.lineage.forget import forget, in_words
 from miniplm_assets.storage.leases import unused
 
@@ -14,11 +15,17 @@ def add(commands: Commands) -> None:
     add_experiment(command)
     command.add_argument("--shard", action="append", default=[], metavar="FILE", help="this corpus file alone")
     command.add_argument("--seed", action="append", default=[], metavar="SEED", help="this seed alone")
+    add_json(command)
 
 
 def _forget(options: argparse.Namespace) -> int:
     pipeline = open_experiment(options.experiment)
     with unused(pipeline.store.root):
         done = forget(pipeline, pipeline.latest_fingerprints(), options.key, [*options.shard, *options.seed])
-    print(in_words(done))
+    if options.json:
+        again = [{"key": recipe.key, "shard": recipe.shard, "fingerprint": recipe.fingerprint} for recipe in done.again]
+        waiting = [{"key": manifest.key, "fingerprint": manifest.fingerprint} for manifest in done.waiting]
+        print(json.dumps({"again": again, "waiting": waiting}, indent=2))
+    else:
+        print(in_words(done))
     return 0

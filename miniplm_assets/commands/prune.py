@@ -1,12 +1,16 @@
 """`prune`: what no given experiment refers to, listed or deleted."""
 
 import argparse
+import json
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from miniplm_assets.commands.common import Commands, add_command, open_experiment
+from miniplm_assets.commands.common import Commands, add_command, add_json, open_experiment
 from miniplm_assets.core.errors import MiniplmError
 from miniplm_assets.lineage.prune import (
+    Leftover,
     leftovers,
     num_bytes_in,
     referenced,
@@ -16,6 +20,27 @@ from miniplm_assets.lineage.prune import (
 )
 from miniplm_assets.storage.latest import tidy
 from miniplm_assets.storage.leases import unused
+from miniplm_assets.storage.store import Result, Store
+
+
+@dataclass(frozen=True)
+class _Unwanted:
+    """What no given experiment refers to.
+
+    Attributes:
+        results: that are whole.
+        leftovers: of what was never finished.
+        curves: folders of TensorBoard's files, with their bytes.
+        left_alone: what is wrong with results whose manifest cannot be read.
+    """
+
+    results: Sequence[Result]
+    leftovers: Sequence[Leftover]
+    curves: Sequence[tuple[Path, int]]
+    left_alone: Sequence[str]
+
+    def __bool__(self) -> bool:
+        return bool(self.results or self.leftovers or self.curves)
 
 
 def add(commands: Commands) -> None:
@@ -23,41 +48,90 @@ def add(commands: Commands) -> None:
     prune = add_command(commands, "prune", _prune, "list, or delete, what no given experiment refers to")
     prune.add_argument("experiments", nargs="+", type=Path, help="every experiment whose results are to stay")
     prune.add_argument("--delete", action="store_true", help="delete what is listed")
+    add_json(prune)
 
 
 def _prune(options: argparse.Namespace) -> int:
-    pipelines = [open_experiment(path) for path in options.experiments]
+    store, unwanted = _unwanted(options.experiments)
+    if not options.json:
+        _list(unwanted)
+    in_use = _delete(store, unwanted) if options.delete else []
+    if options.json:
+        print(json.dumps(_as_json(unwanted, in_use, is_deleted=options.delete), indent=2))
+    elif options.delete:
+        print("deleted" + "".join(f"\nin use by now, and left: {folder}" for folder in in_use))
+    elif unwanted:
+        print("nothing was deleted; repeat with --delete")
+    return 0
+
+
+def _unwanted(experiments: Sequence[Path]) -> tuple[Store, _Unwanted]:
+    """Return the warehouse of some experiments, and what none of them refers to.
+
+    Raises:
+        MiniplmError: if they have different ones.
+    """
+    pipelines = [open_experiment(path) for path in experiments]
     roots = {pipeline.store.root for pipeline in pipelines}
     if len(roots) > 1:
         raise MiniplmError(
             f"the experiments have different warehouses ({', '.join(map(str, roots))}); prune each alone"
         )
-    store = pipelines[0].store
-    wanted = referenced(pipelines)
-    results = unreferenced_results(store, wanted, lambda problem: print(f"left alone: {problem}"))
-    for result in results:
-        print(f"{result.manifest.num_bytes / 1e6:12,.2f} MB  {result.manifest.created_at}  {result.folder}")
-    unfinished = leftovers(store, wanted)
-    for leftover in unfinished:
-        print(f"{leftover.num_bytes / 1e6:12,.2f} MB  {'never finished':25}  {leftover.folder}")
-    curves = unreferenced_curves(store, wanted)
-    for folder in curves:
-        print(f"{num_bytes_in(folder) / 1e6:12,.2f} MB  {'curves for TensorBoard':25}  {folder}")
-    num_bytes = sum(result.manifest.num_bytes for result in results)
+    store, wanted = pipelines[0].store, referenced(pipelines)
+    left_alone: list[str] = []
+    results = unreferenced_results(store, wanted, left_alone.append)
+    curves = [(folder, num_bytes_in(folder)) for folder in unreferenced_curves(store, wanted)]
+    return store, _Unwanted(results, leftovers(store, wanted), curves, left_alone)
+
+
+def _list(unwanted: _Unwanted) -> None:
+    for problem in unwanted.left_alone:
+        print(f"left alone: {problem}")
+    for result in unwanted.results:
+        print(_line(result.manifest.num_bytes, result.manifest.created_at, result.folder))
+    for leftover in unwanted.leftovers:
+        print(_line(leftover.num_bytes, "never finished", leftover.folder))
+    for folder, num_bytes in unwanted.curves:
+        print(_line(num_bytes, "curves for TensorBoard", folder))
+    of_results = sum(result.manifest.num_bytes for result in unwanted.results)
+    of_leftovers = sum(leftover.num_bytes for leftover in unwanted.leftovers)
+    of_curves = sum(num_bytes for _, num_bytes in unwanted.curves)
     print(
-        f"{len(results)} results that no given experiment refers to, {num_bytes / 1e6:,.2f} MB; "
-        f"{len(unfinished)} leftovers, {sum(leftover.num_bytes for leftover in unfinished) / 1e6:,.2f} MB; "
-        f"{len(curves)} curves of others, {sum(map(num_bytes_in, curves)) / 1e6:,.2f} MB"
+        f"{len(unwanted.results)} results that no given experiment refers to, {of_results / 1e6:,.2f} MB; "
+        f"{len(unwanted.leftovers)} leftovers, {of_leftovers / 1e6:,.2f} MB; "
+        f"{len(unwanted.curves)} curves of others, {of_curves / 1e6:,.2f} MB"
     )
-    if options.delete:
-        with unused(store.root):
-            for result in results:
-                store.remove(result)
-            for folder in curves:
-                shutil.rmtree(folder)
-            in_use = [leftover.folder for leftover in unfinished if not remove_leftover(store, leftover)]
-            tidy(store.root)
-        print("deleted" + "".join(f"\nin use by now, and left: {folder}" for folder in in_use))
-    elif results or unfinished or curves:
-        print("nothing was deleted; repeat with --delete")
-    return 0
+
+
+def _line(num_bytes: int, what: str, folder: Path) -> str:
+    return f"{num_bytes / 1e6:12,.2f} MB  {what:25}  {folder}"
+
+
+def _delete(store: Store, unwanted: _Unwanted) -> list[Path]:
+    """Delete it; return the folders that somebody uses by now, which stay."""
+    with unused(store.root):
+        for result in unwanted.results:
+            store.remove(result)
+        for folder, _ in unwanted.curves:
+            shutil.rmtree(folder)
+        in_use = [leftover.folder for leftover in unwanted.leftovers if not remove_leftover(store, leftover)]
+        tidy(store.root)
+    return in_use
+
+
+def _as_json(unwanted: _Unwanted, in_use: Sequence[Path], *, is_deleted: bool) -> dict[str, object]:
+    return {
+        "results": [
+            {
+                "folder": str(result.folder),
+                "num_bytes": result.manifest.num_bytes,
+                "made_at": result.manifest.created_at,
+            }
+            for result in unwanted.results
+        ],
+        "leftovers": [{"folder": str(left.folder), "num_bytes": left.num_bytes} for left in unwanted.leftovers],
+        "curves": [{"folder": str(folder), "num_bytes": num_bytes} for folder, num_bytes in unwanted.curves],
+        "left_alone": list(unwanted.left_alone),
+        "in_use_and_left": [str(folder) for folder in in_use],
+        "is_deleted": is_deleted,
+    }

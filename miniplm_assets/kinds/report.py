@@ -84,7 +84,7 @@ def _make(work: Work[Reported]) -> Result:
 
 REPORT = Kind(
     name=NAME,
-    code_version="2",
+    code_version="3",
     section="reports",
     technologies=frozenset({"html"}),
     description="""`report.html`: all that this experiment found, as one file that can be sent to somebody.

@@ -4,7 +4,7 @@ A kind says what is its own (`Kind.page`); how an entry looks, what stands besid
 it decides, once for all kinds. Nothing here is stored: a page follows from what is.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +84,23 @@ class Page:
 
     outcome: Mapping[str, Entry] = field(default_factory=dict)
     made_of: Mapping[str, Entry] = field(default_factory=dict)
+
+    def words(self) -> Iterator[str]:
+        """Yield all that it says in words."""
+        for name, entry in (*self.outcome.items(), *self.made_of.items()):
+            yield name
+            match entry:
+                case str():
+                    yield entry
+                case Words():
+                    yield entry.text
+                case Rows():
+                    yield from entry.columns
+                    yield from (cell for row in entry.rows for cell in row if isinstance(cell, str))
+                case Lines():
+                    yield from (*entry.lines, entry.x)
+                case Drawing():
+                    yield from entry.svgs
 
 
 PageOf = Callable[["Work[Any]", "Result"], Page]

@@ -8,6 +8,7 @@ from typing import Any, Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from miniplm_assets.core.glossary import words_of
 from miniplm_assets.evaluation.report.blocks import Bars, Number, Report
 from miniplm_assets.evaluation.report.characters import visible
 
@@ -31,6 +32,7 @@ def _environment() -> Environment:
     )
     environment.filters["anchor"] = _anchor
     environment.filters["prose"] = _prose
+    environment.filters["meanings"] = lambda page: words_of(Markup(page).striptags())  # noqa: S704 - is read, not shown
     environment.tests["number"] = lambda cell: isinstance(cell, Number)
     environment.tests["bars"] = lambda cell: isinstance(cell, Bars)
     return environment
