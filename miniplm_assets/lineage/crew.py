@@ -73,7 +73,7 @@ def open_crew(
         num_bytes: of a piece, as it is read.
         little_bytes: of all that is missing, which one process has read before others have started.
     """
-    missing = [piece for piece, recipe in work.piece_recipes.items() if work.pipeline.store.find(recipe) is None]
+    missing = [piece for piece, recipe in work.piece_recipes.items() if not work.pipeline.store.holds(recipe)]
     if not missing:
         return None
     if processing.engine == "ray":

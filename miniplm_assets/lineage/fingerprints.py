@@ -3,13 +3,13 @@
 Nothing has to run for it: a fingerprint follows from the graph and the content of the corpus files.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any, Final
 
-from miniplm_assets.core.errors import CorpusError
+from miniplm_assets.core.errors import CorpusError, ModelError
 from miniplm_assets.core.identity import SHARD_BITS
 from miniplm_assets.core.recipe import Recipe
 from miniplm_assets.lineage.graph import Graph
@@ -33,6 +33,7 @@ class Fingerprints:
         self.graph = graph
         self.shards = dict(shards)
         self._folder_fingerprint = folder_fingerprint
+        self._folders: dict[str, str] = {}
         self.recipe = cache(self._recipe)
         self.pieces = cache(self._pieces)
 
@@ -50,6 +51,14 @@ class Fingerprints:
             )
         return found
 
+    @property
+    def still_hold(self) -> bool:
+        """Whether the local folders that they rest on have the content that they had."""
+        try:
+            return all(self._folder_fingerprint(self.graph[key]) == content for key, content in self._folders.items())
+        except (ModelError, OSError):
+            return False
+
     def stored(self, key: str) -> list[Recipe]:
         """Return the recipes of what is computed for an asset: of each of its pieces, or of the whole."""
         return list(self.pieces(key).values()) if self.graph[key].kind.pieces else [self.recipe(key)]
@@ -63,7 +72,7 @@ class Fingerprints:
             return self._whole(node, list(self.pieces(key)))
         settings = node.settings.identity()
         if node.folder is not None:
-            settings["content"] = self._folder_fingerprint(node)
+            settings["content"] = self._folders[key] = self._folder_fingerprint(node)
         inputs = {role: self._input_fingerprint(node, self.graph[needed]) for role, needed in node.inputs.items()}
         return _recipe_of(node, settings=settings, inputs=inputs)
 
@@ -94,7 +103,7 @@ class Fingerprints:
             in_order = self._each_on_the_one_before(node)
             recipes = {shard: in_order[shard] for shard in self.shards}
         else:
-            recipes = {shard: self._shard(node, shard) for shard in self.shards}
+            recipes = self._each_alone(node, self.shards)
         by_prefix: dict[str, str] = {}
         for shard, recipe in recipes.items():
             other = by_prefix.setdefault(recipe.fingerprint[: SHARD_BITS // 4], shard)
@@ -107,21 +116,27 @@ class Fingerprints:
     def _each_on_the_one_before(self, node: Node[Any]) -> dict[str, Recipe]:
         recipes: dict[str, Recipe] = {}
         before: dict[str, str] = {}
-        for shard in sorted(self.shards):
-            alone = self._shard(node, shard)
+        for shard, alone in self._each_alone(node, sorted(self.shards)).items():
             recipes[shard] = replace(alone, inputs={**alone.inputs, **before})
             before = {PIECE_BEFORE: recipes[shard].fingerprint}
         return recipes
 
-    def _shard(self, node: Node[Any], shard: str) -> Recipe:
-        def input_of(key: str) -> str:
-            if key == RAW_CORPUS:
-                return self.shards[shard]
-            in_pieces = self.graph[key].kind.pieces == "shard"
-            return (self.pieces(key)[shard] if in_pieces else self.recipe(key)).fingerprint
+    def _each_alone(self, node: Node[Any], shards: Iterable[str]) -> dict[str, Recipe]:
+        """Return the recipe of each corpus file; what is the same for all is worked out once."""
+        settings = node.settings.identity()
+        same: dict[str, str] = {}
+        of_each: dict[str, dict[str, Recipe]] = {}
+        for role, key in node.inputs.items():
+            if self.graph[key].kind.pieces == "shard":
+                of_each[role] = self.pieces(key)
+            elif key != RAW_CORPUS:
+                same[role] = self.recipe(key).fingerprint
 
-        inputs = {role: input_of(key) for role, key in node.inputs.items()}
-        return _recipe_of(node, settings=node.settings.identity(), inputs=inputs, shard=shard)
+        def inputs_of(shard: str) -> dict[str, str]:
+            own = {role: pieces[shard].fingerprint for role, pieces in of_each.items()}
+            return {role: own.get(role) or same.get(role) or self.shards[shard] for role in node.inputs}
+
+        return {shard: _recipe_of(node, settings=settings, inputs=inputs_of(shard), shard=shard) for shard in shards}
 
     def _seed(self, node: Node[Any], seed: int) -> Recipe:
         def input_of(key: str) -> str:

@@ -28,6 +28,7 @@ class Pipeline:
     automation: Automation = field(default_factory=Automation)
     takes_notes: bool = True
     key_prefix: tuple[str, ...] = ()
+    _worked_out: dict[str, Fingerprints] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def looked_at(self) -> "Pipeline":
         """Return the same for somebody who only looks: nothing is written."""
@@ -35,12 +36,20 @@ class Pipeline:
 
     def fingerprints(self, snapshot: Snapshot | None) -> Fingerprints:
         """Return the recipes of all results on one state of the corpus; without one, of those that need none."""
+        state = "" if snapshot is None else snapshot.recipe.fingerprint
+        known = self._worked_out.get(state)
+        # For each asset of a run the same: of 100,000 corpus files they take seconds to work out.
+        if known is not None and known.still_hold:
+            return known
         seen = () if snapshot is None else snapshot.shards
-        return Fingerprints(
+        found = Fingerprints(
             self.graph,
             {shard.name: shard.fingerprint for shard in seen},
             FolderFingerprints(self.store, takes_notes=self.takes_notes),
         )
+        self._worked_out.clear()  # a process that lives for weeks sees many states
+        self._worked_out[state] = found
+        return found
 
     def latest_fingerprints(self) -> Fingerprints:
         """Return the recipes of all results on the state of the corpus that was seen last.

@@ -136,7 +136,7 @@ def _made_from(graph: Graph, key: str) -> list[str]:
 
 def missing_recipes(store: Store, fingerprints: Fingerprints, key: str) -> list[Recipe]:
     """Return the recipes of an asset that have no stored result: one a piece where it has pieces."""
-    return [recipe for recipe in fingerprints.stored(key) if store.find(recipe) is None]
+    return [recipe for recipe in fingerprints.stored(key) if not store.holds(recipe)]
 
 
 @dataclass(frozen=True, kw_only=True)

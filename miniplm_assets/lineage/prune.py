@@ -131,7 +131,7 @@ def _referenced(pipeline: Pipeline) -> Iterator[tuple[str, str]]:
         if node.kind.pieces:
             wanted |= fingerprints.pieces(key)
         yield from ((recipe.kind, recipe.fingerprint) for recipe in wanted.values())
-        missing = {piece for piece, recipe in wanted.items() if store.find(recipe) is None}
+        missing = {piece for piece, recipe in wanted.items() if not store.holds(recipe)}
         if missing:
             yield from ((node.kind.name, newest) for newest in _newest(node, store, missing))
     source = pipeline.graph[RAW_CORPUS].settings.source

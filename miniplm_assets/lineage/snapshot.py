@@ -9,6 +9,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -17,7 +18,7 @@ import polars as pl
 from miniplm_assets.core.errors import CorpusError, MissingResultError
 from miniplm_assets.core.recipe import Recipe, fingerprint_of
 from miniplm_assets.corpus.demo import write_demo_corpus
-from miniplm_assets.corpus.files import LeftOut
+from miniplm_assets.corpus.files import FileState, LeftOut, local_state
 from miniplm_assets.corpus.listing import DemoFiles, FileSource, Listed, list_shards
 from miniplm_assets.corpus.shards import ObservedShard, observe_corpus
 from miniplm_assets.corpus.streams import is_remote
@@ -231,10 +232,20 @@ def load_snapshot(node: Node[Listing], store: Store, fingerprint: str, *, seen_n
     result = store.lookup(RAW_CORPUS, RAW_CORPUS, fingerprint)
     if result is None:
         raise MissingResultError(f"raw_corpus {fingerprint} is not in {store.root}; materialise raw_corpus again")
-    stamps = _known_stamps(node, store)
+    stamps = _beside(node, store, "stamps")
+    return _snapshot_of(
+        node, _listed(result.file(FILES), stamps, local_state(stamps) if stamps.exists() else None), seen_ns
+    )
+
+
+# Every asset of a run asks for the same: of 100,000 corpus files it takes a second to read.
+@lru_cache(maxsize=2)
+def _listed(listing: Path, stamps: Path, _state_of_stamps: FileState | None) -> tuple[ObservedShard, ...]:
+    """Return the corpus files that a result lists, each with its stamp where it is still what was seen."""
+    known = _read_stamps(stamps)
     shards = []
-    for row in pl.read_parquet(result.file(FILES), glob=False).iter_rows(named=True):
-        stamp, seen = stamps.get(row["shard"], (None, None))
+    for row in pl.read_parquet(listing, glob=False).iter_rows(named=True):
+        stamp, seen = known.get(row["shard"], (None, None))
         shards.append(
             ObservedShard(
                 name=row["shard"],
@@ -244,7 +255,7 @@ def load_snapshot(node: Node[Listing], store: Store, fingerprint: str, *, seen_n
                 stamp=stamp if seen == row["fingerprint"] else None,
             )
         )
-    return _snapshot_of(node, shards, seen_ns)
+    return tuple(shards)
 
 
 def _snapshot_of(
@@ -294,7 +305,11 @@ def _note_stamps(node: Node[Listing], store: Store, stamps: dict[str, tuple[str,
 
 def _known_stamps(node: Node[Listing], store: Store) -> dict[str, tuple[str, str]]:
     """Return the stamp and the fingerprint of each corpus file at the last look."""
-    noted = read_note(_beside(node, store, "stamps")) or {}
+    return _read_stamps(_beside(node, store, "stamps"))
+
+
+def _read_stamps(path: Path) -> dict[str, tuple[str, str]]:
+    noted = read_note(path) or {}
     return {name: (stamp, seen) for name, (stamp, seen) in noted.items()}
 
 

@@ -100,7 +100,7 @@ class Work(Generic[S]):
         """Whether nothing is left to make: each piece is there, where it has pieces."""
         if not self._was_stored:  # what is stored stays; what is missing another run may be making
             recipes = self.fingerprints.stored(self.node.key)
-            self._was_stored = all(self.pipeline.store.find(recipe) is not None for recipe in recipes)
+            self._was_stored = all(map(self.pipeline.store.holds, recipes))
         return self._was_stored
 
     def input_node(self, role: str) -> Node[Any]:

@@ -102,27 +102,37 @@ class Manifest(BaseModel):
                 raise ValueError(f"names {file.name!r}, which is no file of its folder")
         return files
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fits_its_checksum(cls, content: Any) -> Any:
+        """Compare what was written, before anything is made of it."""
+        written = content.get("checksum") if isinstance(content, dict) else None
+        if written is not None and written != _checksum_of(content):
+            raise ValueError("its content does not fit its own checksum")
+        return content
+
     @model_validator(mode="after")
-    def _is_whole(self) -> "Manifest":
+    def _is_of_its_ingredients(self) -> "Manifest":
         if fingerprint_of(self.ingredients) != self.fingerprint:
             raise ValueError("its fingerprint is not that of its ingredients")
-        if self.checksum is not None and self.checksum != self._own_checksum():
-            raise ValueError("its content does not fit its own checksum")
         return self
 
     def sealed(self) -> "Manifest":
         """Return it with its checksum."""
-        return self.model_copy(update={"checksum": self._own_checksum()})
-
-    def _own_checksum(self) -> str:
-        left_out = {"checksum"} if self.made_by else {"checksum", "made_by"}  # that an earlier release did not know
         # As it is read again: JSON makes texts of keys that are numbers.
-        return fingerprint_of(json.loads(json.dumps(self.model_dump(mode="json", exclude=left_out))))
+        written = json.loads(json.dumps(self.model_dump(mode="json")))
+        return self.model_copy(update={"checksum": _checksum_of(written)})
 
     @property
     def num_bytes(self) -> int:
         """Size of all its files."""
         return sum(file.num_bytes for file in self.files)
+
+
+def _checksum_of(content: dict[str, Any]) -> str:
+    """Return the checksum of a manifest as it is written: of all but itself."""
+    left_out = {"checksum"} if content.get("made_by") else {"checksum", "made_by"}  # that earlier releases did not know
+    return fingerprint_of({name: value for name, value in content.items() if name not in left_out})
 
 
 def read_manifest(folder: Path) -> Manifest | None:
