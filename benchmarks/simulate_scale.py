@@ -25,6 +25,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -54,6 +55,8 @@ from miniplm_assets.storage.store import Result
 RAW_CORPUS: Final = "raw_corpus"
 CATALOG: Final = "warehouse_catalog"
 NUM_DOCUMENTS: Final = 400
+# Lies in a folder whose warehouse is put together.
+WHOLE: Final = "whole"
 
 
 def experiment_on(corpus: Path, warehouse: Path) -> dict[str, Any]:
@@ -131,6 +134,7 @@ def put_many(folder: Path, num_shards: int, template: Pipeline) -> None:
             listed.append({"piece": name, "fingerprint": recipe.fingerprint, "num_rows": 1, "num_bytes": 1})
         whole = template.store.require(made.recipe(key))
         put(pipeline, wanted.recipe(key), whole, whole.facts | ({"pieces": listed} if pieces else {}))
+    (folder / WHOLE).touch()
 
 
 def put(pipeline: Pipeline, recipe: Recipe, template: Result, facts: Mapping[str, Any]) -> None:
@@ -223,11 +227,12 @@ def main() -> None:
         found: dict[str, dict[int, dict[str, float]]] = {}
         for num_shards in sorted(options.shards):
             many = folder / str(num_shards)
-            if not many.exists():
+            if not (many / WHOLE).exists():
+                shutil.rmtree(many, ignore_errors=True)
                 put_many(many, num_shards, template)
             for step in options.steps:
                 command = [sys.executable, __file__, "--step", step, "--folder", str(many / "experiment.yaml")]
-                told = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
+                told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout  # noqa: S603
                 took = json.loads(told.splitlines()[-1])
                 found.setdefault(step, {})[num_shards] = took
                 print(

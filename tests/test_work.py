@@ -2,6 +2,7 @@
 
 import errno
 import queue
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -11,7 +12,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from miniplm_assets.core.errors import MissingResultError, StoreError
+from miniplm_assets.core.errors import DamagedResultError, MissingResultError, StoreError
 from miniplm_assets.core.stop import Stop, Stopped
 from miniplm_assets.experiment import Experiment
 from miniplm_assets.experiment.settings import Settings
@@ -20,6 +21,7 @@ from miniplm_assets.kinds.raw_corpus import RAW_CORPUS
 from miniplm_assets.kinds.registry import PROJECT
 from miniplm_assets.lineage.graph import build_graph
 from miniplm_assets.lineage.kind import Cost, Kind, Node
+from miniplm_assets.lineage.piece_rows import noted_rows
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.plan import differences, plan
 from miniplm_assets.lineage.snapshot import latest_snapshot
@@ -193,6 +195,33 @@ def test_parts_come_back_in_order_over_the_borders_of_files_and_facts_add_up(wor
     assert make_lengths(again, compute=pytest.fail) == result
     assert (again.tally.num_computed, again.tally.num_reused) == (0, 2)
     assert again.run.lines[-1] == f"lengths: stored as {result.manifest.fingerprint}, nothing to do"
+
+
+def test_pieces_that_are_all_there_are_not_read_one_by_one(work):
+    def never_made(shard, _draft):
+        raise AssertionError(f"{shard} is stored")
+
+    one = work("lengths")
+    made = make_lengths(one)
+    folder = one.tally.pieces["a.jsonl"].folder
+    whole = (folder / "manifest.json").read_text()
+    (folder / "manifest.json").write_text("{")
+    again = work("lengths")
+    assert again.make_pieces(never_made) == made
+    assert again.tally.rows == one.tally.rows and again.tally.pieces == {}
+    assert (again.tally.num_computed, again.tally.num_reused) == (0, 2)
+    assert again.tally.seconds_saved == sum(row.seconds for row in one.tally.rows.values())
+    note = one.pipeline.store.root / "lengths" / ".pieces.json"
+    note.write_text(note.read_text()[:-3])  # then each is read, and what is wrong with one is found
+    with pytest.raises(DamagedResultError, match="not a manifest"):
+        work("lengths").make_pieces(never_made)
+    (folder / "manifest.json").write_text(whole)
+    assert work("lengths").make_pieces(never_made) == made
+    assert noted_rows(one.pipeline.store, one.recipe, one.piece_recipes) == one.tally.rows
+    shutil.rmtree(folder)  # what is not there is made, whatever the note says
+    third = work("lengths")
+    make_lengths(third)
+    assert (third.tally.num_computed, third.tally.num_reused) == (1, 1)
 
 
 def test_a_part_of_the_next_file_is_under_way_before_the_last_of_this_one_has_ended(work):

@@ -13,6 +13,7 @@ from miniplm_assets.assets.pages import MAX_SHOWN_CHARACTERS, behind_a_button, f
 from miniplm_assets.core.glossary import words_of
 from miniplm_assets.lineage.facts_page import page_of_table
 from miniplm_assets.lineage.page import Entry, Rows, amount, seconds_in_words
+from miniplm_assets.lineage.piece_rows import PieceRow, row_of
 from miniplm_assets.lineage.tally import Tally
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.store import Result
@@ -76,7 +77,7 @@ def _pictures(result: Result) -> dict[str, Any]:
 def _pieces(work: Work[Any]) -> dict[str, Any]:
     """Return a row for each corpus file or seed: what this run made, and what it found."""
     kind, tally = work.node.kind, work.tally
-    if kind.pieces is None or not tally.pieces:
+    if kind.pieces is None or not tally.rows:
         return {}
     return shown(f"{kind.pieces}s", piece_rows(tally, work.piece_recipes, kind.pieces))
 
@@ -91,27 +92,20 @@ def piece_rows(tally: Tally, pieces: Collection[str], unit: str) -> Rows:
     """
     rows: list[list[Any]] = []
     for piece in pieces:
-        result = tally.pieces.get(piece)
-        if result is None:
+        row = tally.rows.get(piece)
+        if row is None:
             rows.append([piece, None, "to do", None, ""])
             continue
-        manifest = result.manifest
-        num_rows = sum(file.num_rows or 0 for file in manifest.files)
-        state = "computed" if manifest.fingerprint in tally.computed else "stored"
-        rows.append([piece, num_rows, state, round(manifest.seconds, 1), device_of(result)])
+        state = "computed" if row.fingerprint in tally.computed else "stored"
+        rows.append([piece, row.num_rows, state, round(row.seconds, 1), row.device])
     return Rows((unit, "rows", "state", "seconds", "device"), rows)
-
-
-def device_of(result: Result) -> str:
-    """Return the device that a result was made on; empty where nobody wrote it down."""
-    return str(result.manifest.made_by.get("device") or result.facts.get("device") or "")
 
 
 def made_in_words(work: Work[Any], result: Result) -> str:
     """Say what this run computed and what it found stored: from which run that is, and from when."""
     tally, unit = work.tally, PIECE_IN_WORDS.get(work.node.kind.pieces or "")
-    results = list(tally.pieces.values()) if unit else [result]
-    found = [one for one in results if one.manifest.fingerprint not in tally.computed]
+    results = list(tally.rows.values()) if unit else [row_of(result, work.node.kind)]
+    found = [one for one in results if one.fingerprint not in tally.computed]
     num_computed = len(results) - len(found)
     words = []
     if num_computed:
@@ -137,13 +131,13 @@ def _count(number: int, of: int, unit: str | None) -> str:
     return f"All {of:,} {unit}s were" if number == of else f"{number:,} {units} {'was' if number == 1 else 'were'}"
 
 
-def _when_and_by_whom(work: Work[Any], found: Sequence[Result]) -> str:
-    times = sorted(_minute(one.manifest.created_at) for one in found)
+def _when_and_by_whom(work: Work[Any], found: Sequence[PieceRow]) -> str:
+    times = sorted(_minute(one.created_at) for one in found)
     when = f"on {times[0]} UTC" if times[0] == times[-1] else f"from {times[0]} to {times[-1]} UTC"
-    runs = list(dict.fromkeys(run for one in found if (run := one.manifest.made_by.get("run"))))
+    runs = list(dict.fromkeys(run for one in found if (run := one.run)))
     links = ", ".join(f"[{run[:CHARACTERS_OF_A_RUN]}](/runs/{run})" for run in runs[:3])
     by = f" by **run** {links}" + (f" and {len(runs) - 3} more" if len(runs) > 3 else "") if runs else ""
-    names = sorted({one.manifest.key for one in found} - {work.node.key})
+    names = sorted({one.key for one in found} - {work.node.key})
     return f"{when}{by}" + (f" under the name of {', '.join(names)}" if names else "")
 
 
@@ -154,34 +148,30 @@ def _minute(created_at: str) -> str:
 def _columns(work: Work[Any], result: Result) -> dict[str, Any]:
     """Return the columns of its table, under a name of ours: Dagster's own would stand above what came out."""
     kind = work.node.kind
-    first = next(iter(work.tally.pieces.values()), result)
-    table = kind.table_of(first)
-    num_rows = sum(kind.table_of(one).num_rows for one in work.tally.pieces.values() or [result])
+    rows = work.tally.rows
+    columns = result.facts["columns"] if rows else kind.table_of(result).columns
+    num_rows = sum(row.num_rows for row in rows.values()) if rows else kind.table_of(result).num_rows
     more = {"dagster/row_count": num_rows} if num_rows else {}
-    if len(table.columns) >= NUM_COLUMNS_BEHIND_A_BUTTON:
+    if len(columns) >= NUM_COLUMNS_BEHIND_A_BUTTON:
         schema = dg.TableSchema(
-            [
-                dg.TableColumn(name, type=type_, description=kind.columns.get(name))
-                for name, type_ in table.columns.items()
-            ]
+            [dg.TableColumn(name, type=type_, description=kind.columns.get(name)) for name, type_ in columns.items()]
         )
         return {"columns": schema, **more}
-    rows = [[name, type_, kind.columns.get(name)] for name, type_ in table.columns.items()]
-    return (shown("columns", Rows(("column", "type", "meaning"), rows, is_aside=True)) if rows else {}) | more
+    told = [[name, type_, kind.columns.get(name)] for name, type_ in columns.items()]
+    return (shown("columns", Rows(("column", "type", "meaning"), told, is_aside=True)) if told else {}) | more
 
 
 def _bookkeeping(work: Work[Any], result: Result) -> dict[str, Any]:
     manifest, tally = result.manifest, work.tally
-    pieces = list(tally.pieces.items())
     facts = {name: value for name, value in manifest.facts.items() if name not in ("pieces", "columns")}
     if len(json.dumps(facts)) > MAX_SHOWN_CHARACTERS // 2:
         facts = {}
-    by_seed = {seed: str(one.folder) for seed, one in pieces} if work.node.kind.pieces == "seed" else {}
+    by_seed = {seed: str(one.folder) for seed, one in tally.pieces.items()} if work.node.kind.pieces == "seed" else {}
     return {
         "fingerprint": manifest.fingerprint,
         "folder": next(iter(by_seed.values()), str(result.folder)),
         **({"folders": by_seed} if len(by_seed) > 1 else {}),
-        "num_stored_bytes": sum(one.manifest.num_bytes for _, one in pieces) or manifest.num_bytes,
+        "num_stored_bytes": sum(row.num_bytes for row in tally.rows.values()) or manifest.num_bytes,
         "num_results_computed": tally.num_computed,
         "num_results_reused": tally.num_reused,
         "seconds_computing": round(tally.seconds_computing, 2),

@@ -39,8 +39,8 @@ class Observing:
     def see(self, tally: Tally, pieces: Collection[str]) -> None:
         """Know how far the asset is, for when something is shown next: a table of all pieces is not made for each."""
         self._seen = tally, pieces
-        if self._is_due() and len(tally.pieces) < len(pieces):
-            self.tell(f"{len(tally.pieces):,} of {len(pieces):,} are there")
+        if self._is_due() and len(tally.rows) < len(pieces):
+            self.tell(f"{len(tally.rows):,} of {len(pieces):,} are there")
 
     def _is_due(self) -> bool:
         return time.monotonic() - self._last >= SECONDS_BETWEEN

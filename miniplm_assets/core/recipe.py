@@ -10,10 +10,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 # 128 bits: no two results of any warehouse will ever meet by accident, and a folder name stays short.
 FINGERPRINT_HEX_DIGITS = 32
+# Made once: `json.dumps` with settings of its own makes one for each value.
+_ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def canonical_json(value: object) -> str:
@@ -23,7 +25,7 @@ def canonical_json(value: object) -> str:
         TypeError: for a value that JSON does not have, such as a path or a set.
         ValueError: for NaN and infinity.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 def fingerprint_of(value: object) -> str:

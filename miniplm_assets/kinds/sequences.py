@@ -1,7 +1,7 @@
 """`<tokenizer>/sequences`: the documents of each corpus file, tokenised and packed."""
 
 from collections.abc import Collection, Iterator
-from functools import partial
+from functools import cache, partial
 from typing import ClassVar, Final
 
 from miniplm_assets.core.facts import counts_in_words
@@ -64,13 +64,13 @@ def _nodes(blueprint: Blueprint) -> Iterator[Node[Packing]]:
 
 def _make(work: Work[Packing]) -> Result:
     """Tokenise and pack the documents of each corpus file."""
-    documents = work.input_pieces(DOCUMENTS.name)
+    documents = cache(lambda: work.input_pieces(DOCUMENTS.name))  # where nothing is missing, nobody reads them
     tokenizer = work.input(TOKENIZER.name)
 
     def task_of(shard: str, draft: Draft) -> Task:
         return partial(
             write_sequences,
-            documents[shard].file(tables.DOCUMENTS),
+            documents()[shard].file(tables.DOCUMENTS),
             shard=shard,
             tokenizer_folder=tokenizer.verified_folder(),
             sequences=work.settings.sequences,
@@ -82,7 +82,7 @@ def _make(work: Work[Packing]) -> Result:
         draft.facts = task_of(shard, draft)(report=work.report)
 
     def finish(draft: Draft) -> None:
-        num_read = sum(result.facts["num_documents"] for result in documents.values())
+        num_read = sum(result.facts["num_documents"] for result in documents().values())
         num_packed, num_rejected = draft.facts["num_documents"], draft.facts["num_rejected"]
         max_tokens = draft.facts["num_sequences"] * (work.settings.sequence_length + 1)
         draft.facts["fill_share"] = draft.facts["num_tokens"] / max_tokens if max_tokens else 0.0
@@ -106,7 +106,7 @@ def _make(work: Work[Packing]) -> Result:
     crew = open_crew(
         work,
         work.settings.processing,
-        num_bytes=lambda shard: int(documents[shard].facts["num_bytes"]),
+        num_bytes=lambda shard: int(documents()[shard].facts["num_bytes"]),
         little_bytes=LITTLE_BYTES,
     )
     if crew is None:

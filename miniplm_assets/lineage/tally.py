@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from miniplm_assets.core.facts import model_tokens
+from miniplm_assets.lineage.piece_rows import PieceRow
 from miniplm_assets.storage.manifest import CheckOutcome
 from miniplm_assets.storage.store import Result
 
@@ -21,7 +22,8 @@ class Tally:
         checks: outcomes of the checks that this run alone can make: by limits that no result depends on, or
             of what lies beside the corpus.
         notes: what the page of the asset shows of this run alone.
-        pieces: the result of each piece that is there by now.
+        pieces: the result of each piece that was made or read by now.
+        rows: what is known of each piece that is there by now.
         computed: fingerprints of what was made in this run.
     """
 
@@ -33,6 +35,7 @@ class Tally:
     checks: list[CheckOutcome] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
     pieces: dict[str, Result] = field(default_factory=dict)
+    rows: dict[str, PieceRow] = field(default_factory=dict)
     computed: set[str] = field(default_factory=set)
 
     def count(self, result: Result, *, is_computed: bool) -> None:
@@ -42,6 +45,15 @@ class Tally:
             self.computed.add(result.manifest.fingerprint)
             self.seconds_computing += result.manifest.seconds
         else:
-            self.num_reused += 1
-            self.seconds_saved += result.manifest.seconds
-            self.tokens_saved += model_tokens(result.facts)
+            self._count_reused(result.manifest.seconds, model_tokens(result.facts))
+
+    def find_all(self, rows: dict[str, PieceRow]) -> None:
+        """Count all pieces as found stored, none of them read."""
+        self.rows = rows
+        for row in rows.values():
+            self._count_reused(row.seconds, row.model_tokens)
+
+    def _count_reused(self, seconds: float, num_tokens: int) -> None:
+        self.num_reused += 1
+        self.seconds_saved += seconds
+        self.tokens_saved += num_tokens

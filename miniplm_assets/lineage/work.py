@@ -18,6 +18,7 @@ from miniplm_assets.core.facts import sum_facts
 from miniplm_assets.core.recipe import Recipe
 from miniplm_assets.lineage.fingerprints import Fingerprints
 from miniplm_assets.lineage.kind import Node, S
+from miniplm_assets.lineage.piece_rows import PieceRow, note_rows, noted_rows, row_of
 from miniplm_assets.lineage.pieces import over_seeds, raise_all
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.run import Run
@@ -184,6 +185,8 @@ class Work(Generic[S]):
             check: looks at the pieces in every run, also where all of them are stored; for limits that no result
                 depends on.
         """
+        if check is None and (found := self._found_whole()) is not None:
+            return found
 
         def write_piece(piece: str) -> Callable[[Draft], None]:
             return lambda draft: write(piece, draft)
@@ -263,6 +266,7 @@ class Work(Generic[S]):
     def note(self, piece: str, result: Result) -> Result:
         """Let whoever watches the run see how far it is."""
         self.tally.pieces[piece] = result
+        self.tally.rows[piece] = row_of(result, self.node.kind)
         self.run.progressed(self.tally, self.piece_recipes)
         return result
 
@@ -299,8 +303,23 @@ class Work(Generic[S]):
             draft.facts["columns"] = dict(kind.table_of(next(iter(pieces.values()))).columns)
 
         result = self.pipeline.store.make(self.recipe, write, self.report)
+        if self.node.kind.pieces == "shard" and self.pipeline.takes_notes and not self._noted_rows():
+            note_rows(self.pipeline.store, self.recipe, self.tally.rows)
         self._report_reuse(result)
         return result
+
+    def _found_whole(self) -> Result | None:
+        """Return the whole of an asset where all of its pieces are there, and known without being read; else None."""
+        if self.node.kind.pieces != "shard" or (rows := self._noted_rows()) is None or not self.is_stored:
+            return None
+        whole = self.pipeline.store.find(self.recipe)
+        if whole is not None:
+            self.tally.find_all(rows)
+            self._report_reuse(whole)
+        return whole
+
+    def _noted_rows(self) -> dict[str, PieceRow] | None:
+        return noted_rows(self.pipeline.store, self.recipe, self.piece_recipes)
 
     def _report_reuse(self, result: Result) -> None:
         if not self.tally.num_computed:
