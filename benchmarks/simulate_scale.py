@@ -48,7 +48,6 @@ from miniplm_assets.lineage.prune import leftovers, referenced, unreferenced_res
 from miniplm_assets.lineage.snapshot import current_snapshot
 from miniplm_assets.lineage.verify import verify_store
 from miniplm_assets.lineage.work import Work
-from miniplm_assets.storage.files import write_json
 from miniplm_assets.storage.manifest import MANIFEST, Manifest
 from miniplm_assets.storage.store import Result
 
@@ -146,7 +145,7 @@ def put(pipeline: Pipeline, recipe: Recipe, template: Result, facts: Mapping[str
         os.link(template.folder / file.name, target / file.name)
     update = {"fingerprint": recipe.fingerprint, "ingredients": recipe.ingredients, "facts": dict(facts)}
     manifest: Manifest = template.manifest.model_copy(update=update).sealed()
-    write_json(target / MANIFEST, manifest.model_dump(mode="json"))
+    (target / MANIFEST).write_text(json.dumps(manifest.model_dump(mode="json")), encoding="utf-8")
 
 
 def look(pipeline: Pipeline) -> None:

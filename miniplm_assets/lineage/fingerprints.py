@@ -43,6 +43,8 @@ class Fingerprints:
         Raises:
             CorpusError: if its patterns match none.
         """
+        if node.shards == EVERY_SHARD and self.shards:
+            return list(self.shards)
         found = [shard for shard in self.shards if any(fnmatchcase(shard, pattern) for pattern in node.shards)]
         if not found:
             raise CorpusError(

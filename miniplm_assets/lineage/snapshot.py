@@ -7,9 +7,8 @@ by which stamps the files were known: who only looks never changes what is the l
 
 import platform
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -232,20 +231,26 @@ def load_snapshot(node: Node[Listing], store: Store, fingerprint: str, *, seen_n
     result = store.lookup(RAW_CORPUS, RAW_CORPUS, fingerprint)
     if result is None:
         raise MissingResultError(f"raw_corpus {fingerprint} is not in {store.root}; materialise raw_corpus again")
-    stamps = _beside(node, store, "stamps")
-    return _snapshot_of(
-        node, _listed(result.file(FILES), stamps, local_state(stamps) if stamps.exists() else None), seen_ns
-    )
+    listing, stamps = result.file(FILES), _beside(node, store, "stamps")
+    # Every asset of a run asks for the same: of 100,000 corpus files it takes seconds to work out.
+    state = local_state(stamps) if stamps.exists() else None
+    kept = _loaded.get(listing)
+    if kept is None or kept[0] != state:
+        kept = state, _snapshot_of(node, _listed(listing, _read_stamps(stamps)), seen_ns)
+        _loaded.clear()  # of a process that lives for weeks, the last one alone
+        _loaded[listing] = kept
+    return replace(kept[1], seen_ns=seen_ns)
 
 
-# Every asset of a run asks for the same: of 100,000 corpus files it takes a second to read.
-@lru_cache(maxsize=2)
-def _listed(listing: Path, stamps: Path, _state_of_stamps: FileState | None) -> tuple[ObservedShard, ...]:
+# What was loaded last, by the file that lists it, with the state of the stamps beside it.
+_loaded: dict[Path, tuple[FileState | None, Snapshot]] = {}
+
+
+def _listed(listing: Path, stamps: Mapping[str, tuple[str, str]]) -> list[ObservedShard]:
     """Return the corpus files that a result lists, each with its stamp where it is still what was seen."""
-    known = _read_stamps(stamps)
     shards = []
     for row in pl.read_parquet(listing, glob=False).iter_rows(named=True):
-        stamp, seen = known.get(row["shard"], (None, None))
+        stamp, seen = stamps.get(row["shard"], (None, None))
         shards.append(
             ObservedShard(
                 name=row["shard"],
@@ -255,7 +260,7 @@ def _listed(listing: Path, stamps: Path, _state_of_stamps: FileState | None) -> 
                 stamp=stamp if seen == row["fingerprint"] else None,
             )
         )
-    return tuple(shards)
+    return shards
 
 
 def _snapshot_of(
