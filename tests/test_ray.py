@@ -29,6 +29,7 @@ from miniplm_assets.lm.ray_workers import RayWorkers
 from miniplm_assets.lm.scorer import ScorerSettings
 from tests import test_side_by_side as side_by_side
 from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shard
+from tests.light_model import LightModel
 from tests.pages import value_of
 from tests.test_work import TestRun
 
@@ -174,14 +175,14 @@ def test_ray_is_started_here_where_no_cluster_is_named_and_is_gone_afterwards(lo
         monkeypatch.setattr(score_shard.Part, "put_away", put_away)
 
     monkeypatch.setattr(score_shard.Part, "put_away", put_away_and_look)
-    pipeline, _ = materialise(experiment_file, SCORES)
+    pipeline, _ = materialise(experiment_file, SCORES[1:])
     assert seen[0] == ({"127.0.0.1"}, 0, "token")
-    assert scores(pipeline) == expected
+    assert scores(pipeline) == {place: one for place, one in expected.items() if place.parts[0] == "small"}
     assert not ray.is_initialized()
     assert [path.name for path in Path(tempfile.tempdir).iterdir()] == []
     # What is stored is found without Ray.
     monkeypatch.setattr(ray, "init", None)
-    _, again = materialise(experiment_file, SCORES)
+    _, again = materialise(experiment_file, SCORES[1:])
     for event in again.get_asset_materialization_events():
         assert value_of(event.materialization, "num_results_computed") == 0
 
@@ -235,11 +236,10 @@ def losing(monkeypatch, losses):
     monkeypatch.setattr(ray, "get", get_or_lose)
 
 
-def test_whatever_ray_calls_the_loss_of_an_actor_it_is_made_up_for(one_node, local, monkeypatch):
+def test_whatever_ray_calls_the_loss_of_an_actor_it_is_made_up_for(one_node, tmp_path, monkeypatch):
     lines = []
-    folder = stored_teacher(local)
     losing(monkeypatch, LOSSES[:2])  # while it loads
-    workers = RayWorkers(settings(folder), num_workers=1, report=lines.append)
+    workers = RayWorkers(LightModel(tmp_path), num_workers=1, report=lines.append)
     workers.wait_for_one()
     for first, second in zip(LOSSES[:4:2], LOSSES[1:4:2], strict=True):
         losing(monkeypatch, [first, second])
@@ -253,34 +253,34 @@ def test_whatever_ray_calls_the_loss_of_an_actor_it_is_made_up_for(one_node, loc
     assert [type(loss).__name__ in line for loss, line in zip(expected, told, strict=True)] == [True] * 7
 
 
-def test_who_waits_hears_of_what_ends_the_start_of_an_actor(one_node, local, monkeypatch):
+def test_who_waits_hears_of_what_ends_the_start_of_an_actor(one_node, tmp_path, monkeypatch):
     for errors, expected in (
         ([LOSSES[0]] * 3, "3 scorers in a row were lost.*OutOfMemoryError: killed by the memory monitor"),
         ([RuntimeError("a thread of Ray's")], "RuntimeError: a thread of Ray's"),
     ):
         losing(monkeypatch, errors)
-        workers = RayWorkers(settings(stored_teacher(local)), num_workers=1, report=print)
+        workers = RayWorkers(LightModel(tmp_path), num_workers=1, report=print)
         with pytest.raises(ScoringError, match=expected):
             workers.score(TWO, np.array([5, 6]))
         workers.close()
 
 
-def test_a_part_that_kills_its_actors_is_named_after_some(one_node, local, monkeypatch):
+def test_a_part_that_kills_its_actors_is_named_after_some(one_node, tmp_path, monkeypatch):
     class Dying(ray_workers.ModelActor):
         def compute(self, *_):
             os._exit(1)
 
     monkeypatch.setattr(ray_workers, "ModelActor", Dying)
-    workers = RayWorkers(settings(stored_teacher(local)), num_workers=1, report=print)
+    workers = RayWorkers(LightModel(tmp_path), num_workers=1, report=print)
     with pytest.raises(ScoringError, match="begins with sequence 5 has ended 3 scorers.*ActorDiedError"):
         workers.score([np.array([1, 2, 3], np.int32)], np.array([5]))
     workers.close()
 
 
-def test_a_cluster_without_room_is_described(one_node, local, monkeypatch):
+def test_a_cluster_without_room_is_described(one_node, tmp_path, monkeypatch):
     monkeypatch.setattr(ray_workers, "START_SECONDS", 2.0)
     monkeypatch.setattr(ray_workers, "_share_out", lambda *_: (1, {"num_cpus": 3}))
-    workers = RayWorkers(settings(stored_teacher(local)), num_workers=1, report=print)
+    workers = RayWorkers(LightModel(tmp_path), num_workers=1, report=print)
     with pytest.raises(ScoringError, match="each needs .*3.*, the cluster has 1 nodes: 1 CPUs, 0 GPUs"):
         workers.score([np.array([1, 2, 3], np.int32)], np.array([5]))
     workers.close()
