@@ -22,6 +22,7 @@ A row for each: wall and CPU seconds, and the most memory that it took; at the e
 """
 
 import argparse
+import errno
 import json
 import os
 import resource
@@ -136,13 +137,28 @@ def put_many(folder: Path, num_shards: int, template: Pipeline) -> None:
     (folder / WHOLE).touch()
 
 
+# A file has 65,000 names at most in some file systems: from then on a copy of it is what is linked.
+_copies: dict[Path, Path] = {}
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a file another name."""
+    try:
+        os.link(_copies.get(source, source), target)
+    except OSError as error:
+        if error.errno != errno.EMLINK:
+            raise
+        shutil.copy(source, target)
+        _copies[source] = target
+
+
 def put(pipeline: Pipeline, recipe: Recipe, template: Result, facts: Mapping[str, Any]) -> None:
     """Store a result as that of another recipe, its files linked."""
     target = pipeline.store.root / recipe.key / recipe.fingerprint
     target.mkdir(parents=True)
     for file in template.manifest.files:
         (target / file.name).parent.mkdir(parents=True, exist_ok=True)
-        os.link(template.folder / file.name, target / file.name)
+        link(template.folder / file.name, target / file.name)
     update = {"fingerprint": recipe.fingerprint, "ingredients": recipe.ingredients, "facts": dict(facts)}
     manifest: Manifest = template.manifest.model_copy(update=update).sealed()
     (target / MANIFEST).write_text(json.dumps(manifest.model_dump(mode="json")), encoding="utf-8")
