@@ -503,6 +503,10 @@ for _name, _default, _other in (
     ("num_held_out_sequences", 512, 7),
     ("sequences_per_device", None, 1),
     ("checkpoint_minutes", 10.0, 1.0),
+    ("gradient_checkpointing", False, True),
+    ("num_processes", 1, 2),
+    ("parallelism", "ddp", "fsdp"),
+    ("max_loss_rise_nats_per_token", None, 1.5),
     ("reporters", (), ["wandb"]),
 ):
     # The comparison alone says where a student was measured less than the file asks for.
