@@ -58,12 +58,13 @@ def share_of(
     """
     if num_processes == 1:
         return order
-    shares = []
+    shares = [np.empty(0, dtype=np.int64)]
     for start in range(0, len(order), sequences_per_step):
         step = order[start : start + sequences_per_step].astype(np.int64)
         num_missing = -len(step) % num_processes
         shares.append(np.concatenate([step, np.repeat(~step[:1], num_missing)])[rank::num_processes])
-    return np.concatenate([np.empty(0, dtype=np.int64), *shares])
+    share: NDArray[np.int64] = np.concatenate(shares)
+    return share
 
 
 def make_batch(
