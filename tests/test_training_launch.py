@@ -17,9 +17,10 @@ import pytest
 
 from miniplm_assets.core.errors import TrainingError
 from miniplm_assets.core.stop import Stop, Stopped
-from miniplm_assets.experiment.objectives import VanillaKd
+from miniplm_assets.experiment import Training
+from miniplm_assets.experiment.objectives import CrossEntropy, MiniLlm, VanillaKd
 from miniplm_assets.training import TrainingJob, train_language_model
-from miniplm_assets.training.launch import require_devices
+from miniplm_assets.training.launch import parallelism_problems, require_devices
 from miniplm_assets.training.objectives import Input
 from tests.test_training import NO_DROPOUT, every_step, train
 from tests.test_training import job as job
@@ -217,3 +218,16 @@ def test_more_processes_than_devices_are_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("mps"))
     with pytest.raises(TrainingError, match="takes CUDA devices or a CPU alone, and this machine has mps"):
         require_devices(2, name="tiny")
+
+
+def test_what_cannot_be_shared_or_spread_is_refused_in_the_file() -> None:
+    with pytest.raises(ValueError, match="num_processes is 5, but a step has 4 sequences to share"):
+        Training(token_budget=10, sequences_per_step=4, num_processes=5)
+    with pytest.raises(ValueError, match="fsdp scales no loss, which dtype float16 needs; set dtype to bfloat16"):
+        Training(token_budget=10, dtype="float16", parallelism="fsdp")
+    spread = Training(token_budget=10, num_processes=2, parallelism="fsdp")
+    minillm = MiniLlm(type="minillm", teacher="large")
+    [problem] = parallelism_problems(spread, minillm)
+    assert "minillm reads texts of different lengths" in problem and problem.endswith("set parallelism to ddp")
+    assert not list(parallelism_problems(spread, CrossEntropy()))
+    assert not list(parallelism_problems(spread.model_copy(update={"parallelism": "ddp"}), minillm))
