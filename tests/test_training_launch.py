@@ -5,6 +5,7 @@ The oracle: the run of one process that nothing disturbed.
 
 import json
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -63,8 +64,9 @@ class Added:
 
 
 def test_a_lost_process_ends_all_with_its_name_and_the_run_goes_on_from_its_checkpoint(
-    job: TrainingJob, tmp_path: Path
+    job: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # a failure leaves its log there
     job = replace(job, architecture=NO_DROPOUT)
     train(job, tmp_path / "whole")
     two = replace(job, training=job.training.model_copy(update={"num_processes": 2}))
@@ -161,15 +163,18 @@ class OwnError(TrainingError):
 
 
 def test_what_workers_say_is_passed_on_and_their_error_is_that_of_the_run() -> None:
+    from multiprocessing import AuthenticationError
     from multiprocessing.connection import Client, Pipe
 
     from miniplm_assets.lm.engine_process import Sender
-    from miniplm_assets.training.launch import error_message, follow
+    from miniplm_assets.training.launch import HERE, error_message, follow
     from miniplm_assets.training.launcher import Switchboard
 
     ours, theirs = Pipe()
     switchboard = Switchboard(Sender(theirs))
-    workers = [Client(switchboard.address) for _ in range(2)]
+    with pytest.raises(AuthenticationError):
+        Client((HERE, switchboard.port), authkey=b"somebody else's")
+    workers = [Client((HERE, switchboard.port), authkey=switchboard.key) for _ in range(2)]
     workers[0].send_bytes(json.dumps({"line": "step 1 of 2", "done": 1, "total": 2}).encode())
     said = json.loads(ours.recv_bytes())
     switchboard.pass_on_stop()

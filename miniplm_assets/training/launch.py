@@ -29,6 +29,7 @@ LAUNCHER: Final = "miniplm_assets.training.launcher"
 POLL_SECONDS: Final = 0.2
 # An answer that has begun to come is whole at once.
 SILENCE_SECONDS: Final = 60.0
+HERE: Final = "127.0.0.1"
 NUM_THREADS: Final = "OMP_NUM_THREADS"
 
 

@@ -1,15 +1,17 @@
 """Run by `launch`, not imported: torchrun's agent, between the process that makes an asset and the workers.
 
-Workers say what they have to say to a socket in this process's own folder, and this process passes it on. Where one is
-lost, the agent ends the others; which was the first, and why, is settled when all have ended.
+Workers say what they have to say to a socket of this machine, which asks for a key, and this process passes it on.
+Where one is lost, the agent ends the others; which was the first, and why, is settled when all have ended.
 """
 
 import json
+import secrets
 import signal
 import sys
 import threading
 import uuid
 from collections.abc import Mapping, Sequence
+from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from tempfile import gettempdir
@@ -20,9 +22,9 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch  # noqa: TID253
 
 from miniplm_assets.lm.engine_process import CAUSE, HARMLESS, LAST_LOG_LINES, Sender, how_it_ended, serve
+from miniplm_assets.training.launch import HERE
 
 WORKER: Final = "miniplm_assets.training.worker"
-HERE: Final = "127.0.0.1"
 # A worker that has ended has closed its connection.
 SECONDS_TO_HEAR: Final = 10.0
 
@@ -30,14 +32,21 @@ SECONDS_TO_HEAR: Final = 10.0
 class Switchboard:
     """Passes on what workers say, but for why they fail, which it keeps; and tells them to stop.
 
-    Args:
-        to_parent: takes what they say.
+    Attributes:
+        first_trouble: what a worker said first of its failure; None where none has said so.
+        key: by which workers connect.
     """
 
     def __init__(self, to_parent: Sender) -> None:
+        """Listen.
+
+        Args:
+            to_parent: takes what they say.
+        """
         self.first_trouble: Mapping[str, Any] | None = None
         self._to_parent = to_parent
-        self._listener = Listener()
+        self.key = secrets.token_bytes()
+        self._listener = Listener((HERE, 0), authkey=self.key)
         self._lock = threading.Lock()
         self._workers: list[Sender] = []
         self._threads: list[threading.Thread] = []
@@ -45,9 +54,9 @@ class Switchboard:
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
-    def address(self) -> str:
-        """Where workers connect to."""
-        return str(self._listener.address)
+    def port(self) -> int:
+        """Where workers connect to, by `key`."""
+        return int(self._listener.address[1])
 
     def pass_on_stop(self) -> None:
         """Tell all workers to stop, also those to come."""
@@ -63,14 +72,17 @@ class Switchboard:
 
     def _accept(self) -> None:
         while True:
-            connection = self._listener.accept()
+            try:
+                connection = self._listener.accept()
+            except (AuthenticationError, EOFError, OSError):  # somebody else's
+                continue
             thread = threading.Thread(target=self._hear, args=(connection,), daemon=True)
             with self._lock:
                 self._workers.append(Sender(connection))
                 self._threads.append(thread)
+                thread.start()
                 if self._is_stopping:
                     _tell_to_stop(self._workers[-1])
-            thread.start()
 
     def _hear(self, connection: Connection) -> None:
         try:
@@ -99,7 +111,7 @@ def _answer(connection: Connection, settings: dict[str, Any]) -> None:
     threading.Thread(target=_obey, args=(connection, switchboard), daemon=True).start()
     folder = Path(gettempdir())
     job = folder / "job.json"
-    job.write_text(json.dumps(settings))
+    job.write_text(json.dumps({**settings, "port": switchboard.port, "key": switchboard.key.hex()}))
     logs = folder.parent / "ranks"  # beside the log of this process, which stays after a failure
     number = settings["job"]["training"]["num_processes"]
     config = LaunchConfig(
@@ -114,7 +126,7 @@ def _answer(connection: Connection, settings: dict[str, Any]) -> None:
         logs_specs=DefaultLogsSpecs(log_dir=str(logs), redirects=Std.ALL),
     )
     try:
-        elastic_launch(config, sys.executable)("-m", WORKER, switchboard.address, str(job))
+        elastic_launch(config, sys.executable)("-m", WORKER, str(job))
     except ChildFailedError as lost:
         switchboard.hear_all()
         parent.send(why_they_ended(lost.failures, switchboard.first_trouble, number=number, logs=logs))

@@ -17,7 +17,7 @@ from miniplm_assets.core.stop import Stop, Stopped
 from miniplm_assets.lm.engine_process import Sender, end_with
 from miniplm_assets.storage.curves import Curves, NoCurves
 from miniplm_assets.training.job import TrainingJob
-from miniplm_assets.training.launch import error_message
+from miniplm_assets.training.launch import HERE, error_message
 from miniplm_assets.training.processes import brought_together
 from miniplm_assets.training.train import train_in_this_process
 
@@ -41,14 +41,14 @@ class ToldCurves(Curves):
         self._told.send({"step": step, "values": {name: float(value) for name, value in values.items()}})
 
 
-def _work(address: str, job_file: str) -> None:
+def _work(job_file: str) -> None:
     """Train, and tell how it ends."""
     # Its own folder for temporary files is the launcher's, which goes with the launcher.
     end_with(os.getppid(), Path(tempfile.mkdtemp()))
-    connection = Client(address)
+    content = json.loads(Path(job_file).read_text())
+    connection = Client((HERE, content["port"]), authkey=bytes.fromhex(content["key"]))
     told, stop = Sender(connection), Stop()
     threading.Thread(target=_listen, args=(connection.recv_bytes, stop), daemon=True).start()
-    content = json.loads(Path(job_file).read_text())
     rank = int(os.environ["RANK"])
     try:
         with brought_together() as processes:
