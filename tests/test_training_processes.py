@@ -70,7 +70,7 @@ def test_a_sequence_of_nothing_predicts_nothing(job: TrainingJob) -> None:
 def test_any_number_of_processes_takes_the_same_steps(
     job: TrainingJob, tmp_path: Path, number: int, changes: dict[str, Any]
 ) -> None:
-    training = job.training.model_copy(update={"token_budget": 700, **changes})
+    training = job.training.model_copy(update={"token_budget": 400, **changes})
     job = replace(job, architecture=NO_DROPOUT, training=training)
     alone = train(job, tmp_path / "alone")
     together = train_by_ranks(job, tmp_path / "together", number)
@@ -81,8 +81,8 @@ def test_any_number_of_processes_takes_the_same_steps(
     assert [together[name] for name in same] == [alone[name] for name in same]
 
 
-@pytest.mark.parametrize("name", ["vanilla_kd", "sparse_kd", "token_selection"])
-def test_each_objective_is_that_of_one_process(job: TrainingJob, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["sparse_kd", "token_selection"])
+def test_an_objective_of_stored_scores_is_that_of_one_process(job: TrainingJob, tmp_path: Path, name: str) -> None:
     # Ids that no two sequences share, as packing gives them.
     files = []
     for number, path in enumerate(job.sequence_files):

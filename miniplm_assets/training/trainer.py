@@ -202,7 +202,7 @@ class CourseCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
             return
         try:
             self._write_row(step, look=self._look, **objects)
-            if course.processes.agree(course.stop.is_asked):
+            if course.processes.agree(self._is_told_to_stop()):
                 raise Stopped
         except Stopped:
             self._save(step, **objects)
@@ -283,6 +283,13 @@ class CourseCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
     def _look(self) -> Callable[[], None] | None:
         """What a measurement asks after each batch: one that is shared is not put down by one process alone."""
         return self._course.stop.look if self._course.processes.number == 1 else None
+
+    def _is_told_to_stop(self) -> bool:
+        try:
+            self._course.stop.look()
+        except Stopped:
+            return True
+        return False
 
     def _seconds(self) -> float:
         return self._course.seconds_before + time.monotonic() - self._started
