@@ -503,10 +503,14 @@ for _name, _default, _other in (
     ("num_held_out_sequences", 512, 7),
     ("sequences_per_device", None, 1),
     ("checkpoint_minutes", 10.0, 1.0),
+    ("gradient_checkpointing", False, True),
+    ("num_processes", 1, 2),
+    ("parallelism", "ddp", "fsdp"),
+    ("max_loss_rise_nats_per_token", None, 1.5),
     ("reporters", (), ["wandb"]),
 ):
     # The comparison alone says where a student was measured less than the file asks for.
-    _shown = COMPARISON if _name.startswith("num_") else NOTHING
+    _shown = COMPARISON if _name in ("num_evaluations", "num_held_out_sequences") else NOTHING
     ROWS += [
         Row(f"teachers.large.model.training.{_name}", _default, _other, NOTHING),
         Row(f"references.small.model.training.{_name}", _default, _other, NOTHING),

@@ -832,6 +832,61 @@ def test_a_diverged_run_names_its_step(job: TrainingJob, tmp_path: Path, monkeyp
         train(job, tmp_path / "run")
 
 
+def test_a_gradient_that_is_not_finite_gets_into_no_checkpoint(
+    job: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import Trainer
+
+    job = replace(job, training=job.training.model_copy(update={"token_budget": 300}))
+    train(job, tmp_path / "whole")
+    norm_of, norms = Trainer._get_grad_norm, []
+
+    def nan_in_the_fourth(self, model, grad_norm=None):
+        norms.append(norm_of(self, model, grad_norm=grad_norm))
+        return norms[-1] * (math.nan if len(norms) == 4 else 1)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_get_grad_norm", nan_in_the_fourth)
+        with pytest.raises(TrainingError, match="step 4: the norm of the gradient is nan") as diverged:
+            train(every_step(job), tmp_path / "cut")
+    rows = pl.concat(pl.read_parquet(file) for file in job.sequence_files).filter(split=job.split)
+    size = job.training.sequences_per_step
+    drawn = np.random.default_rng(job.seed).permutation(len(rows))[3 * size : 4 * size]
+    named = ", ".join(str(rows["sequence_id"][int(row)]) for row in drawn)
+    assert str(diverged.value).endswith(f"The step learned from sequences {named}.")
+    assert [path.name for path in (tmp_path / "cut" / "work").glob("*checkpoint*")] == ["checkpoint-3"]
+    assert train(job, tmp_path / "cut")["resumed_from_step"] == 3
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+
+
+def test_a_loss_that_rises_too_far_ends_the_training_where_that_is_asked_for() -> None:
+    import torch
+
+    def collected(losses: list[float], max_rise: float | None) -> None:
+        journal = Journal()
+        journal.max_rise = max_rise
+        for step, loss in enumerate(losses, start=1):
+            for share in (1.5, 0.5):  # two batches of 10 tokens, whose mean is the loss
+                nats = torch.tensor(10 * loss * share)
+                journal.record(step, nats=nats, nll_nats=nats, num_predicted=torch.tensor(10))
+            journal.collect()
+
+    steady = [3.0, 3.2] * 6  # median 3.1
+    collected([*steady, 99.0], None)
+    collected([*steady, 5.0], 2.0)
+    collected([*steady[:9], 99.0], 2.0)  # too few to be told by
+    with pytest.raises(TrainingError, match=r"step 13: the loss is 5\.200 nats a token, more .* above 3\.100, the"):
+        collected([*steady, 5.2], 2.0)
+
+
+def test_layers_that_are_computed_again_give_the_same_bytes(job: TrainingJob, tmp_path: Path) -> None:
+    job = replace(job, training=job.training.model_copy(update={"token_budget": 300}))
+    train(job, tmp_path / "kept")
+    again = job.training.model_copy(update={"gradient_checkpointing": True})
+    train(replace(job, training=again), tmp_path / "again")
+    assert weights(tmp_path / "again") == weights(tmp_path / "kept")
+
+
 def test_a_corpus_without_the_split_is_refused_before_anything_is_trained(job: TrainingJob, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"split 'teacher' holds no sequence to learn from"):
         train(replace(job, split="teacher"), tmp_path / "run")

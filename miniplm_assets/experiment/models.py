@@ -1,6 +1,6 @@
 """What an experiment may say of tokenizers and models: where they come from, or how they are trained here."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -74,7 +74,17 @@ Reporter = Literal[
 class Training(Settings):
     """How a model is trained from scratch: AdamW, linear warm-up, cosine decay."""
 
-    runtime_only: ClassVar[frozenset[str]] = frozenset({"sequences_per_device", "checkpoint_minutes", "reporters"})
+    runtime_only: ClassVar[frozenset[str]] = frozenset(
+        {
+            "sequences_per_device",
+            "gradient_checkpointing",
+            "num_processes",
+            "parallelism",
+            "max_loss_rise_nats_per_token",
+            "checkpoint_minutes",
+            "reporters",
+        }
+    )
     reporting_only: ClassVar[frozenset[str]] = frozenset({"num_evaluations", "num_held_out_sequences"})
 
     token_budget: int = Field(ge=1, description="tokens to train on; the data is repeated where it holds fewer")
@@ -104,11 +114,40 @@ class Training(Settings):
     )
     num_evaluations: int = Field(20, ge=1, description="held-out losses along the way, the last one at the end")
     num_held_out_sequences: int = Field(512, ge=1, description="validation sequences for those, chosen by seed")
-    sequences_per_device: int | None = Field(None, ge=1, description="at once on a device; default: a whole step")
+    sequences_per_device: int | None = Field(
+        None, ge=1, description="at once on a device; default: its share of a step"
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="compute a layer again for its gradient in place of keeping it: less memory, a third more time",
+    )
+    num_processes: int = Field(
+        1, ge=1, description="that share each step, a device for each; on a CPU they share the cores"
+    )
+    parallelism: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="of those: the whole model on each device; or a part of it, gathered where it is computed"
+    )
     checkpoint_minutes: float = Field(10.0, gt=0, description="at most this much work is lost to a crash")
+    max_loss_rise_nats_per_token: float | None = Field(
+        None,
+        gt=0,
+        description="of a step above the median of the 100 before it: more ends the training, as a loss that is not "
+        "finite does; the checkpoint before is kept",
+    )
     reporters: tuple[Reporter, ...] = Field(
         (), description="who is told of the losses beside TensorBoard, by transformers; each is set up by its own means"
     )
+
+    @model_validator(mode="after")
+    def _a_sequence_for_each_process(self) -> Self:
+        if self.num_processes > self.sequences_per_step:
+            raise ValueError(
+                f"num_processes is {self.num_processes}, but a step has {self.sequences_per_step} sequences to share; "
+                "lower num_processes, or raise sequences_per_step"
+            )
+        if self.parallelism == "fsdp" and self.dtype == "float16":
+            raise ValueError("parallelism fsdp scales no loss, which dtype float16 needs; set dtype to bfloat16")
+        return self
 
 
 class LastCheckpoints(Settings):

@@ -1,5 +1,6 @@
 """What training and scoring a model costs: tokens, floating-point operations, disk, and what goes through it."""
 
+import math
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -54,7 +55,7 @@ def training_cost(
         held_out_tokens = min(held_out_tokens, per_split[VALIDATION])
     measured = held_out_tokens * training.num_evaluations * num_models
     shape = _shape(node, sizes, num_parameters)
-    at_once = training.sequences_per_device or training.sequences_per_step
+    at_once = training.sequences_per_device or math.ceil(training.sequences_per_step / training.num_processes)
     return Cost(
         num_tokens=num_tokens,
         flops=per_token * num_tokens,

@@ -20,6 +20,7 @@ from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.curves import EventFile, curves_folder
 from miniplm_assets.storage.store import Draft
 from miniplm_assets.training.job import TrainingJob
+from miniplm_assets.training.launch import parallelism_problems
 from miniplm_assets.training.objectives import Input
 from miniplm_assets.training.reporters import reporter_problems
 from miniplm_assets.training.train import train_language_model
@@ -45,6 +46,7 @@ def training_problems(node: Node[Any], sizes: Sizes) -> Iterator[str]:
         sizes: know the vocabulary.
     """
     yield from reporter_problems(node.settings.training.reporters)
+    yield from parallelism_problems(node.settings.training, getattr(node.settings, "objective", None))
     vocab_size = sizes.vocab_size(node.inputs[TOKENIZER.name])
     problem = _problem(canonical_json(node.settings.architecture), vocab_size, node.settings.max_sequence_tokens)
     if problem is not None:

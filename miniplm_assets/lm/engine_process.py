@@ -75,14 +75,18 @@ class Sender:
 class EngineProcess:
     """The parent's side. Any thread may send; one at a time receives."""
 
-    def __init__(self, module: str, settings: Mapping[str, Any], *, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, module: str, settings: Mapping[str, Any], *, environment: Mapping[str, str], called: str = "the engine"
+    ) -> None:
         """Start `python -m module` with `settings` as its first message.
 
         Args:
             module: a module whose main calls `serve`.
             settings: JSON values.
             environment: the child's whole environment.
+            called: what messages call it.
         """
+        self._called = called
         self._folder = Path(tempfile.mkdtemp(prefix="miniplm-engine-"))  # for this user's eyes alone
         self._log = self._folder / "engine.log"
         temporary = self._folder / "tmp"
@@ -115,6 +119,10 @@ class EngineProcess:
             self._sender.send(message, payload)
         except OSError:
             raise self._gone() from None
+
+    def has_message(self, seconds: float) -> bool:
+        """Wait this long at most for a message, or the end of the process; return whether there is one."""
+        return self._connection.poll(seconds)
 
     def receive(self, *, silence_seconds: float) -> dict[str, Any]:
         """Return the next message.
@@ -200,14 +208,14 @@ class EngineProcess:
             is_explained: whether the reason says enough where it printed no cause; else its last lines may say more.
         """
         if self._is_ending:  # by another thread, which sees to the process and its log
-            return EngineFailure("the engine has ended, as it was told to")
+            return EngineFailure(f"{self._called} has ended, as it was told to")
         self._kill()
         lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines() if self._log.exists() else []
         lines = [line for line in lines if line.strip() and not HARMLESS.search(line)]
         causes = [found.group() for line in lines if (found := CAUSE.search(line))]
         quoted = causes[:1] or ([] if is_explained else lines[-LAST_LOG_LINES:])
         printed = "; it printed:\n" + "\n".join(quoted) if quoted else ""
-        return EngineFailure(f"the engine {how}: {reason}{printed}\nIts whole log: {self._log}")
+        return EngineFailure(f"{self._called} {how}: {reason}{printed}\nIts whole log: {self._log}")
 
 
 def serve(answer: Callable[[Connection, dict[str, Any]], None]) -> None:
@@ -217,7 +225,7 @@ def serve(answer: Callable[[Connection, dict[str, Any]], None]) -> None:
         answer: takes the connection and the settings, and works until the parent sends ``{"end": true}``.
     """
     descriptor, parent, folder = sys.argv[1:]
-    threading.Thread(target=_end_with_parent, args=(int(parent), Path(folder)), daemon=True).start()
+    end_with(int(parent), Path(folder))
     connection = Connection(int(descriptor))
     try:
         answer(connection, json.loads(connection.recv_bytes()))
@@ -229,6 +237,16 @@ def serve(answer: Callable[[Connection, dict[str, Any]], None]) -> None:
         except OSError:  # the parent is gone
             shutil.rmtree(folder, ignore_errors=True)
         _kill_session()  # nobody else may be left to do it
+
+
+def end_with(parent: int, folder: Path) -> None:
+    """End this process's session, and remove a folder, once its parent is gone.
+
+    Args:
+        parent: its process.
+        folder: of the session.
+    """
+    threading.Thread(target=_end_with_parent, args=(parent, folder), daemon=True).start()
 
 
 def _end_with_parent(parent: int, folder: Path) -> None:

@@ -1,5 +1,6 @@
 """What transformers' Trainer is told of a training run. Imported by `trainer` alone, when a model is trained."""
 
+import math
 from pathlib import Path
 from typing import Final
 
@@ -44,13 +45,14 @@ def training_arguments(job: TrainingJob, plan: TrainingPlan, work: Path) -> Trai
             f"{job.name}: training.dtype float16 needs an accelerator, and this machine has none; set it to float32 or "
             "bfloat16"
         )
-    sequences_at_once = _largest_divisor(plan.sequences_per_step, training.sequences_per_device)
+    share = math.ceil(plan.sequences_per_step / training.num_processes)
+    sequences_at_once = _largest_divisor(share, training.sequences_per_device)
     try:
         return OneDeviceArguments(
             output_dir=str(work),
             run_name=f"{job.name} seed {job.seed}",  # what reporters call it
             per_device_train_batch_size=sequences_at_once,
-            gradient_accumulation_steps=plan.sequences_per_step // sequences_at_once,
+            gradient_accumulation_steps=share // sequences_at_once,
             num_train_epochs=1,  # the drawn order is one long epoch
             train_sampling_strategy="sequential",
             learning_rate=training.peak_learning_rate,
@@ -63,6 +65,10 @@ def training_arguments(job: TrainingJob, plan: TrainingPlan, work: Path) -> Trai
             weight_decay=training.weight_decay,
             max_grad_norm=training.gradient_clip,
             use_cpu=not torch.accelerator.is_available(),
+            gradient_checkpointing=training.gradient_checkpointing,
+            gradient_checkpointing_kwargs={"use_reentrant": False} if training.gradient_checkpointing else None,
+            ddp_find_unused_parameters=False,  # the output layer's weight has its gradient outside of the model
+            ddp_broadcast_buffers=False,
             bf16=training.dtype == "bfloat16",
             fp16=training.dtype == "float16",
             seed=job.seed % _MAX_SEED,

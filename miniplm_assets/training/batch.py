@@ -17,16 +17,54 @@ MeanOver = Literal["tokens", "sequences"]
 
 @dataclass(frozen=True)
 class DrawnSequences:
-    """The sequences of a run in the order in which they are learned from: a map-style torch data set."""
+    """The sequences of a run in the order in which they are learned from: a map-style torch data set.
+
+    Attributes:
+        tokens: all sequences.
+        order: which of them come one after the other; negative where one comes that teaches nothing, see `share_of`.
+        end_of_document_id: of the tokens of such a one.
+    """
 
     tokens: TokenFile
-    order: NDArray[np.uint32]
+    order: NDArray[np.uint32] | NDArray[np.int64]
+    end_of_document_id: int
 
     def __len__(self) -> int:
         return len(self.order)
 
     def __getitem__(self, place: int) -> Row:
-        return self.tokens.row(int(self.order[place]))
+        row = int(self.order[place])
+        if row < 0:  # behind the end of a document nothing is predicted
+            return Row(int(self.tokens.sequence_ids[~row]), np.full(2, self.end_of_document_id, dtype=np.int64))
+        return self.tokens.row(row)
+
+
+def share_of(
+    order: NDArray[np.uint32], *, sequences_per_step: int, rank: int, num_processes: int
+) -> NDArray[np.uint32] | NDArray[np.int64]:
+    """Return the sequences of each step that one of several processes learns from.
+
+    Each process has as many of every step, so that all go through the model as often: where there are too few
+    sequences, as in a last step, some get one that teaches nothing.
+
+    Args:
+        order: of all of them: rows of the token file.
+        sequences_per_step: how many make a step; the last one takes what is left.
+        rank: of the process, from 0.
+        num_processes: that share each step.
+
+    Returns:
+        Rows of the token file; ~row in the place of nothing, for the name of a sequence of the same step.
+    """
+    if num_processes == 1:
+        return order
+    shares = [np.empty(0, dtype=np.int64)]
+    for start in range(0, len(order), sequences_per_step):
+        step = order[start : start + sequences_per_step].astype(np.int64)
+        num_missing = -len(step) % num_processes
+        shares.append(np.concatenate([step, np.repeat(~step[:1], num_missing)])[rank::num_processes])
+    share: NDArray[np.int64] = np.concatenate(shares)
+    return share
 
 
 def make_batch(
@@ -51,7 +89,7 @@ def make_batch(
     """
     width = max(len(row.token_ids) for row in rows) - 1
     input_ids = np.full((len(rows), width), rule.end_of_document_id, dtype=np.int64)
-    predicted = [objective.predicted(row, _may_be_predicted(row, rule)) for row in rows]
+    predicted = [_predicted(row, rule, objective) for row in rows]
     positions, targets, weights = [], [], []
     for place, (row, is_predicted) in enumerate(zip(rows, predicted, strict=True)):
         input_ids[place, : len(row.token_ids) - 1] = row.token_ids[:-1]
@@ -66,6 +104,11 @@ def make_batch(
         "weights": torch.from_numpy(np.concatenate(weights)),
         **objective.more(rows, predicted),
     }
+
+
+def _predicted(row: Row, rule: TokenRule, objective: Objective) -> NDArray[np.bool_]:
+    may_be = _may_be_predicted(row, rule)
+    return objective.predicted(row, may_be) if may_be.any() else may_be
 
 
 def _may_be_predicted(row: Row, rule: TokenRule) -> NDArray[np.bool_]:

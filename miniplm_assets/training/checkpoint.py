@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from miniplm_assets.core.errors import TrainingError
 from miniplm_assets.core.recipe import canonical_json
 from miniplm_assets.storage.files import flush_to_disk, read_note, sha256_of, write_json, write_note
+from miniplm_assets.training.sharding import spread_optimizer_state
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +52,7 @@ def save_checkpoint(
     identity: Mapping[str, Any],
     state: Mapping[str, Any],
     model: "torch.nn.Module",
-    optimizer: "torch.optim.Optimizer",
+    optimizer_state: Mapping[str, Any],
 ) -> Checkpoint:
     """Write a checkpoint and remove the ones before it.
 
@@ -61,11 +62,11 @@ def save_checkpoint(
         identity: what the run's result depends on; another run is refused these files.
         state: JSON values to come back as they are.
         model: its weights are saved; tied ones once.
-        optimizer: its groups and per-parameter tensors are saved.
+        optimizer_state: groups and per-parameter tensors, as an optimiser's `state_dict` gives them.
     """
     from safetensors.torch import save_file, save_model
 
-    groups, moments = _split_optimizer_state(optimizer.state_dict())
+    groups, moments = _split_optimizer_state(optimizer_state)
 
     def write(folder: Path) -> None:
         save_model(model, str(folder / WEIGHTS))
@@ -177,6 +178,7 @@ def restore_optimizer(checkpoint: Checkpoint, optimizer: "torch.optim.Optimizer"
         # A copy of its own: what safetensors maps from the file is aligned to nothing, and vector instructions may
         # round differently where memory begins elsewhere.
         state.setdefault(int(parameter), {})[name] = tensor.clone()
+    state = spread_optimizer_state(optimizer, state)
     optimizer.load_state_dict({"state": state, "param_groups": checkpoint.load_state()["optimizer_groups"]})
 
 

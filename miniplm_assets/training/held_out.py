@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from miniplm_assets.core.errors import TrainingError
 from miniplm_assets.core.splits import VALIDATION
 from miniplm_assets.lm.torch_scorer import score_with_model
+from miniplm_assets.training.processes import Processes
 from miniplm_assets.training.row_groups import row_groups
 
 if TYPE_CHECKING:
@@ -70,7 +71,13 @@ class HeldOut:
         return self._chosen.read()
 
     def measure(
-        self, model: "PreTrainedModel", *, step: int, num_tokens: int, look: Callable[[], None] | None
+        self,
+        model: "PreTrainedModel",
+        *,
+        step: int,
+        num_tokens: int,
+        look: Callable[[], None] | None,
+        processes: Processes,
     ) -> float:
         """Add one row for each domain to the log; return the loss over the whole sample, in nats a token.
 
@@ -78,19 +85,24 @@ class HeldOut:
             model: is measured.
             step: done so far.
             num_tokens: trained on so far.
-            look: asked after each batch; what it raises ends this.
+            look: asked after each batch; what it raises ends this. None where there are several processes.
+            processes: which share the sample.
         """
+        share = slice(processes.rank, None, processes.number)
         scores = score_with_model(
             model,
-            [ids.to_numpy().astype(np.int32, copy=False) for ids in self._sample["token_ids"]],
+            [ids.to_numpy().astype(np.int32, copy=False) for ids in self._sample["token_ids"][share]],
             end_of_document_id=self._end_of_document_id,
             score_after_end_of_document=False,
             tokens_per_batch=TOKENS_PER_BATCH,
             look=look,
         )
+        logprob_nats, num_scored_tokens = np.zeros((2, self._sample.height))
+        logprob_nats[share], num_scored_tokens[share] = scores.logprob_nats, scores.num_scored_tokens
+        logprob_nats, num_scored_tokens = processes.gathered(np.stack([logprob_nats, num_scored_tokens]))
         by_domain = (
             self._sample.select("domain")
-            .with_columns(nll_nats=-scores.logprob_nats, num_scored_tokens=scores.num_scored_tokens.astype(np.int64))
+            .with_columns(nll_nats=-logprob_nats, num_scored_tokens=num_scored_tokens.astype(np.int64))
             .group_by("domain")
             .agg(
                 pl.len().cast(pl.Int64).alias("num_sequences"),
@@ -100,7 +112,7 @@ class HeldOut:
             .sort("domain")
         )
         self.rows += [{"step": step, "num_tokens": num_tokens, **row} for row in by_domain.iter_rows(named=True)]
-        return float(-scores.logprob_nats.sum() / max(1, np.sum(scores.num_scored_tokens, dtype=np.int64)))
+        return float(-logprob_nats.sum() / max(1, num_scored_tokens.sum()))
 
     def write_parquet(self, path: Path) -> None:
         """Write the log, in order."""

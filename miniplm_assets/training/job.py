@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from miniplm_assets.experiment.models import LastCheckpoints, Training
 from miniplm_assets.experiment.objectives import CrossEntropy, Objective
 from miniplm_assets.training.objectives.objective import Input
@@ -50,6 +52,48 @@ class TrainingJob:
     objective_inputs: Mapping[str, Input] = field(default_factory=dict)
     prompts_have_loss: bool = True
     last_checkpoints: LastCheckpoints | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as JSON values, for a process that trains it."""
+        inputs = {
+            role: {**vars(one), "folder": one.folder and str(one.folder), "files": [str(path) for path in one.files]}
+            for role, one in self.objective_inputs.items()
+        }
+        return {
+            **vars(self),
+            "architecture": dict(self.architecture),
+            "training": self.training.model_dump(mode="json"),
+            "tokenizer_folder": str(self.tokenizer_folder),
+            "sequence_files": [str(path) for path in self.sequence_files],
+            "held_out_files": [str(path) for path in self.held_out_files],
+            "objective": self.objective.model_dump(mode="json"),
+            "objective_inputs": inputs,
+            "last_checkpoints": self.last_checkpoints and self.last_checkpoints.model_dump(mode="json"),
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "TrainingJob":
+        """Return the job that `to_json` described."""
+        inputs = {
+            role: Input(
+                folder=one["folder"] and Path(one["folder"]),
+                files=tuple(map(Path, one["files"])),
+                begin_of_sequence_id=one["begin_of_sequence_id"],
+            )
+            for role, one in content["objective_inputs"].items()
+        }
+        last = content["last_checkpoints"]
+        objective: TypeAdapter[Objective] = TypeAdapter(Objective)
+        read = {
+            "training": Training.model_validate(content["training"]),
+            "tokenizer_folder": Path(content["tokenizer_folder"]),
+            "sequence_files": tuple(map(Path, content["sequence_files"])),
+            "held_out_files": tuple(map(Path, content["held_out_files"])),
+            "objective": objective.validate_python(content["objective"]),
+            "objective_inputs": inputs,
+            "last_checkpoints": last and LastCheckpoints.model_validate(last),
+        }
+        return cls(**{**content, **read})
 
     def identity(self) -> dict[str, Any]:
         """Return all that the trained weights depend on; a checkpoint fits only the same.

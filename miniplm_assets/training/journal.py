@@ -6,9 +6,11 @@ that a resumed run writes the same rows.
 """
 
 import math
+import statistics
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 
@@ -28,18 +30,29 @@ SCHEMA = {
 }
 
 
+# How many steps a rise of the loss is measured against, and how many at least.
+NUM_BEFORE: Final = 100
+MIN_BEFORE: Final = 10
+
+
 class Journal:
     """Rows of the training log, and the losses that are not in a row yet.
 
     Attributes:
         rows: one dictionary a row, keys as in `SCHEMA`.
         over_processes: sums a tensor over all processes that train together; one alone has it already.
+        sequences_of: names the sequences of a step, for messages.
+        max_rise: of a step's loss above the median of those before it, in nats a token; None where any is taken.
     """
 
     def __init__(self) -> None:
         self.over_processes: Callable[[torch.Tensor], torch.Tensor] = lambda tensor: tensor
         self.rows: list[dict[str, Any]] = []
+        self.sequences_of: Callable[[int], str] = lambda step: f"of step {step}"
+        self.max_rise: float | None = None
         self._waiting: list[tuple[int, torch.Tensor]] = []
+        self._waiting_norms: list[tuple[int, torch.Tensor]] = []
+        self._before: deque[float] = deque(maxlen=NUM_BEFORE)
         self._collected: list[tuple[float, float, float]] = []
 
     def record(
@@ -58,11 +71,15 @@ class Journal:
         # float32, since not every device has more: it holds a count up to 2^24, and a batch has fewer tokens.
         self._waiting.append((step, torch.stack([one.detach().float() for one in (nats, nll_nats, num_predicted)])))
 
+    def record_gradient_norm(self, step: int, norm: "torch.Tensor") -> None:
+        """Note the norm of a step's gradient, the same in all processes, which may still be on its way."""
+        self._waiting_norms.append((step, norm.detach()))
+
     def collect(self) -> None:
-        """Fetch the waiting losses.
+        """Fetch the waiting losses, of whole steps.
 
         Raises:
-            TrainingError: if one is not finite; names the step.
+            TrainingError: if one, or a gradient, is not finite, or has risen too far; names the step and its sequences.
         """
         if not self._waiting:
             return
@@ -71,13 +88,35 @@ class Journal:
         steps = [step for step, _ in self._waiting]
         losses = self.over_processes(torch.stack([loss for _, loss in self._waiting])).tolist()
         self._waiting = []
+        of_step: dict[int, list[tuple[float, float]]] = {}
         for step, (nats, nll_nats, num_predicted) in zip(steps, losses, strict=True):
             if not (math.isfinite(nats) and math.isfinite(nll_nats)):
-                raise TrainingError(
-                    f"step {step:,}: the loss is {nats}. The training has diverged: lower peak_learning_rate, "
-                    "raise warmup_share, or train in float32."
-                )
+                raise self._diverged(step, f"the loss is {nats}")
             self._collected.append((nats, nll_nats, num_predicted))
+            of_step.setdefault(step, []).append((nats, num_predicted))
+        for step, parts in of_step.items():
+            self._require_no_rise(step, sum(nats for nats, _ in parts) / max(1, sum(number for _, number in parts)))
+        for step, norm in self._waiting_norms:
+            if not math.isfinite(norm):
+                raise self._diverged(step, f"the norm of the gradient is {float(norm)}")
+        self._waiting_norms = []
+
+    def _require_no_rise(self, step: int, nats_per_token: float) -> None:
+        if self.max_rise is not None and len(self._before) >= MIN_BEFORE:
+            usual = statistics.median(self._before)
+            if nats_per_token > usual + self.max_rise:
+                raise self._diverged(
+                    step,
+                    f"the loss is {nats_per_token:.3f} nats a token, more than max_loss_rise_nats_per_token "
+                    f"({self.max_rise:g}) above {usual:.3f}, the median of the {len(self._before)} steps before",
+                )
+        self._before.append(nats_per_token)
+
+    def _diverged(self, step: int, how: str) -> TrainingError:
+        return TrainingError(
+            f"step {step:,}: {how}. The training has diverged: lower peak_learning_rate, raise warmup_share, or train "
+            f"in float32. The last checkpoint is of before. The step learned from sequences {self.sequences_of(step)}."
+        )
 
     def latest_nats_per_token(self) -> float:
         """Return the training loss over what was recorded since the last row (the last row's where nothing was).

@@ -331,7 +331,7 @@ class _Run:
                 "seconds": self._seconds(),
             },
             model=self.model,
-            optimizer=self._optimizer,
+            optimizer_state=self._optimizer.state_dict(),
         )
 
     def _sequences(self, places: NDArray[np.intp]) -> list[NDArray[np.int32]]:

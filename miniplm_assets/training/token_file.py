@@ -107,6 +107,7 @@ def write_token_file(
     report: Callable[[str], None],
     sequence_ids: NDArray[np.int64] | None = None,
     prompts_have_loss: bool = True,
+    is_begun: bool = False,
 ) -> TokenFile:
     """Return the token file of some sequences; what an earlier, killed run knew of them and nothing damaged is taken.
 
@@ -121,6 +122,8 @@ def write_token_file(
         sequence_ids: in rising order, of the rows to take; they follow from the data. None for all.
         prompts_have_loss: whether all tokens have a loss; else the files' column `num_prompt_tokens` says how many of
             the first have none, and a sequence that is nothing but its prompt is left out.
+        is_begun: whether another process of the same run has just begun it: each writes what it asks for, the same
+            bytes to the same place.
 
     Raises:
         TrainingError: if a token id is outside the vocabulary as far as the files' own statistics tell, or there is no
@@ -142,8 +145,9 @@ def write_token_file(
     keep_files(folder, names, data=data, write=write, report=report)
     offsets = np.memmap(folder / _OFFSETS, dtype=np.int64, mode="r")
     target = folder / _TOKENS
-    with target.open("wb") as file:  # what a killed run has read may be half of it
-        file.truncate(ID_BYTES * int(offsets[-1]))
+    if not is_begun:
+        with target.open("wb") as file:  # what a killed run has read may be half of it
+            file.truncate(ID_BYTES * int(offsets[-1]))
     places = np.fromfile(folder / _ROW_GROUPS, dtype=np.int64).reshape(-1, 3)
     return TokenFile(
         np.memmap(target, dtype=np.uint32, mode="r"),

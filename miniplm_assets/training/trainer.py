@@ -11,86 +11,37 @@ Imported by `train_language_model` alone, when a model is trained.
 """
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 import torch  # noqa: TID253 - nobody imports this module before a model is trained
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments  # noqa: TID253
 
-from miniplm_assets.core.stop import Stop, Stopped
+from miniplm_assets.core.errors import TrainingError
+from miniplm_assets.core.stop import Stopped
 from miniplm_assets.lm.scores import TokenRule
-from miniplm_assets.storage.curves import Curves, NoCurves
-from miniplm_assets.training.batch import DrawnSequences, make_batch
+from miniplm_assets.training.batch import DrawnSequences, make_batch, share_of
 from miniplm_assets.training.checkpoint import (
-    Checkpoint,
     restore_model,
     restore_optimizer,
     restore_random_states,
     save_checkpoint,
     save_weights,
 )
-from miniplm_assets.training.held_out import HeldOut
-from miniplm_assets.training.job import TrainingJob
-from miniplm_assets.training.journal import Journal
+from miniplm_assets.training.course import Course
 from miniplm_assets.training.objectives import Objective
-from miniplm_assets.training.plan import TrainingPlan
+from miniplm_assets.training.processes import Processes
 from miniplm_assets.training.progress import Progress
 from miniplm_assets.training.reporters import Reported, open_reporters
+from miniplm_assets.training.sharding import gathered_number, measurable
 from miniplm_assets.training.token_file import TokenFile
 from miniplm_assets.training.training_curves import Pace, add_held_out, add_training
 
 # Of a float16 loss, as published; torch's own, 2^16, overflows for the first steps.
 _FIRST_LOSS_SCALE: Final = 2.0**11
-
-
-@dataclass
-class Course:
-    """A training run and how far it is: what the trainer and its callback share.
-
-    Attributes:
-        job: what is asked.
-        work: for checkpoints; survives a crash.
-        plan: which sequences, in which order, and when losses are looked at.
-        measured: the settings that the held-out losses are measured by.
-        held_out: measures them.
-        report: takes a line of progress.
-        stop: says whether the run has been told to stop.
-        curves: take what is worth looking at while it trains.
-        checkpoint: where the run goes on from.
-        gradient_norm: of the latest step, before clipping; it may be on its way on the device. None before one.
-        journal: the training log.
-        seconds_before: spent training before an interruption.
-        loss_scaler: of float16, torch's; None for other dtypes.
-    """
-
-    job: TrainingJob
-    work: Path
-    plan: TrainingPlan
-    measured: Mapping[str, int]
-    held_out: HeldOut
-    report: Callable[[str], None]
-    stop: Stop
-    curves: Curves = field(default_factory=NoCurves)
-    checkpoint: Checkpoint | None = None
-    gradient_norm: Any = None
-    journal: Journal = field(default_factory=Journal)
-    seconds_before: float = 0.0
-    loss_scaler: Any = None
-
-    def __post_init__(self) -> None:
-        if self.checkpoint is not None:
-            carried = self.checkpoint.load_state()
-            self.journal = Journal.from_json(carried["journal"])
-            self.held_out.rows = carried["held_out"]
-            self.seconds_before = float(carried["seconds"])
-
-    @property
-    def first_step(self) -> int:
-        """Steps that are done when this leg begins."""
-        return self.checkpoint.step if self.checkpoint else 0
+# How torch's DDP begins to say, in the step after, that it waits for the gradient of a parameter.
+_NO_GRADIENT: Final = "Expected to have finished reduction in the prior iteration"
 
 
 class CourseTrainer(Trainer):  # type: ignore[misc, unused-ignore]
@@ -108,8 +59,17 @@ class CourseTrainer(Trainer):  # type: ignore[misc, unused-ignore]
         self._objective = objective
         super().__init__(**arguments)
         self.loss_is_scaled_for_ga = True  # over the whole step, see get_batch_samples
+        # Else it would be wrapped once more: a model that is spread adds its gradients up by itself.
+        self.is_distributed_loading_by_transformers = course.sharding is not None
         course.loss_scaler = self.accelerator.scaler
         course.journal.over_processes = lambda tensor: self.accelerator.reduce(tensor, reduction="sum")
+
+    def get_train_dataloader(self) -> Any:
+        """Return the batches of this process: its share is cut already, see `share_of`; the library would cut again."""
+        if self.course.processes.number == 1:
+            return super().get_train_dataloader()
+        size = self.args.per_device_train_batch_size
+        return torch.utils.data.DataLoader(self.train_dataset, batch_size=size, collate_fn=self.data_collator)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """Return the batches of a step, and how many tokens, or sequences, its mean is over, in all processes."""
@@ -131,10 +91,29 @@ class CourseTrainer(Trainer):  # type: ignore[misc, unused-ignore]
         # Gradients are averaged over the processes.
         return loss.total / num_items_in_batch.clamp(min=1) * self.accelerator.num_processes
 
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        """Compute the gradients of a batch.
+
+        Raises:
+            TrainingError: if gradients are added up over processes, and some parameters have none.
+        """
+        try:
+            return super().training_step(model, inputs, num_items_in_batch)
+        except RuntimeError as error:
+            if _NO_GRADIENT not in str(error):
+                raise
+            raise TrainingError(
+                f"{self.course.job.name}: some parameters of {type(self.model).__name__} have no gradient in a step, "
+                "which training.parallelism ddp cannot add up; set it to fsdp, or num_processes to 1"
+            ) from error
+
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """Note the norm of a step's gradients, which is here before they are clipped."""
-        self.course.gradient_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        return self.course.gradient_norm
+        norm = gathered_number(super()._get_grad_norm(model, grad_norm=grad_norm))
+        self.course.gradient_norm = norm
+        if self.course.loss_scaler is None:  # else a step whose gradient is not finite is left out, and the scale falls
+            self.course.journal.record_gradient_norm(self.course.first_step + self.state.global_step + 1, norm)
+        return norm
 
     def get_decay_parameter_names(self, model: Any) -> list[str]:
         """Return the parameters that weight decay is applied to."""
@@ -185,18 +164,20 @@ class CourseCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
             num_tokens=plan.num_tokens,
             num_tokens_before=num_tokens_before,
         )
-        self._is_watched = state.is_world_process_zero
+        self._is_watched = course.processes.is_first
         self._pace = Pace(num_tokens_before)
         if self._is_watched:
             course.curves.begin(course.first_step + 1)
         if course.checkpoint:
             self._learning_rate = course.checkpoint.load_state().get("learning_rate", 0.0)
-            self._write_row(course.first_step, look=course.stop.look, **objects)  # where it was stopped in that
+            self._write_row(course.first_step, look=self._look, **objects)  # where it was stopped in that
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **objects: Any) -> None:  # noqa: ARG002
         """Put the random generators back where they were, once the data loader has drawn from them."""
-        if self._course.checkpoint and state.global_step == 0:
-            restore_random_states(self._course.checkpoint)
+        course = self._course
+        if course.checkpoint and state.global_step == 0:
+            restore_random_states(course.checkpoint)
+        course.processes.seed_step(course.job.seed, course.first_step + state.global_step + 1)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **objects: Any) -> None:  # noqa: ARG002
         """Note the learning rate: after the step, the schedule has moved on."""
@@ -206,26 +187,30 @@ class CourseCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
         """Write the log, say how far it is, and write a checkpoint, where one is due or the run is told to stop."""
         course, plan = self._course, self._course.plan
         step = course.first_step + state.global_step
-        if self._progress.is_due(step):
+        if course.processes.agree(self._progress.is_due(step)):
             num_tokens = int(plan.tokens_after_step[step - 1])
             nll = course.journal.latest_nats_per_token()
             self._progress.say(step, num_tokens=num_tokens, nats_per_token=nll)
             if step not in plan.log_steps:
                 self._show(step, num_tokens=num_tokens, losses=course.journal.latest())
-        if step in plan.kept_steps and state.is_world_process_zero:
-            save_weights(course.work, step=step, model=objects["model"])
+        if step in plan.kept_steps:
+            weights = course.whole(objects["model"])
+            if course.processes.is_first:
+                save_weights(course.work, step=step, model=weights)
         if step == plan.num_steps:  # nothing would be left to go on with
             self._write_row(step, look=None, **objects)
             return
         try:
-            self._write_row(step, look=course.stop.look, **objects)
-            course.stop.look()
+            self._write_row(step, look=self._look, **objects)
+            if course.processes.agree(self._is_told_to_stop()):
+                raise Stopped
         except Stopped:
-            self._save(step, is_writer=state.is_world_process_zero, **objects)
+            self._save(step, **objects)
             course.report(f"told to stop: a checkpoint holds all up to step {step:,} of {plan.num_steps:,}")
             raise
-        if time.monotonic() - self._last_checkpoint >= 60 * course.job.training.checkpoint_minutes:
-            self._save(step, is_writer=state.is_world_process_zero, **objects)
+        seconds = time.monotonic() - self._last_checkpoint
+        if course.processes.agree(seconds >= 60 * course.job.training.checkpoint_minutes):
+            self._save(step, **objects)
             self._last_checkpoint = time.monotonic()
 
     def _write_row(self, step: int, *, look: Callable[[], None] | None, model: Any, **_: Any) -> None:
@@ -237,7 +222,12 @@ class CourseCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
         num_tokens, held_out_nll = int(plan.tokens_after_step[step - 1]), None
         self._show(step, num_tokens=num_tokens, losses=course.journal.latest())
         if step in plan.evaluation_steps:
-            held_out_nll = course.held_out.measure(model, step=step, num_tokens=num_tokens, look=look)
+            # All processes compute the same at once where each holds a part of a layer.
+            processes = course.processes if course.sharding is None else Processes()
+            with measurable(model):
+                held_out_nll = course.held_out.measure(
+                    model, step=step, num_tokens=num_tokens, look=look, processes=processes
+                )
             self._pace.begin_again()
             if self._is_watched:
                 add_held_out(course.curves, step, nll=held_out_nll, rows=course.held_out.rows)
@@ -263,10 +253,15 @@ class CourseCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
                 tokens_per_second=self._pace.tokens_per_second(num_tokens),
             )
 
-    def _save(self, step: int, *, is_writer: bool, model: Any, optimizer: Any, lr_scheduler: Any, **_: Any) -> None:
+    def _save(self, step: int, *, model: Any, optimizer: Any, lr_scheduler: Any, **_: Any) -> None:
         course = self._course
-        journal = course.journal.to_json()  # asks all processes
-        if is_writer:
+        # All processes are asked for each of these.
+        journal, weights, moments = (
+            course.journal.to_json(),
+            course.whole(model),
+            course.whole_optimizer_state(optimizer),
+        )
+        if course.processes.is_first:
             save_checkpoint(
                 course.work,
                 step=step,
@@ -280,9 +275,21 @@ class CourseCallback(TrainerCallback):  # type: ignore[misc, unused-ignore]
                     "learning_rate": self._learning_rate,
                     "loss_scale": None if course.loss_scaler is None else course.loss_scaler.state_dict(),
                 },
-                model=model,
-                optimizer=optimizer,
+                model=weights,
+                optimizer_state=moments,
             )
+
+    @property
+    def _look(self) -> Callable[[], None] | None:
+        """What a measurement asks after each batch: one that is shared is not put down by one process alone."""
+        return self._course.stop.look if self._course.processes.number == 1 else None
+
+    def _is_told_to_stop(self) -> bool:
+        try:
+            self._course.stop.look()
+        except Stopped:
+            return True
+        return False
 
     def _seconds(self) -> float:
         return self._course.seconds_before + time.monotonic() - self._started
@@ -300,10 +307,18 @@ def make_trainer(
         objective: gives what is minimised.
         arguments: as `training_arguments` returns them.
     """
-    reporters = open_reporters(course.job.training.reporters)
+    reporters = open_reporters(course.job.training.reporters) if course.processes.is_first else []
     if course.checkpoint:
         restore_model(course.checkpoint, model)
+    if course.sharding is not None:
+        course.sharding.shard(model)
     left = course.plan.order[course.first_step * course.plan.sequences_per_step :]
+    share = share_of(
+        left,
+        sequences_per_step=course.plan.sequences_per_step,
+        rank=course.processes.rank,
+        num_processes=course.processes.number,
+    )
     rule = TokenRule(end_of_document_id=course.job.end_of_document_id, score_after_end_of_document=False)
     mean_over = course.job.training.loss_mean_over
     trainer = CourseTrainer(
@@ -311,7 +326,7 @@ def make_trainer(
         objective,
         model=model,
         args=arguments,
-        train_dataset=DrawnSequences(tokens, left),
+        train_dataset=DrawnSequences(tokens, share, course.job.end_of_document_id),
         data_collator=partial(make_batch, rule=rule, mean_over=mean_over, objective=objective),
         callbacks=[CourseCallback(course), *reporters],
     )

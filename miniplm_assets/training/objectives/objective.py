@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miniplm_assets.experiment.settings import Settings
+from miniplm_assets.training.sharding import Sharding
 
 if TYPE_CHECKING:
     import torch
@@ -67,6 +68,7 @@ class Setting:
         data_fingerprint: identity of the sequences and the inputs.
         work: a folder that survives a crash; it belongs to this run.
         report: takes a line of progress.
+        sharding: spreads models over the processes that train together; None where each holds all of one.
     """
 
     model: Any
@@ -80,6 +82,7 @@ class Setting:
     data_fingerprint: str
     work: Path
     report: Callable[[str], None]
+    sharding: Sharding | None = None
 
 
 class Objective:

@@ -1,6 +1,7 @@
 """A teacher that runs beside a student: its hidden states for a batch, and its logits a chunk at a time."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from miniplm_assets.core.errors import TrainingError
@@ -38,7 +39,8 @@ class Teacher:
         """
         teacher, vocab_size = setting.inputs[TEACHER], setting.vocab_size
         assert teacher.folder is not None, "the input of a teacher is a model"
-        scoring = Scoring(dtype=settings.dtype, device=str(setting.device))
+        # One that is spread need not fit a device.
+        scoring = Scoring(dtype=settings.dtype, device="cpu" if setting.sharding else str(setting.device))
         self._model: Any = load_model(teacher.folder, scoring, setting.report)
         self._model.requires_grad_(False)
         self._first, self._vocab_size = teacher.begin_of_sequence_id, vocab_size
@@ -52,6 +54,11 @@ class Teacher:
         if self._head is None:
             setting.report(f"the teacher {teacher.folder}: {computed_whole(self._model)}")
         self.num_parameters = sum(parameter.numel() for parameter in self._model.parameters())
+        if setting.sharding is not None:
+            setting.sharding.shard_frozen(self._model)
+            if self._head is not None:  # what moved to the device is what it is now
+                head = self._model.get_output_embeddings()
+                self._head = replace(self._head, weight=head.weight, bias=head.bias)
 
     def reader(self) -> Reader:
         """Return what reads the texts of a batch a token at a time, nothing of them as yet."""
