@@ -85,6 +85,13 @@ def test_the_agreement_of_scores_keeps_no_other_model_waiting(opened):
     assert not any(key.endswith("score_agreement") for key in steps.gates)
 
 
+@pytest.mark.parametrize(("stored", "num_devices"), [({"a", "b"}, 0), ({"a"}, 1), (set(), 1)])
+def test_what_is_all_stored_needs_no_device(opened, monkeypatch, stored, num_devices):
+    monkeypatch.setattr(DeviceSteps, "_fingerprints", SimpleNamespace(stored=lambda _key: ["a", "b"]))
+    monkeypatch.setattr(Store, "find", lambda _store, recipe: recipe if recipe in stored else None)
+    assert steps_of(opened()).num_devices("plain__student_checkpoint") == num_devices
+
+
 @pytest.mark.parametrize(("address", "is_alone"), [(None, True), ("local", True), ("head:6379", False)])
 def test_a_ray_of_this_machine_has_it_for_itself(opened, monkeypatch, address, is_alone):
     monkeypatch.setattr(DeviceSteps, "_is_missing", lambda *_: True)

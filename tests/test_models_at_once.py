@@ -16,6 +16,10 @@ import dagster as dg
 import psutil
 import pytest
 
+from miniplm_assets.assets.build import build_assets
+from miniplm_assets.kinds.registry import open_pipeline
+from tests.corpora import tiny_experiment, write_experiment, write_shard
+
 ROOT = Path(__file__).parents[1]
 PATIENCE_SECONDS = 240.0
 
@@ -151,3 +155,79 @@ def test_nobody_outlives_a_run_that_is_killed(job, home):
     while any(map(psutil.pid_exists, processes)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(map(psutil.pid_exists, processes))
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """An experiment of two students, of which all but the models is stored."""
+    folder = tmp_path_factory.mktemp("students")
+    write_shard(folder / "corpus" / "a.jsonl", ("argparse", "ast", "calendar"))
+    content = tiny_experiment(folder / "corpus", folder / "stored", models_at_once=2)
+    student = content["students"].pop("no_kd")
+    content["students"] = {"one": student, "two": {**student, "seeds": [4]}}
+    for part in ("teachers", "references", "selections"):
+        del content[part]
+    experiment = write_experiment(folder / "experiment.yaml", content)
+    upstream = dg.AssetSelection.assets("bpe/sequences").upstream()
+    assets = build_assets(open_pipeline(experiment))
+    assert dg.materialize(assets, selection=upstream, instance=dg.DagsterInstance.ephemeral()).success
+    return experiment
+
+
+def train_students(prepared, home, warehouse, meeting=None, *options):
+    """Train them by a command; return what it printed."""
+    shutil.copytree(prepared.parent / "stored", warehouse)
+    paths = [str(ROOT / "tests" / "meeting"), str(ROOT)] if meeting else [str(ROOT)]
+    done = subprocess.run(
+        [
+            *(
+                sys.executable,
+                "-W",
+                "ignore",
+                "-m",
+                "dagster",
+                "asset",
+                "materialize",
+                "-m",
+                "miniplm_assets.definitions",
+            ),
+            *("--select", "tag:kind=student_checkpoint", *options),
+        ],
+        cwd=home,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(paths),
+            "DAGSTER_HOME": str(home),
+            "MINIPLM_EXPERIMENT": str(prepared),
+            "MINIPLM_WAREHOUSE": str(warehouse),
+            "MEETING_FOLDER": str(meeting or ""),
+            "CUDA_VISIBLE_DEVICES": "",
+            "OMP_NUM_THREADS": "1",
+        },
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def weights(warehouse):
+    return {
+        str(path.relative_to(warehouse)): path.read_bytes()
+        for path in warehouse.glob("*/student_checkpoint/**/model.safetensors")
+    }
+
+
+@needs_two_cores
+def test_two_students_are_trained_at_once_and_are_what_one_after_the_other_gives(prepared, home, tmp_path):
+    meeting = tmp_path / "meeting"
+    meeting.mkdir()
+    printed = train_students(prepared, home, tmp_path / "two", meeting)
+    assert len(list(meeting.iterdir())) == 2
+    assert "asset 1 of 2" in printed and "asset 2 of 2" in printed
+    assert "Traceback" not in printed and "Warning" not in printed
+    one = '{"execution": {"config": {"models_at_once": 1}}}'
+    train_students(prepared, home, tmp_path / "one", None, "--config-json", one)
+    assert len(weights(tmp_path / "two")) == 2
+    assert weights(tmp_path / "two") == weights(tmp_path / "one")  # under the same fingerprints
