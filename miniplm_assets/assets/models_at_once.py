@@ -4,6 +4,7 @@ All other steps, and what is stored, are executed in the process of the run, one
 is Dagster's own of this is the state machine of a plan (`ActiveExecution`) and the execution of a single step.
 """
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -14,7 +15,11 @@ import dagster as dg
 from dagster._core.execution.api import ExecuteRunWithPlanIterable
 from dagster._core.execution.compute_logs import create_compute_log_file_key
 from dagster._core.execution.context_creation_job import PlanExecutionContextManager
-from dagster._core.execution.plan.execute_plan import _trigger_hook, dagster_event_sequence_for_step
+from dagster._core.execution.plan.execute_plan import (
+    _handle_compute_log_setup_error,
+    _trigger_hook,
+    dagster_event_sequence_for_step,
+)
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
 from dagster._core.execution.plan.objects import StepFailureData, StepRetryData, UserFailureData
 from dagster._core.execution.retries import RetryMode
@@ -115,10 +120,7 @@ class Execution:
                     step_dependency_config=context.step_dependency_config,
                 )
             )
-            logs = self._instance.compute_log_manager
-            log_key = logs.build_log_key_for_run(context.run_id, create_compute_log_file_key())  # type: ignore[no-untyped-call]
-            log = stack.enter_context(logs.capture_logs(log_key))
-            yield dg.DagsterEvent.capture_logs(context, self._plan.step_keys_to_execute, log_key, log)
+            yield from self._captured(stack)
             try:
                 yield from self._rounds()
             except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
@@ -127,6 +129,18 @@ class Execution:
             finally:
                 if self._has_processes:
                     self._processes.end()
+
+    def _captured(self, stack: ExitStack) -> Iterator[dg.DagsterEvent]:
+        """Let Dagster keep what this process prints; a run goes on where it cannot be kept."""
+        logs = self._instance.compute_log_manager
+        file = create_compute_log_file_key()  # type: ignore[no-untyped-call]
+        log_key = logs.build_log_key_for_run(self._context.run_id, file)
+        try:
+            log = stack.enter_context(logs.capture_logs(log_key))
+        except Exception:  # noqa: BLE001 - as Dagster's own executors
+            yield from _handle_compute_log_setup_error(self._context, sys.exc_info())
+        else:
+            yield dg.DagsterEvent.capture_logs(self._context, self._plan.step_keys_to_execute, log_key, log)
 
     def _rounds(self) -> Iterator[dg.DagsterEvent]:
         while not self._active.is_complete:
