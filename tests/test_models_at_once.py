@@ -124,10 +124,11 @@ def test_a_blocking_check_blocks_what_follows(job, instance):
 
 
 @needs_two_cores
-def test_a_signal_is_handed_on_and_the_run_is_cancelled(job, instance):
+@pytest.mark.parametrize("to", ["the run", "one of them"])
+def test_a_signal_is_handed_on_and_the_run_is_cancelled(job, instance, to):
     def interrupt():
         job.wait_for("long", "as_long")
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid() if to == "the run" else job.noted("as_long")["pid"], signal.SIGTERM)
 
     threading.Thread(target=interrupt).start()
     assert not job.execute("endless", instance).success

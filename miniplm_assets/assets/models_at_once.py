@@ -230,6 +230,8 @@ class Execution:
                 yield happened
                 self._take(happened)
                 continue
+            if happened.is_stopped:  # by itself, or by somebody: so is the run, as in one process
+                raise RunStoppedError(self._steps.key_of(happened.key))
             if happened.loss is not None:
                 yield from self._lose(happened.key, happened.loss)
             yield from self._complete(happened.key)
