@@ -20,6 +20,7 @@ from miniplm_assets.assets.build import build_assets
 from miniplm_assets.kinds.registry import open_pipeline
 from tests.corpora import tiny_experiment, write_experiment, write_shard
 
+pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[1]
 PATIENCE_SECONDS = 240.0
 
