@@ -60,6 +60,10 @@ def test_a_cluster_is_no_device_of_this_machine_and_one_model_may_have_several(o
     node = pipeline.graph["large/teacher_scores"]
     scoring = node.settings.scoring.model_copy(update={"tensor_parallel_size": 4})
     assert node.kind.num_devices(node.settings.model_copy(update={"scoring": scoring})) == 4
+    for key in ("large/teacher_model", "plain/student_checkpoint"):
+        node = pipeline.graph[key]
+        training = node.settings.training.model_copy(update={"num_processes": 8})
+        assert node.kind.num_devices(node.settings.model_copy(update={"training": training})) == 8
 
 
 def test_no_student_begins_before_the_pilot_has_spoken(opened):

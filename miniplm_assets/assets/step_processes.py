@@ -71,7 +71,7 @@ class StepProcesses:
             return False
         try:
             process = self._idle.pop(share, None) or EngineProcess(
-                WORKER, {"cores": share.cores}, environment=share.environment(), is_heard=True
+                WORKER, {"cores": share.cores}, environment=share.environment(), called="the process", is_heard=True
             )
             process.send({"step": step.key}, pickle.dumps(step))
         except EngineFailure as loss:
