@@ -46,6 +46,7 @@ UNITS: Final = {
     "num_parameters": "parameters",
     "num_permutations": "permutations, a byte each",
     "num_processes": "corpus files at once",
+    "models_at_once": "models",
     "num_random": "sequences",
     "num_sampled_tokens": "tokens",
     "num_shards": "files",

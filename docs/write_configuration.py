@@ -175,10 +175,10 @@ def _type(title: str, name: str, declared: Mapping[str, Any], inner: list[Sectio
 
 
 def _plain(declared: Mapping[str, Any]) -> str:
-    """Say a type in words: of several, the one that says more than "left out" and "with its digits parted"."""
+    """Say a type in words: of several, those that say more than "left out" and "with its digits parted"."""
     if "anyOf" in declared:
-        (one,) = (one for one in declared["anyOf"] if one.get("type") != "null" and one.get("pattern") != PARTED_DIGITS)
-        return _plain(one)
+        told = [one for one in declared["anyOf"] if one.get("type") != "null" and one.get("pattern") != PARTED_DIGITS]
+        return " or ".join(map(_plain, told))
     if "const" in declared:
         return f"`{declared['const']}`"
     if "enum" in declared:

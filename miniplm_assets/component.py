@@ -71,8 +71,9 @@ class MiniPLM(dg.Component, dg.Model, dg.Resolvable):
     )
     sets_executor: bool = Field(
         False,
-        description="Whether the whole project executes as this component does: in one process, cancelled by a signal, "
-        "with progress in the terminal. For a project without an executor and a console logger of its own.",
+        description="Whether the whole project executes as this component does: in one process but for models, "
+        "cancelled by a signal, with progress in the terminal. For a project without an executor and a console logger "
+        "of its own.",
     )
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:

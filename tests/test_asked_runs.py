@@ -13,8 +13,8 @@ from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import execute_run
 
 from miniplm_assets.assets.build import asset_key, build_assets
+from miniplm_assets.assets.executor import own_executor
 from miniplm_assets.assets.run_tags import PUT_DOWN_TAG, SEEN_TAG, SNAPSHOT_TAG
-from miniplm_assets.assets.stopping import in_process_executor
 from miniplm_assets.kinds.registry import open_pipeline
 from miniplm_assets.lineage.snapshot import complete_snapshot, latest_snapshot, look, make_latest, write_listing
 from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shard
@@ -36,7 +36,7 @@ def experiment_file(tmp_path):
 
 
 def job_of(pipeline):
-    definitions = dg.Definitions(build_assets(pipeline), executor=in_process_executor(pipeline))
+    definitions = dg.Definitions(build_assets(pipeline), executor=own_executor(pipeline))
     return definitions.resolve_implicit_global_asset_job_def()
 
 

@@ -7,14 +7,14 @@ import threading
 
 import pytest
 
-from miniplm_assets.assets.device_lock import device_lock, lock_path
+from miniplm_assets.assets.device_lock import device_lock, is_free, lock_path
 from miniplm_assets.core.errors import StoreError
 from miniplm_assets.storage.files import runtime_folder
 
 HOLDER = """
 import time
 from miniplm_assets.assets.device_lock import device_lock
-with device_lock("run 17 of demo.yaml", print):
+with device_lock("run 17 of demo.yaml", print, ["0"]):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -47,25 +47,27 @@ def test_the_second_waits_and_says_for_whom_until_the_first_is_killed(holder):
         lines.append(line)
         threading.Timer(1.2, holder.kill).start()
 
-    with device_lock("run 18", report):
+    with device_lock("run 18", report, ["1", "0"]):
         assert holder.wait(60) == -9
-        assert lock_path().read_text().startswith("run 18 (process ")
+        assert lock_path("0").read_text().startswith("run 18 (process ")
+        assert not is_free("1")
     (line,) = lines
     assert f"which run 17 of demo.yaml (process {holder.pid}, since 20" in line
     assert "end that run to go on at once" in line
 
 
-def test_who_sees_another_device_does_not_wait(holder, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    with device_lock("another", pytest.fail):
+def test_who_has_another_device_does_not_wait(holder):
+    assert (is_free("0"), is_free("1")) == (False, True)
+    with device_lock("another", pytest.fail, ["1"]):
         assert holder.poll() is None
 
 
 def test_a_lock_is_let_go():
     for _ in range(2):
-        with device_lock("run", pytest.fail):
+        with device_lock("run", pytest.fail, ["0", "1"]):
             pass
-    assert lock_path().read_text() == ""
+    assert lock_path("0").read_text() == ""
+    assert is_free("0") and is_free("1")
 
 
 def test_nobody_else_can_write_where_the_lock_is(tmp_path, monkeypatch):

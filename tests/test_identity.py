@@ -210,6 +210,7 @@ ROWS = [
     Row("corpus.expected_tokens", None, 7, NOTHING),
     Row("processing.engine", "local", "ray", NOTHING),
     Row("processing.num_processes", None, 3, NOTHING),
+    Row("models_at_once", "auto", 2, NOTHING),
     Row("sequences.sequence_length", 1_024, 32, AFTER_TOKENIZER),
     Row("sequences.trim_to_sentence_end", True, False, AFTER_TOKENIZER),
     Row("tokenizers.bpe.vocab_size", REQUIRED, 301, AFTER_DOCUMENTS),

@@ -42,7 +42,7 @@ def test_every_key_and_name_begins_with_it(experiment_file):
     assert [one.name for one in definitions.sensors] == ["lm_paper_corpus_changed"]
     assert [one.name for one in definitions.schedules] == ["lm_paper_nightly"]
     job = definitions.resolve_job_def("lm_paper_miniplm")
-    assert job.executor_def.name == "in_process"
+    assert job.executor_def.name == "models_at_once"
     assert len(job.asset_layer.selected_asset_keys) == len(plain.graph)
 
 

@@ -96,6 +96,15 @@ def test_what_is_like_nothing_before_takes_its_flops_at_the_rate_of_this_run(pip
     assert left.begin("summary") == 200.0  # 4,000 at 1,000 in 50 seconds
 
 
+def test_what_is_made_at_once_takes_that_much_less(pipeline, clock, monkeypatch):
+    planning(monkeypatch, lengths=0.0, one__learnt=100.0, summary=60.0)
+    left = TimeLeft(pipeline, KEYS)
+    assert left.begin("one/learnt") == 160.0
+    assert left.begin("summary") == 100.0  # not 80: the longer one is not shared out
+    left.end("one/learnt")
+    assert left.begin("lengths") == 60.0
+
+
 def test_one_unknown_asset_makes_the_whole_unknown(pipeline, clock, monkeypatch):
     unknown = PlannedAsset(key="summary", num_stored=0, num_missing=None)
     planning(monkeypatch, one__learnt=100.0, summary=unknown)

@@ -12,16 +12,17 @@ import dagster as dg
 
 from miniplm_assets.assets.bars import SECONDS_BETWEEN_LINES, bars_that_are_up
 from miniplm_assets.assets.device_lock import device_lock
+from miniplm_assets.assets.devices import OTHERS, visible_devices
 from miniplm_assets.assets.gone_runs import report_gone_runs
 from miniplm_assets.assets.observing import Observing
+from miniplm_assets.assets.pinning import pin, pinned_snapshot, snapshot_of_run
 from miniplm_assets.assets.run_tags import DEFINITION_TAG, SEEN_TAG, SNAPSHOT_TAG, put_down
 from miniplm_assets.assets.stopping import kept_handlers, stopped_by_signals
 from miniplm_assets.core.errors import ExperimentError
 from miniplm_assets.core.progressed import Progressed
 from miniplm_assets.core.stop import Stop
-from miniplm_assets.lineage.fingerprints import RAW_CORPUS
 from miniplm_assets.lineage.pipeline import Pipeline
-from miniplm_assets.lineage.snapshot import Snapshot, latest_snapshot, load_snapshot
+from miniplm_assets.lineage.snapshot import Snapshot
 from miniplm_assets.lineage.tally import Tally
 
 RAY_RESOURCE: Final = "ray"
@@ -90,40 +91,27 @@ class DagsterRun:
 
     @cached_property
     def _snapshot(self) -> Snapshot:
-        pinned = self._pinned()
-        if pinned is not None:
-            return pinned
-        snapshot = latest_snapshot(self._pipeline.graph[RAW_CORPUS], self._pipeline.store)
-        self.pin(snapshot)
-        return snapshot
+        return snapshot_of_run(self._pipeline, self._context.instance, self._context.run)
 
     def asked_snapshot(self) -> Snapshot | None:
         """Return the state of the corpus that the sensor asked for."""
-        return self._pinned() if self.is_asked_by_the_sensor else None
+        if not self.is_asked_by_the_sensor:
+            return None
+        return pinned_snapshot(self._pipeline, self._context.instance, self._context.run)
 
     @property
     def is_asked_by_the_sensor(self) -> bool:
         """Whether the run is for a state of the corpus that the sensor saw."""
         return SEEN_TAG in self._context.run.tags
 
-    def _pinned(self) -> Snapshot | None:
-        run = self._context.instance.get_run_by_id(self._context.run.run_id)
-        pinned = run.tags.get(SNAPSHOT_TAG) if run else None
-        if pinned is None:
-            return None
-        node, seen_ns = self._pipeline.graph[RAW_CORPUS], int(self._context.run.tags.get(SEEN_TAG, 0))
-        return load_snapshot(node, self._pipeline.store, pinned, seen_ns=seen_ns)
-
     def pin(self, snapshot: Snapshot) -> None:
         """Let all later assets of this run work on this state of the corpus."""
-        self._add_tags({SNAPSHOT_TAG: snapshot.recipe.fingerprint})
+        pin(self._context.instance, self._context.run, snapshot)
 
     def note_put_down(self, why: str) -> None:
         """Let the sensor ask again for what this run does not make any more."""
-        self._add_tags(put_down(self._context.run.run_id, why))
-
-    def _add_tags(self, tags: dict[str, str]) -> None:
-        self._context.instance.add_run_tags(self._context.run.run_id, tags)
+        run_id = self._context.run.run_id
+        self._context.instance.add_run_tags(run_id, put_down(run_id, why))
 
     def maker_of(self, key: str) -> str | None:
         """Say which other run is making an asset on the same state of the corpus; None: nobody."""
@@ -171,8 +159,8 @@ class DagsterRun:
 
         if not torch.accelerator.is_available():
             return nullcontext()
-        context = self._context
-        return device_lock(f"run {context.run.run_id} ({context.asset_key.to_user_string()})", self.report)
+        context, devices = self._context, visible_devices() or (OTHERS,)
+        return device_lock(f"run {context.run.run_id} ({context.asset_key.to_user_string()})", self.report, devices)
 
     def connect_ray(self) -> None:
         """Connect to the Ray cluster, or start Ray here; the resource disconnects when the asset is made."""

@@ -8,6 +8,7 @@ from typing import Any, Final
 import dagster as dg
 
 from miniplm_assets.assets.bars import SECONDS_BETWEEN_LINES, bars, bars_that_are_up
+from miniplm_assets.assets.step_keys import keys_of_steps
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.time_left import TimeLeft, about
 
@@ -30,13 +31,11 @@ class RunProgress:
             execution_plan: says which assets the run is of.
         """
         self._log = plan_context.log
-        # The operation behind an asset is named by its key.
-        operations = {
-            dg.AssetKey([*pipeline.key_prefix, *key.split("/")]).to_python_identifier(): key for key in pipeline.graph
-        }
-        self._keys = {step: operations.get(step, step) for step in execution_plan.step_keys_to_execute}
+        keys = keys_of_steps(pipeline)
+        self._keys = {step: keys.get(step, step) for step in execution_plan.step_keys_to_execute}
         self._time_left = TimeLeft(pipeline, self._keys.values())
         self._begun: set[str] = set()
+        self._over: set[str] = set()
         self._told = time.monotonic()
 
     @contextmanager
@@ -55,6 +54,7 @@ class RunProgress:
             self._tell(key)
         elif event.event_type in OVER:
             self._begun.add(key)  # one that is skipped never began
+            self._over.add(key)
             self._time_left.end(key)
 
     def _tell(self, key: str) -> None:
@@ -63,7 +63,7 @@ class RunProgress:
         line = f"asset {len(self._begun)} of {len(self._keys)}{left}: {key}"
         up = bars_that_are_up()
         if up is not None:
-            up.begin(line, num_done=len(self._begun) - 1)
+            up.begin(line, num_done=len(self._over))
         if self._time_left.is_long or time.monotonic() - self._told >= SECONDS_BETWEEN_LINES:
             self._log.info(line)
             self._told = time.monotonic()

@@ -7,10 +7,10 @@ reference, the run would go on and hold its device. So the request is kept, and 
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Final
+from typing import Any, ClassVar, Final, TypeVar
 
 import dagster as dg
 
@@ -22,11 +22,20 @@ from miniplm_assets.core.stop import Stop, Stopped
 from miniplm_assets.lineage.pipeline import Pipeline
 
 Handler = Callable[[int, FrameType | None], None]
+Event = TypeVar("Event")
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
-# Whether a signal came between two assets.
-_came_between = threading.Event()
 # One Ctrl-C may come twice: from the terminal, and from a parent that hands it on.
 ECHO_SECONDS: Final = 1.0
+
+
+class Signals:
+    """Those that came where no asset was made in this process, while it executes a run.
+
+    Attributes:
+        number: of them.
+    """
+
+    number: ClassVar[int] = 0
 
 
 class RunStoppedError(dg.DagsterExecutionInterruptedError, WithoutTraceError):
@@ -64,7 +73,7 @@ def stopped_by_signals(stop: Stop, *, key: str, wake: Callable[[], None]) -> Ite
         stop.ask()
 
     try:
-        if _came_between.is_set():
+        if Signals.number:
             raise Stopped
         with _handlers(told):
             yield
@@ -106,7 +115,17 @@ def _handle(told: Handler) -> dict[signal.Signals, Any]:
 
 
 def _note(_number: int, _frame: FrameType | None) -> None:
-    _came_between.set()
+    Signals.number += 1
+
+
+def noting_signals(events: Iterable[Event]) -> Iterator[Event]:
+    """Go through what happens in a run, or in a part of it, and count the signals that come between two assets."""
+    Signals.number = 0
+    with _handlers(_note):
+        for event in events:
+            yield event
+            # Dagster's own would raise as the next asset begins, with a trace of its insides.
+            _handle(_note)
 
 
 class CancellingExecutor(dg.Executor):
@@ -133,17 +152,14 @@ class CancellingExecutor(dg.Executor):
 
     def execute(self, plan_context: Any, execution_plan: Any) -> Iterator[Any]:
         """Execute a plan; say so where it is interrupted."""
-        _came_between.clear()
         report_gone_runs(plan_context.instance)
         note_process(plan_context.instance, plan_context.run_id)
         progress = RunProgress(self._pipeline, plan_context, execution_plan)
         try:
-            with _handlers(_note), progress.shown():
-                for event in self._inner.execute(plan_context, execution_plan):
+            with progress.shown():
+                for event in noting_signals(self._inner.execute(plan_context, execution_plan)):
                     progress.follow(event)
                     yield event
-                    # Dagster's own would raise as the next asset begins, with a trace of its insides.
-                    _handle(_note)
         except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
             instance = plan_context.instance
             run = instance.get_run_by_id(plan_context.run_id)
@@ -153,23 +169,3 @@ class CancellingExecutor(dg.Executor):
                     instance.add_run_tags(run.run_id, put_down(run.run_id, "a signal to its process"))
                 instance.report_run_canceling(run, "A signal asks for the end of this run.")
             raise
-
-
-def in_process_executor(pipeline: Pipeline) -> dg.ExecutorDefinition:
-    """Return what executes the steps of a run one after the other.
-
-    Args:
-        pipeline: the experiment, which says how long they take.
-    """
-
-    def create(context: dg.InitExecutorContext) -> dg.Executor:
-        create_inner = dg.in_process_executor.executor_creation_fn
-        assert create_inner is not None, "Dagster's own has one"
-        return CancellingExecutor(create_inner(context), pipeline)
-
-    return dg.ExecutorDefinition(
-        name="in_process",
-        config_schema=dg.in_process_executor.config_schema.as_field(),
-        executor_creation_fn=create,
-        description="Execute all steps in one process; a run that a signal stops is cancelled.",
-    )

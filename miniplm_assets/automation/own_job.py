@@ -10,7 +10,7 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from miniplm_assets.assets.build import asset_key, named
-from miniplm_assets.assets.stopping import in_process_executor
+from miniplm_assets.assets.executor import own_executor
 from miniplm_assets.lineage.pipeline import Pipeline
 
 Job: TypeAlias = UnresolvedAssetJobDefinition
@@ -22,6 +22,6 @@ def own_job(pipeline: Pipeline) -> Job:
     return dg.define_asset_job(
         named(pipeline, "miniplm"),
         selection=dg.AssetSelection.assets(*keys),
-        executor_def=in_process_executor(pipeline),
+        executor_def=own_executor(pipeline),
         description="Every asset of the experiment; what is stored is found, not computed.",
     )

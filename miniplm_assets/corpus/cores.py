@@ -9,5 +9,10 @@ NUM_THREADS: Final = "RAYON_NUM_THREADS"
 
 def cores_of_this_process() -> int:
     """Return how many cores this process may use."""
+    return len(names_of_cores())
+
+
+def names_of_cores() -> list[int]:
+    """Return the cores that this process may use, by the numbers that the system gives them."""
     affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    return sorted(affinity(0)) if affinity else list(range(os.cpu_count() or 1))

@@ -4,7 +4,7 @@ Relative paths are relative to the experiment file. Keys at the top level that b
 left alone, so that YAML anchors have a place to stand.
 """
 
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, JsonValue, ValidationInfo, model_validator
 
@@ -130,6 +130,11 @@ class Experiment(Settings):
     corpus: Corpus
     sequences: Sequences = Sequences()
     processing: Processing = Processing()
+    models_at_once: Literal["auto"] | Annotated[int, Field(ge=1, strict=True)] = Field(
+        "auto",
+        description="models that are trained or run side by side, each by a process with a device of its own; auto: as "
+        "many as there are CUDA devices, one on a CPU, of which more than one share the cores",
+    )
     tokenizers: dict[Name, TokenizerSource] = Field(min_length=1, description="by a name of your own, as all below")
     architectures: dict[Name, dict[str, JsonValue]] = Field(
         {}, description="transformers configurations: model_type and its settings; vocab_size is the tokenizer's"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
 
 from miniplm_assets.corpus.tokenizer import load_tokenizer
-from miniplm_assets.experiment import Scoring
+from miniplm_assets.experiment import Decoding, Scoring
 from miniplm_assets.kinds.models import OwnModel, require_fit
 from miniplm_assets.kinds.tokenizer import TOKENIZER
 from miniplm_assets.lineage.work import Work
@@ -24,6 +24,11 @@ def _devices_for(work: Work[Any], scoring: Scoring) -> AbstractContextManager[No
     """Have the accelerators of this machine, if it is them that score: not a CPU, and not a cluster."""
     is_elsewhere = scoring.engine == "ray" or scoring.device == "cpu"
     return nullcontext() if is_elsewhere else work.run.device()
+
+
+def num_devices_here(scoring: Scoring | Decoding) -> int:
+    """Return how many devices of this machine a model has; none where a cluster runs it."""
+    return 0 if scoring.engine == "ray" else scoring.tensor_parallel_size
 
 
 def device_in_words(scoring: Scoring) -> str:

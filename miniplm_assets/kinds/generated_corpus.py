@@ -22,6 +22,7 @@ from miniplm_assets.kinds.engines import (
     ShardInTheMaking,
     begin_of_sequence_id,
     made_on_devices,
+    num_devices_here,
     opened,
     pass_curves,
 )
@@ -196,6 +197,7 @@ GENERATED_CORPUS = Kind(
     section="generation",
     technologies=frozenset({"pytorch", "parquet"}),
     needs_ray=lambda settings: settings.decoding.engine == "ray",
+    num_devices=lambda settings: num_devices_here(settings.decoding),
     description="""One row for each sequence that a teacher has continued: its first tokens, and what the teacher wrote.
 
 The teacher goes on to the end of the document or to the full length of a sequence. A sequence with no more tokens than

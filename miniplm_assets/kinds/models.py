@@ -224,6 +224,7 @@ def _kind(who: Who, learns_from: str) -> Kind[Any]:
         description=f"The {who}: copied from a hub or a folder at a fixed revision, or trained here on {learns_from}.",
         nodes=_nodes_of(who),
         make=_make,
+        num_devices=lambda settings: settings.training.num_processes if isinstance(settings, OwnModel) else 0,
         table=TRAINING_LOG,
         columns=TRAINING_COLUMNS,
         copied_files=model_files,

@@ -304,6 +304,7 @@ The reference with a linear head on the mean of its last hidden states, in safet
 predicts of the held-out sequences.""",
     nodes=_nodes,
     make=_make,
+    num_devices=lambda _: 1,
     table=TRAINING_LOG,
     columns={
         "step": "optimiser steps so far",

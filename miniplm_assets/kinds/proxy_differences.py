@@ -181,6 +181,7 @@ PROXY_DIFFERENCES = Kind(
 The difference, in nats a token. What both scored keeps its true difference.""",
     nodes=_nodes,
     make=_make,
+    num_devices=lambda _: 1,
     pieces="shard",
     table=TABLE,
     is_view=True,

@@ -143,7 +143,8 @@ def pipeline_of(experiment: Experiment, *, key_prefix: str = "") -> Pipeline:
     graph = build_graph(all_kinds(sql), experiment, sql)
     store = Store(Path(experiment.warehouse))
     fresh_within_hours(graph, experiment.automation)  # refuses names that it does not have
-    return Pipeline(graph, store, experiment.automation, key_prefix=parse_key_prefix(key_prefix))
+    prefix = parse_key_prefix(key_prefix)
+    return Pipeline(graph, store, experiment.automation, key_prefix=prefix, models_at_once=experiment.models_at_once)
 
 
 def open_chosen(experiment_file: Path | None = None, environment: Mapping[str, str] = os.environ) -> Pipeline:

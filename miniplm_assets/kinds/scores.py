@@ -25,6 +25,7 @@ from miniplm_assets.kinds.engines import (
     ShardInTheMaking,
     device_in_words,
     made_on_devices,
+    num_devices_here,
     open_engine,
     pass_curves,
 )
@@ -265,6 +266,7 @@ def _kind(one: Pass[R], who: Who) -> Kind[R]:
         make=partial(_make, one),
         pieces="shard",
         needs_ray=lambda settings: settings.scoring.engine == "ray",
+        num_devices=lambda settings: num_devices_here(settings.scoring),
         table=SCORES_TABLE,
         is_view=one.is_view,
         cost=partial(_cost, one),

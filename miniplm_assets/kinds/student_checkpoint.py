@@ -173,6 +173,7 @@ STUDENT_CHECKPOINT = Kind(
 corpus (MiniPLM) or a generated one (SeqKD), with the same seeds and the same number of tokens.""",
     nodes=_nodes,
     make=_make,
+    num_devices=lambda settings: settings.training.num_processes,
     pieces="seed",
     table=TRAINING_LOG,
     columns=TRAINING_COLUMNS,

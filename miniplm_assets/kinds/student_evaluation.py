@@ -208,6 +208,7 @@ losses_by_context.parquet: a student that learns from its context loses less wit
 said to spoil (arXiv 2509.01649).""",
     nodes=_nodes,
     make=_make,
+    num_devices=lambda _: 1,
     pieces="seed",
     table=HELD_OUT,
     cost=_cost,

@@ -198,6 +198,7 @@ STUDENT_TASKS = Kind(
 `answers.parquet` beside the table holds what it answers to each document.""",
     nodes=_nodes,
     make=_make,
+    num_devices=lambda _: 1,
     pieces="seed",
     table=METRICS,
     columns={

@@ -117,6 +117,7 @@ Every token but the first of a document is asked for once; documents longer than
 read in windows that overlap by half.""",
     nodes=_nodes,
     make=_make,
+    num_devices=lambda _: 1,
     name_columns=("student", "evaluated_text"),
     pieces="seed",
     table=TOTALS,

@@ -88,6 +88,7 @@ class Kind(Generic[S]):
         column_sources: for a column, the (role of an input, column) pairs that it is computed from.
         checks: its asset checks.
         needs_ray: whether a Ray cluster runs a model for it.
+        num_devices: of this machine that a model is trained or run on for it; 0 where none is, or elsewhere.
         table: which files of a result are its table, as a glob pattern; None where it has no table.
         is_view: whether the catalog shows its table from where it is stored; for large ones. Else it is copied in.
         copied_files: of a node with a folder, the files of that folder that are copied.
@@ -113,6 +114,7 @@ class Kind(Generic[S]):
     column_sources: Mapping[str, Iterable[tuple[str, str]]] = field(default_factory=dict)
     checks: tuple[Check, ...] = ()
     needs_ray: Callable[[S], bool] = lambda _settings: False
+    num_devices: Callable[[S], int] = lambda _settings: 0
     table: str | None = None
     is_view: bool = False
     copied_files: Callable[[Path], list[Path]] | None = None

@@ -1,6 +1,7 @@
 """One experiment, opened: its graph and the store. What the assets and the commands work on."""
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from miniplm_assets.experiment.automation import Automation
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS, Fingerprints
@@ -21,6 +22,7 @@ class Pipeline:
         takes_notes: whether the store keeps by what local folders were known, so that they are not read again.
         key_prefix: what the keys that Dagster shows begin with, so that several experiments stand side by side in one
             instance; no key of the store has it, so that they share results.
+        models_at_once: how many models are trained or run side by side; see `Experiment`.
     """
 
     graph: Graph
@@ -28,6 +30,7 @@ class Pipeline:
     automation: Automation = field(default_factory=Automation)
     takes_notes: bool = True
     key_prefix: tuple[str, ...] = ()
+    models_at_once: int | Literal["auto"] = "auto"
     _worked_out: dict[str, Fingerprints] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def looked_at(self) -> "Pipeline":

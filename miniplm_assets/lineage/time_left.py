@@ -34,7 +34,11 @@ class TimeLeft:
         self._pipeline = pipeline
         self._left = dict.fromkeys(keys)
         self._planned: dict[str, PlannedAsset] = {}
-        self._began = self._may_plan = time.monotonic()
+        self._may_plan = time.monotonic()
+        self._began: dict[str, float] = {}
+        # Of models: as many as were made at once will be again.
+        self._under_way: set[str] = set()
+        self._num_at_once = 1
         self.is_long = False
         # Of models that this run has run: for those that are like none before.
         self._seconds, self._flops = 0.0, 0
@@ -53,15 +57,20 @@ class TimeLeft:
                 self._may_plan = time.monotonic() + (time.monotonic() - asked) / PLANNING_SHARE
         except (MiniplmError, OSError):  # whoever makes the asset says what is wrong
             self._planned, self.is_long = {}, False
-        self._began = time.monotonic()
+        if self.is_long:
+            self._under_way.add(key)
+            self._num_at_once = max(self._num_at_once, len(self._under_way))
+        self._began[key] = time.monotonic()
         return self._seconds_left()
 
     def end(self, key: str) -> None:
         """Take that the work on an asset is over."""
         self._left.pop(key, None)
+        self._under_way.discard(key)
+        began = self._began.pop(key, None)
         planned = self._planned.get(key)
-        if planned is not None and planned.flops and not planned.is_complete:
-            self._seconds += time.monotonic() - self._began
+        if planned is not None and planned.flops and not planned.is_complete and began is not None:
+            self._seconds += time.monotonic() - began
             self._flops += planned.flops
 
     @cached_property
@@ -80,9 +89,11 @@ class TimeLeft:
         return self._pipeline.store.find(self._fingerprints.recipe(key)) is None
 
     def _seconds_left(self) -> float | None:
-        known = [self._seconds_of(key) for key in self._left]
-        total = sum(seconds for seconds in known if seconds is not None)
-        return None if None in known or not total else total
+        seconds = [self._seconds_of(key) for key in self._left]
+        known = [one for one in seconds if one is not None]
+        if len(known) < len(seconds) or not sum(known):
+            return None
+        return max(sum(known) / self._num_at_once, *known)  # no asset is shared out
 
     def _seconds_of(self, key: str) -> float | None:
         planned = self._planned.get(key)

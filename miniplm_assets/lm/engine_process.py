@@ -76,7 +76,13 @@ class EngineProcess:
     """The parent's side. Any thread may send; one at a time receives."""
 
     def __init__(
-        self, module: str, settings: Mapping[str, Any], *, environment: Mapping[str, str], called: str = "the engine"
+        self,
+        module: str,
+        settings: Mapping[str, Any],
+        *,
+        environment: Mapping[str, str],
+        called: str = "the engine",
+        is_heard: bool = False,
     ) -> None:
         """Start `python -m module` with `settings` as its first message.
 
@@ -85,29 +91,35 @@ class EngineProcess:
             settings: JSON values.
             environment: the child's whole environment.
             called: what messages call it.
+            is_heard: whether what it prints is printed here, and its temporary files lie with those of this process.
         """
         self._called = called
         self._folder = Path(tempfile.mkdtemp(prefix="miniplm-engine-"))  # for this user's eyes alone
         self._log = self._folder / "engine.log"
-        temporary = self._folder / "tmp"
-        temporary.mkdir()
         self._is_ending = self._is_killed = False
+        self._is_heard = is_heard
         self._connection, theirs = Pipe()
         self._sender = Sender(self._connection)
         # The package as it is here, wherever the child looks for modules.
         package_root = str(Path(miniplm_assets.__file__).parents[1])
         search_path = os.pathsep.join(filter(None, [package_root, environment.get("PYTHONPATH")]))
+        own = {} if is_heard else {"TMPDIR": str(self._temporary_folder())}
         with theirs, self._log.open("wb") as output:
             self._process = subprocess.Popen(  # noqa: S603 - our own module
                 [sys.executable, "-m", module, str(theirs.fileno()), str(os.getpid()), str(self._folder)],
-                env={**environment, "PYTHONPATH": search_path, "TMPDIR": str(temporary)},
+                env={**environment, "PYTHONPATH": search_path, **own},
                 stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
+                stdout=None if is_heard else output,
+                stderr=None if is_heard else subprocess.STDOUT,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
         self.send(settings)
+
+    def _temporary_folder(self) -> Path:
+        folder = self._folder / "tmp"
+        folder.mkdir()
+        return folder
 
     def send(self, message: Mapping[str, Any], payload: bytes | None = None) -> None:
         """Send a message, and behind it bytes.
@@ -153,6 +165,16 @@ class EngineProcess:
             return self._connection.recv_bytes()
         except (EOFError, OSError):
             raise self._gone() from None
+
+    @property
+    def connection(self) -> Connection:
+        """What its messages come by: for whoever waits for several processes."""
+        return self._connection
+
+    def interrupt(self) -> None:
+        """Ask the child, and nobody that it started, to put down what it does."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
 
     @property
     def session(self) -> int:
@@ -215,6 +237,9 @@ class EngineProcess:
         causes = [found.group() for line in lines if (found := CAUSE.search(line))]
         quoted = causes[:1] or ([] if is_explained else lines[-LAST_LOG_LINES:])
         printed = "; it printed:\n" + "\n".join(quoted) if quoted else ""
+        if self._is_heard:  # nothing is in its log
+            shutil.rmtree(self._folder, ignore_errors=True)
+            return EngineFailure(f"{self._called} {how}: {reason}")
         return EngineFailure(f"{self._called} {how}: {reason}{printed}\nIts whole log: {self._log}")
 
 
