@@ -103,7 +103,10 @@ def test_top_level_keys_with_x_are_left_alone(tmp_path):
         ),
         ("selections.half.token_budget", 5, r"selections\.half: give exactly one of keep_fraction and token_budget"),
         ("selections.half.keep_fraction", None, r"give exactly one of keep_fraction and token_budget"),
-        ("warehouse", "s3://bucket/results", r"s3://bucket/results is a URL, and only a local folder"),
+        ("warehouse", "ftp://bucket/results", r"ftp://bucket/results is no place for a warehouse: that is a folder"),
+        ("warehouse", "s3://", r"s3://: name a bucket and a prefix in it"),
+        ("warehouse", "s3://bucket/../other", r"s3://bucket/../other: name a bucket and a prefix in it"),
+        ("warehouse", "s3://bucket/a b", r"s3://bucket/a b: name a bucket and a prefix in it"),
         ("teachers.large.scoring", {"tensor_parallel_size": 2}, r"tensor_parallel_size 2 needs backend vllm"),
         (
             "selections.half.rank_by",

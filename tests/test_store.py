@@ -18,9 +18,9 @@ import pytest
 
 from miniplm_assets.core.errors import DamagedResultError, MissingResultError, StoreError
 from miniplm_assets.core.recipe import Recipe, canonical_json, fingerprint_of
-from miniplm_assets.storage import store as store_module
 from miniplm_assets.storage.files import beside, read_note, write_note
 from miniplm_assets.storage.leases import in_use, unused
+from miniplm_assets.storage.result import VERIFIED
 from miniplm_assets.storage.store import Draft, Store
 
 RECIPE = Recipe(
@@ -35,7 +35,7 @@ def write_table(draft: Draft) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_verified_yet():
-    store_module._VERIFIED.clear()
+    VERIFIED.clear()
 
 
 def test_fingerprint_is_the_sha256_of_the_canonical_json():

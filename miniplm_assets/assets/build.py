@@ -22,7 +22,6 @@ from miniplm_assets.lineage.kind import Node
 from miniplm_assets.lineage.latest import link_latest
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.work import Work
-from miniplm_assets.storage.leases import in_use, unused
 
 # Selects all assets of a kind: tag:kind=student_checkpoint.
 KIND_TAG = "kind"
@@ -103,7 +102,7 @@ def build_asset(
             run.require_as_asked(node.key, definition)
             if kind.pieces == "shard":
                 _forget(work, context.op_execution_context.op_config[SHARDS])
-            with run.stoppable(node.key), in_use(pipeline.store.root, work.report):
+            with run.stoppable(node.key), pipeline.store.in_use(work.report):
                 if node.inputs:
                     work.bring_back()
                 result = kind.make(work)
@@ -134,7 +133,7 @@ def _freshness_policy(hours: float | None) -> dg.FreshnessPolicy | None:
 def _forget(work: Work[Any], shards: Sequence[str]) -> None:
     """Set aside the corpus files that a run is asked to do again."""
     if shards:
-        with unused(work.pipeline.store.root):
+        with work.pipeline.store.unused():
             done = forget(work.pipeline, work.fingerprints, work.node.key, shards, made_by=work.run.run_id)
         work.report(in_words(done))
 

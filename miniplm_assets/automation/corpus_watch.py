@@ -14,7 +14,6 @@ from miniplm_assets.lineage.fingerprints import RAW_CORPUS, Fingerprints
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.plan import missing_recipes
 from miniplm_assets.lineage.snapshot import Snapshot, look, write_listing
-from miniplm_assets.storage.leases import in_use
 
 MAX_NAMED: Final = 5
 
@@ -130,7 +129,7 @@ class _Look:
 
     def _run(self, pipeline: Pipeline) -> None:
         try:
-            with in_use(pipeline.store.root, self._tell):
+            with pipeline.store.in_use(self._tell):
                 self.found.set_result(look_for_stale(pipeline, self._tell))
         except BaseException as failure:  # noqa: BLE001 - nobody is behind this thread
             self.found.set_exception(failure)

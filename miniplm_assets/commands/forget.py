@@ -5,7 +5,6 @@ import json
 
 from miniplm_assets.commands.common import Commands, add_command, add_experiment, add_json, open_experiment
 from miniplm_assets.lineage.forget import forget, in_words
-from miniplm_assets.storage.leases import unused
 
 
 def add(commands: Commands) -> None:
@@ -20,7 +19,7 @@ def add(commands: Commands) -> None:
 
 def _forget(options: argparse.Namespace) -> int:
     pipeline = open_experiment(options.experiment)
-    with unused(pipeline.store.root):
+    with pipeline.store.unused():
         done = forget(pipeline, pipeline.latest_fingerprints(), options.key, [*options.shard, *options.seed])
     if options.json:
         again = [{"key": recipe.key, "shard": recipe.shard, "fingerprint": recipe.fingerprint} for recipe in done.again]

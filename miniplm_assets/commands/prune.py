@@ -11,15 +11,17 @@ from miniplm_assets.commands.common import Commands, add_command, add_json, open
 from miniplm_assets.core.errors import MiniplmError
 from miniplm_assets.lineage.prune import (
     Leftover,
+    left_objects,
     leftovers,
     num_bytes_in,
     referenced,
     remove_leftover,
+    remove_objects,
     unreferenced_curves,
     unreferenced_results,
 )
+from miniplm_assets.storage.bucket.results import LeftObjects
 from miniplm_assets.storage.latest import tidy
-from miniplm_assets.storage.leases import unused
 from miniplm_assets.storage.store import Result, Store
 
 
@@ -30,17 +32,19 @@ class _Unwanted:
     Attributes:
         results: that are whole.
         leftovers: of what was never finished.
+        objects: of what was never finished, in a bucket.
         curves: folders of TensorBoard's files, with their bytes.
         left_alone: what is wrong with results whose manifest cannot be read.
     """
 
     results: Sequence[Result]
     leftovers: Sequence[Leftover]
+    objects: Sequence[LeftObjects]
     curves: Sequence[tuple[Path, int]]
     left_alone: Sequence[str]
 
     def __bool__(self) -> bool:
-        return bool(self.results or self.leftovers or self.curves)
+        return bool(self.results or self.leftovers or self.objects or self.curves)
 
 
 def add(commands: Commands) -> None:
@@ -72,46 +76,50 @@ def _unwanted(experiments: Sequence[Path]) -> tuple[Store, _Unwanted]:
         MiniplmError: if they have different ones.
     """
     pipelines = [open_experiment(path) for path in experiments]
-    roots = {pipeline.store.root for pipeline in pipelines}
-    if len(roots) > 1:
+    addresses = {pipeline.store.address for pipeline in pipelines}
+    if len(addresses) > 1:
         raise MiniplmError(
-            f"the experiments have different warehouses ({', '.join(map(str, roots))}); prune each alone"
+            f"the experiments have different warehouses ({', '.join(sorted(addresses))}); prune each alone"
         )
     store, wanted = pipelines[0].store, referenced(pipelines)
     left_alone: list[str] = []
     results = unreferenced_results(store, wanted, left_alone.append)
     curves = [(folder, num_bytes_in(folder)) for folder in unreferenced_curves(store, wanted)]
-    return store, _Unwanted(results, leftovers(store, wanted), curves, left_alone)
+    return store, _Unwanted(results, leftovers(store, wanted), left_objects(store, wanted), curves, left_alone)
 
 
 def _list(unwanted: _Unwanted) -> None:
     for problem in unwanted.left_alone:
         print(f"left alone: {problem}")
     for result in unwanted.results:
-        print(_line(result.manifest.num_bytes, result.manifest.created_at, result.folder))
+        print(_line(result.manifest.num_bytes, result.manifest.created_at, result.address))
     for leftover in unwanted.leftovers:
-        print(_line(leftover.num_bytes, "never finished", leftover.folder))
+        print(_line(leftover.num_bytes, "never finished", str(leftover.folder)))
+    for left in unwanted.objects:
+        print(_line(left.num_bytes, "never finished", left.address))
     for folder, num_bytes in unwanted.curves:
-        print(_line(num_bytes, "curves for TensorBoard", folder))
+        print(_line(num_bytes, "curves for TensorBoard", str(folder)))
     of_results = sum(result.manifest.num_bytes for result in unwanted.results)
-    of_leftovers = sum(leftover.num_bytes for leftover in unwanted.leftovers)
+    bytes_left = [left.num_bytes for left in unwanted.leftovers] + [left.num_bytes for left in unwanted.objects]
     of_curves = sum(num_bytes for _, num_bytes in unwanted.curves)
     print(
         f"{len(unwanted.results)} results that no given experiment refers to, {of_results / 1e6:,.2f} MB; "
-        f"{len(unwanted.leftovers)} leftovers, {of_leftovers / 1e6:,.2f} MB; "
+        f"{len(bytes_left)} leftovers, {sum(bytes_left) / 1e6:,.2f} MB; "
         f"{len(unwanted.curves)} curves of others, {of_curves / 1e6:,.2f} MB"
     )
 
 
-def _line(num_bytes: int, what: str, folder: Path) -> str:
-    return f"{num_bytes / 1e6:12,.2f} MB  {what:25}  {folder}"
+def _line(num_bytes: int, what: str, place: str) -> str:
+    return f"{num_bytes / 1e6:12,.2f} MB  {what:25}  {place}"
 
 
 def _delete(store: Store, unwanted: _Unwanted) -> list[Path]:
     """Delete it; return the folders that somebody uses by now, which stay."""
-    with unused(store.root):
+    with store.unused():
         for result in unwanted.results:
             store.remove(result)
+        for left in unwanted.objects:
+            remove_objects(store, left)
         for folder, _ in unwanted.curves:
             shutil.rmtree(folder)
         in_use = [leftover.folder for leftover in unwanted.leftovers if not remove_leftover(store, leftover)]
@@ -123,13 +131,16 @@ def _as_json(unwanted: _Unwanted, in_use: Sequence[Path], *, is_deleted: bool) -
     return {
         "results": [
             {
-                "folder": str(result.folder),
+                "folder": result.address,
                 "num_bytes": result.manifest.num_bytes,
                 "made_at": result.manifest.created_at,
             }
             for result in unwanted.results
         ],
-        "leftovers": [{"folder": str(left.folder), "num_bytes": left.num_bytes} for left in unwanted.leftovers],
+        "leftovers": [
+            *({"folder": str(left.folder), "num_bytes": left.num_bytes} for left in unwanted.leftovers),
+            *({"folder": left.address, "num_bytes": left.num_bytes} for left in unwanted.objects),
+        ],
         "curves": [{"folder": str(folder), "num_bytes": num_bytes} for folder, num_bytes in unwanted.curves],
         "left_alone": list(unwanted.left_alone),
         "in_use_and_left": [str(folder) for folder in in_use],

@@ -16,6 +16,7 @@
     └── TransientError        a network or a server failed; another try may succeed
         ├── UnreachableModelError     is a ModelError too
         ├── UnreachableTaskError      is a TaskError too
+        ├── UnreachableStoreError     is a StoreError too
         └── UnreachableCorpusError    is a CorpusError too
 
 All are ValueErrors: the input, not the program, has to change; after a TransientError perhaps only the time.
@@ -85,6 +86,10 @@ class UnreachableModelError(ModelError, TransientError):
 
 class UnreachableTaskError(TaskError, TransientError):
     """The data set of a task is out of reach."""
+
+
+class UnreachableStoreError(StoreError, TransientError):
+    """The object store of the warehouse is out of reach."""
 
 
 class UnreachableCorpusError(CorpusError, TransientError):

@@ -32,11 +32,6 @@ class CrossCheck:
 
     def problems(self) -> Iterator[str]:
         """Say what does not fit together, each at its key."""
-        if "://" in self._file.warehouse:
-            yield (
-                f"warehouse: {self._file.warehouse} is a URL, and only a local folder can be a warehouse so far (the "
-                "corpus may be a URL); name a folder"
-            )
         for name, architecture in self._file.architectures.items():
             if not isinstance(architecture.get("model_type"), str):
                 yield f"architectures.{name}: no model_type (for example qwen2, llama, mamba)"

@@ -8,6 +8,9 @@ from urllib.parse import parse_qsl, urlsplit
 
 _VARIABLE: Final = re.compile(r"\$(\w+|\{[^}]*\})")
 _SECRET_PARAMETER: Final = re.compile(r"sig|token|secret|passw|pwd|credential|auth|key", re.IGNORECASE)
+OBJECT_STORES: Final = ("s3", "gs", "az")
+# What every store and file system takes as it stands.
+_PREFIX: Final = re.compile(r"[\w.=-]+(/[\w.=-]+)*/?", re.ASCII)
 _MAX_CHARACTERS: Final = 1_000
 
 
@@ -30,6 +33,8 @@ def place_of(text: str, folder: Path, *, is_warehouse: bool) -> str:
                 "here; give it in the environment or the configuration file of fsspec (FSSPEC_<PROTOCOL>_<OPTION>), or "
                 "in that of the store's own client (AWS_ACCESS_KEY_ID, HF_TOKEN ...)"
             )
+        if is_warehouse:
+            _require_object_store(text)
         return text
     if not text.strip() or "\0" in text or len(text) > _MAX_CHARACTERS:
         raise ValueError(f"{text[:40]!r} is no path: empty, longer than {_MAX_CHARACTERS:,} characters, or with a NUL")
@@ -41,6 +46,19 @@ def place_of(text: str, folder: Path, *, is_warehouse: bool) -> str:
     if is_warehouse:
         _require_place_for_warehouse(absolute)
     return str(absolute)
+
+
+def _require_object_store(url: str) -> None:
+    scheme, _, place = url.partition("://")
+    if scheme not in OBJECT_STORES:
+        raise ValueError(
+            f"{url} is no place for a warehouse: that is a folder, or a prefix of an object store "
+            f"({', '.join(f'{known}://bucket/prefix' for known in OBJECT_STORES)})"
+        )
+    if not _PREFIX.fullmatch(place) or {".", ".."} & set(place.split("/")):
+        raise ValueError(
+            f"{url}: name a bucket and a prefix in it by letters, digits and . _ - =, as in {scheme}://bucket/warehouse"
+        )
 
 
 def secret_in(text: str) -> bool:

@@ -123,7 +123,9 @@ class Experiment(Settings):
     """The whole file. Relative paths are relative to it; keys that begin with x- are left alone, for YAML anchors."""
 
     warehouse: str = Field(
-        min_length=1, description="a local folder for results; what lies in another is not found here"
+        min_length=1,
+        description="a folder for results, or a prefix of an object store (`s3://bucket/prefix`, `gs://`, `az://`: "
+        "docs/object-store.md); what lies in another is not found here",
     )
     seed: Seed = Field(0, description="of splits, weights, orders and draws, where nothing names another")
     owners: Owners = ()

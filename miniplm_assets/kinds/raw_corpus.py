@@ -12,6 +12,7 @@ from miniplm_assets.lineage.plan import PlannedAsset, plan_on, require_possible
 from miniplm_assets.lineage.snapshot import Listing, corpus_listing, look, make_latest, write_listing
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.manifest import CheckOutcome
+from miniplm_assets.storage.places import local_folder
 from miniplm_assets.storage.store import Result
 
 # What fits on a page.
@@ -30,7 +31,7 @@ def _nodes(blueprint: Blueprint) -> Iterator[Node[Listing]]:
         kind=RAW_CORPUS,
         settings=Listing(
             source=source,
-            warehouse=experiment.warehouse if isinstance(source, DemoSource) else None,
+            warehouse=str(local_folder(experiment.warehouse)) if isinstance(source, DemoSource) else None,
             expected_tokens=experiment.corpus.expected_tokens,
         ),
     )

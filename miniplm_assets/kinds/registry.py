@@ -51,8 +51,8 @@ from miniplm_assets.lineage.freshness import fresh_within_hours
 from miniplm_assets.lineage.graph import build_graph
 from miniplm_assets.lineage.kind import Kind
 from miniplm_assets.lineage.pipeline import Pipeline
+from miniplm_assets.storage.places import open_store
 from miniplm_assets.storage.sql_project import SqlProject, load_sql_project
-from miniplm_assets.storage.store import Store
 
 PROJECT: Final = Path(__file__).parents[2]
 DEMO: Final = PROJECT / "experiments" / "demo.yaml"
@@ -141,7 +141,7 @@ def pipeline_of(experiment: Experiment, *, key_prefix: str = "") -> Pipeline:
     """
     sql = load_sql_project(PROJECT / "dbt_like_sql")
     graph = build_graph(all_kinds(sql), experiment, sql)
-    store = Store(Path(experiment.warehouse))
+    store = open_store(experiment.warehouse)
     fresh_within_hours(graph, experiment.automation)  # refuses names that it does not have
     prefix = parse_key_prefix(key_prefix)
     return Pipeline(graph, store, experiment.automation, key_prefix=prefix, models_at_once=experiment.models_at_once)

@@ -17,6 +17,7 @@ from miniplm_assets.lineage.page import Drawing, Entry, Page
 from miniplm_assets.lineage.snapshot import mark_complete
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.catalog import CatalogTable, write_catalog
+from miniplm_assets.storage.places import local_folder
 from miniplm_assets.storage.store import Draft, Result
 from miniplm_assets.storage.tables import REJECTED
 
@@ -32,7 +33,7 @@ REJECTED_COLUMNS: Final = {
 
 
 class Place(Settings):
-    """Where the warehouse is: the catalog's views name its files by their place."""
+    """Where the warehouse is on this machine: the catalog's views name its files by their place."""
 
     warehouse: str
 
@@ -41,7 +42,7 @@ def _nodes(blueprint: Blueprint) -> Iterator[Node[Place]]:
     yield Node(
         kind=WAREHOUSE_CATALOG,
         inputs={node.key: node.key for node in blueprint.nodes if node.kind.table is not None},
-        settings=Place(warehouse=blueprint.experiment.warehouse),
+        settings=Place(warehouse=str(local_folder(blueprint.experiment.warehouse))),
     )
 
 

@@ -65,6 +65,11 @@ def forget(
         MiniplmError: if there is no such asset or piece, or nothing of it is stored.
     """
     store = pipeline.store
+    if store.is_remote:
+        raise MiniplmError(
+            f"{store.address} is on an object store, where nothing can be set aside so far. To make {key} anew, make "
+            "it in another warehouse (MINIPLM_WAREHOUSE), and hold the two against each other"
+        )
     stored = [(recipe, store.find(recipe)) for recipe in _recipes(fingerprints, key, pieces)]
     again = [(recipe, one) for recipe, one in stored if one is not None and not _is_by(one, made_by)]
     aside = {manifest.fingerprint: (work, manifest) for work, manifest in all_set_aside(store.root / WORK)}

@@ -112,7 +112,7 @@ def _piece(node: Node[Any], fingerprint: str, store: Store) -> Result:
     found = store.lookup(node.key, node.kind.name, fingerprint)
     if found is None:
         raise MissingResultError(
-            f"{node.key}: its piece {fingerprint} is gone from {store.root}; materialise {node.key}"
+            f"{node.key}: its piece {fingerprint} is gone from {store.address}; materialise {node.key}"
         )
     return found
 

@@ -14,6 +14,8 @@ from miniplm_assets.lineage.fingerprints import RAW_CORPUS
 from miniplm_assets.lineage.kind import Node
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.snapshot import demo_recipe
+from miniplm_assets.storage.bucket.results import LeftObjects
+from miniplm_assets.storage.bucket.store import BucketStore
 from miniplm_assets.storage.curves import CURVES, SHOWN_DIGITS
 from miniplm_assets.storage.files import try_lock
 from miniplm_assets.storage.latest import hide
@@ -71,6 +73,22 @@ def leftovers(store: Store, wanted: set[tuple[str, str]]) -> list[Leftover]:
             if is_free and not is_to_go_on:
                 found.append(Leftover(folder, kind, fingerprint, num_bytes_in(folder)))
     return found
+
+
+def left_objects(store: Store, wanted: set[tuple[str, str]]) -> list[LeftObjects]:
+    """Return what killed runs left behind in a bucket, and nobody works on; nothing of a warehouse that is a folder.
+
+    What was uploaded of a wanted result that is not stored is none: the next run goes on with it.
+    """
+    if not isinstance(store, BucketStore):
+        return []
+    return [left for left in store.left_objects() if left.is_of_stored or (left.kind, left.fingerprint) not in wanted]
+
+
+def remove_objects(store: Store, left: LeftObjects) -> None:
+    """Delete what killed runs left in a bucket; the caller has the warehouse for himself."""
+    assert isinstance(store, BucketStore), f"{store.address} has no objects"
+    store.remove_objects(left)
 
 
 def unreferenced_curves(store: Store, wanted: set[tuple[str, str]]) -> list[Path]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import polars as pl
 
@@ -25,7 +25,7 @@ from miniplm_assets.experiment import DemoSource, HuggingFaceSource, Source
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS, Fingerprints
 from miniplm_assets.lineage.kind import Node
-from miniplm_assets.storage.files import read_note, take_lock, write_note
+from miniplm_assets.storage.files import read_note, write_note
 from miniplm_assets.storage.store import Draft, Store
 
 FILES: Final = "files.parquet"
@@ -172,29 +172,29 @@ def make_latest(snapshot: Snapshot, node: Node[Listing], store: Store) -> bool:
         Whether it is the latest now: not where somebody has looked later, and made that the latest. A look of the
         future was one by a clock that went wrong.
     """
-    latest = _beside(node, store, "latest")
-    with take_lock(latest.with_suffix(".lock"), lambda: None):
-        noted = read_note(latest) or {}
-        if snapshot.seen_ns < noted.get("seen_ns", 0) <= time.time_ns():
-            return False
-        write_note(latest, {"fingerprint": snapshot.recipe.fingerprint, "seen_ns": snapshot.seen_ns})
-    return True
+
+    def later(noted: Any) -> dict[str, Any] | None:
+        if noted is not None and snapshot.seen_ns < noted.get("seen_ns", 0) <= time.time_ns():
+            return None
+        return {"fingerprint": snapshot.recipe.fingerprint, "seen_ns": snapshot.seen_ns}
+
+    return store.notes.change(_beside(node, "latest"), later)
 
 
 def latest_state(node: Node[Listing], store: Store) -> str | None:
     """Return the fingerprint of the state of the corpus that was seen last; None where nobody has looked yet."""
-    noted = read_note(_beside(node, store, "latest"))
+    noted = store.notes.read(_beside(node, "latest"))
     return None if noted is None else str(noted["fingerprint"])
 
 
 def mark_complete(snapshot: Snapshot, node: Node[Listing], store: Store) -> None:
     """Note that everything is made on this state of the corpus: what is shown while a newer one is in the making."""
-    write_note(_beside(node, store, "complete"), {"fingerprint": snapshot.recipe.fingerprint})
+    store.notes.change(_beside(node, "complete"), lambda _: {"fingerprint": snapshot.recipe.fingerprint})
 
 
 def complete_snapshot(node: Node[Listing], store: Store) -> Snapshot | None:
     """Return the last state of the corpus on which everything was made; None where there is none, or it is pruned."""
-    noted = read_note(_beside(node, store, "complete"))
+    noted = store.notes.read(_beside(node, "complete"))
     try:
         return None if noted is None else load_snapshot(node, store, noted["fingerprint"], seen_ns=0)
     except MissingResultError:
@@ -207,7 +207,7 @@ def latest_snapshot(node: Node[Listing], store: Store) -> Snapshot:
     Raises:
         MissingResultError: if nobody has looked yet.
     """
-    noted = read_note(_beside(node, store, "latest"))
+    noted = store.notes.read(_beside(node, "latest"))
     if noted is None:
         raise MissingResultError(
             "raw_corpus has not been materialised, so that the corpus files are unknown. Materialise it first: "
@@ -230,8 +230,8 @@ def load_snapshot(node: Node[Listing], store: Store, fingerprint: str, *, seen_n
     """
     result = store.lookup(RAW_CORPUS, RAW_CORPUS, fingerprint)
     if result is None:
-        raise MissingResultError(f"raw_corpus {fingerprint} is not in {store.root}; materialise raw_corpus again")
-    listing, stamps = result.file(FILES), _beside(node, store, "stamps")
+        raise MissingResultError(f"raw_corpus {fingerprint} is not in {store.address}; materialise raw_corpus again")
+    listing, stamps = result.file(FILES), store.root / _beside(node, "stamps")
     # Every asset of a run asks for the same: of 100,000 corpus files it takes seconds to work out.
     state = local_state(stamps) if stamps.exists() else None
     kept = _loaded.get(listing)
@@ -305,12 +305,12 @@ def _stamps(shards: Sequence[ObservedShard]) -> dict[str, tuple[str, str]]:
 
 def _note_stamps(node: Node[Listing], store: Store, stamps: dict[str, tuple[str, str]]) -> None:
     if stamps != _known_stamps(node, store):
-        write_note(_beside(node, store, "stamps"), stamps)
+        write_note(store.root / _beside(node, "stamps"), stamps)
 
 
 def _known_stamps(node: Node[Listing], store: Store) -> dict[str, tuple[str, str]]:
     """Return the stamp and the fingerprint of each corpus file at the last look."""
-    return _read_stamps(_beside(node, store, "stamps"))
+    return _read_stamps(store.root / _beside(node, "stamps"))
 
 
 def _read_stamps(path: Path) -> dict[str, tuple[str, str]]:
@@ -318,8 +318,9 @@ def _read_stamps(path: Path) -> dict[str, tuple[str, str]]:
     return {name: (stamp, seen) for name, (stamp, seen) in noted.items()}
 
 
-def _beside(node: Node[Listing], store: Store, what: str) -> Path:
-    return store.root / RAW_CORPUS / f".{what}-{fingerprint_of(node.settings.identity())}.json"
+def _beside(node: Node[Listing], what: str) -> str:
+    """Return the name of a note. That of stamps is of one machine, whose files they are; the others of everybody."""
+    return f"{RAW_CORPUS}/.{what}-{fingerprint_of(node.settings.identity())}.json"
 
 
 def _no_folder(node: Node[Listing]) -> str:

@@ -8,36 +8,35 @@ renamed into its place; a crash leaves a folder that nobody reads and the next w
 result makes a second run wait and then find it stored. What is needed to go on after a crash is kept beside the draft,
 and goes when the result is there.
 A name is no content: what is stored under another name is found by its kind and fingerprint.
-
-Reading verifies: sizes and checksums against the manifest, once for each result and process.
 """
 
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import IO, Any, Final
-
-import pyarrow.parquet as pq
+from typing import Any, Final, Protocol
 
 from miniplm_assets.core.errors import DamagedResultError, MissingResultError, StoreError
 from miniplm_assets.core.recipe import Recipe
 from miniplm_assets.storage.faults import explain_fault
-from miniplm_assets.storage.files import flush_to_disk, sha256_of, take_lock, write_json
+from miniplm_assets.storage.files import flush_to_disk, take_lock, write_json
 from miniplm_assets.storage.latest import hide
+from miniplm_assets.storage.leases import in_use, unused
 from miniplm_assets.storage.manifest import (
     MANIFEST,
     CheckOutcome,
     Manifest,
-    StoredFile,
     described_files,
     package_versions,
     read_manifest,
 )
+from miniplm_assets.storage.notes import LocalNotes, Notes
+from miniplm_assets.storage.result import VERIFIED
+from miniplm_assets.storage.result import Result as Result
 from miniplm_assets.storage.set_aside import EARLIER, Ground, come_back
 
 # Where results are made, beside the names of the assets.
@@ -45,68 +44,15 @@ WORK: Final = ".work"
 LOCK: Final = "lock"
 
 
-@dataclass(frozen=True)
-class Result:
-    """One stored result: its folder and what its manifest says."""
-
-    folder: Path
-    manifest: Manifest
+class Lock(Protocol):
+    """What is held of a result in the making, so that nobody else makes it."""
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """What its step reported."""
-        return self.manifest.facts
+    def closed(self) -> bool:
+        """Whether it is held no longer."""
 
-    def described(self, pattern: str) -> list[StoredFile]:
-        """Return what the manifest says of the files whose names match a glob pattern, in its order."""
-        return [file for file in self.manifest.files if fnmatchcase(file.name, pattern)]
-
-    def matching(self, pattern: str) -> list[Path]:
-        """Return the paths of its verified files whose names match a glob pattern, in the manifest's order."""
-        self._verify()
-        return [self.folder / file.name for file in self.described(pattern)]
-
-    def file(self, name: str) -> Path:
-        """Return the path of one verified file."""
-        self._verify()
-        return self.folder / name
-
-    def verified_folder(self) -> Path:
-        """Return its folder, all files verified: for a model or a tokenizer, which is read as a whole."""
-        self._verify()
-        return self.folder
-
-    def problems(self) -> Iterator[str]:
-        """Say what differs between the files and the manifest; re-reads every byte."""
-        named = {MANIFEST, *(file.name for file in self.manifest.files)}
-        for path in sorted(self.folder.rglob("*")):
-            if not path.is_dir() and path.relative_to(self.folder).as_posix() not in named:
-                yield f"{path}: the manifest does not name this file"
-        for file in self.manifest.files:
-            path = self.folder / file.name
-            try:
-                found = path.stat().st_size
-            except FileNotFoundError:
-                yield f"{path}: missing"
-                continue
-            if found != file.num_bytes:
-                yield f"{path}: {found:,} bytes, the manifest says {file.num_bytes:,}"
-            elif sha256_of(path) != file.sha256:
-                yield f"{path}: the content does not fit the checksum of the manifest"
-            elif file.num_rows is not None and pq.read_metadata(path).num_rows != file.num_rows:
-                yield f"{path}: {pq.read_metadata(path).num_rows:,} rows, the manifest says {file.num_rows:,}"
-
-    def _verify(self) -> None:
-        if self.folder in _VERIFIED:
-            return
-        problem = next(self.problems(), None)
-        if problem is not None:
-            raise DamagedResultError(f"{problem}. Delete the folder {self.folder} and materialise {self.manifest.key}.")
-        _VERIFIED.add(self.folder)
-
-
-# Published folders never change, so that one look at each is enough for a process.
-_VERIFIED: set[Path] = set()
+    def close(self) -> None:
+        """Let go of it."""
 
 
 @dataclass
@@ -126,7 +72,7 @@ class Draft:
     recipe: Recipe
     path: Path
     work: Path
-    lock: IO[str]
+    lock: Lock
     facts: dict[str, Any] = field(default_factory=dict)
     checks: list[CheckOutcome] = field(default_factory=list)
     seconds: float | None = None
@@ -143,7 +89,26 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.notes: Notes = LocalNotes(root)
         self._places: dict[str, list[Path]] = {}
+
+    @property
+    def address(self) -> str:
+        """Where results are stored, as the experiment file names it."""
+        return str(self.root)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether results are stored elsewhere, and `root` holds copies of them."""
+        return False
+
+    def in_use(self, report: Callable[[str], None]) -> AbstractContextManager[None]:
+        """Keep what is stored from being deleted; see `leases.in_use`."""
+        return in_use(self.root, report)
+
+    def unused(self) -> AbstractContextManager[None]:
+        """Have the warehouse for oneself, to delete from it; see `leases.unused`."""
+        return unused(self.root)
 
     def find(self, recipe: Recipe) -> Result | None:
         """Return the stored result of a recipe, under its own name or another, or None."""
@@ -188,8 +153,8 @@ class Store:
         found = self.find(recipe)
         if found is None:
             raise MissingResultError(
-                f"{recipe.describe()} has no stored result {recipe.fingerprint} in {self.root}. Materialise it first: "
-                f"dagster asset materialize --select '+key:\"{recipe.key}\"' -m miniplm_assets.definitions"
+                f"{recipe.describe()} has no stored result {recipe.fingerprint} in {self.address}. Materialise it "
+                f"first: dagster asset materialize --select '+key:\"{recipe.key}\"' -m miniplm_assets.definitions"
             )
         return found
 
@@ -234,26 +199,33 @@ class Store:
             return found
         try:
             lock = self._lock(recipe, folder, report)
-            # Another run may have made it while this one waited; or it was set aside, and still holds.
-            found = self.find(recipe) or self._back(recipe, folder)
-            if found is not None:
-                shutil.rmtree(folder, ignore_errors=True)
+            try:
+                return self._begun(recipe, folder, lock)
+            except BaseException:
                 lock.close()
-                return found
-            draft = Draft(recipe=recipe, path=folder / "draft", work=folder / "kept", lock=lock)
-            shutil.rmtree(draft.path, ignore_errors=True)  # of a killed writer: this one holds the lock
-            draft.path.mkdir()
-            draft.work.mkdir(exist_ok=True)
+                raise
         except OSError as error:
             explain_fault(error, recipe.describe(), self.root)
             raise
+
+    def _begun(self, recipe: Recipe, folder: Path, lock: Lock) -> Result | Draft:
+        # Another run may have made it while this one waited; or it was set aside, and still holds.
+        found = self.find(recipe) or self._back(recipe, folder)
+        if found is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            lock.close()
+            return found
+        draft = Draft(recipe=recipe, path=folder / "draft", work=folder / "kept", lock=lock)
+        shutil.rmtree(draft.path, ignore_errors=True)  # of a killed writer: this one holds the lock
+        draft.path.mkdir()
+        draft.work.mkdir(exist_ok=True)
         return draft
 
     def bring_back(self, recipe: Recipe) -> None:
         """Put a result back that was set aside, if it still holds; see `set_aside`."""
         folder = self.work_folder(recipe.kind, recipe.fingerprint)
         if self.find(recipe) is None and (folder / EARLIER).exists():
-            with self._lock(recipe, folder, None):
+            with closing(self._lock(recipe, folder, None)):
                 self._back(recipe, folder)
 
     def publish(self, draft: Draft) -> Result:
@@ -262,6 +234,10 @@ class Store:
         Raises:
             StoreError: if the warehouse cannot be written, or the disk is full.
         """
+        return self._place(draft, self._seal(draft))
+
+    def _seal(self, draft: Draft) -> Manifest:
+        """Describe a finished draft: its manifest is written into it, last."""
         recipe = draft.recipe
         seconds = time.monotonic() - draft.started if draft.seconds is None else draft.seconds
         manifest = Manifest(
@@ -278,17 +254,26 @@ class Store:
             made_by=draft.made_by,
         ).sealed()
         write_json(draft.path / MANIFEST, manifest.model_dump(mode="json"))
-        final = self.root / recipe.key / recipe.fingerprint
-        final.parent.mkdir(parents=True, exist_ok=True)
-        if final.exists():  # no manifest, else it would have been found: somebody deleted it, or copied half
-            shutil.rmtree(final)
-        draft.path.rename(final)
-        flush_to_disk(final.parent)
-        if final.parent not in self._other_places(recipe.kind):
-            self._places[recipe.kind].append(final.parent)
+        return manifest
+
+    def _place(self, draft: Draft, manifest: Manifest) -> Result:
+        """Put a sealed draft in its place, and let go of its lock."""
+        final = self._put_in_place(draft.path, manifest)
         shutil.rmtree(draft.path.parent, ignore_errors=True)
         draft.lock.close()
         return Result(final, manifest)
+
+    def _put_in_place(self, folder: Path, manifest: Manifest) -> Path:
+        """Rename a whole folder with its manifest into the place of its result."""
+        final = self.root / manifest.key / manifest.fingerprint
+        final.parent.mkdir(parents=True, exist_ok=True)
+        if final.exists():  # no manifest, else it would have been found: somebody deleted it, or copied half
+            shutil.rmtree(final)
+        folder.rename(final)
+        flush_to_disk(final.parent)
+        if final.parent not in self._other_places(manifest.kind):
+            self._places[manifest.kind].append(final.parent)
+        return final
 
     def give_up(self, draft: Draft, error: BaseException) -> None:
         """Remove a draft and let go of its lock; what it kept stays, for the next one to go on with.
@@ -328,7 +313,7 @@ class Store:
         (result.folder / MANIFEST).unlink()
         flush_to_disk(result.folder)
         shutil.rmtree(result.folder)
-        _VERIFIED.discard(result.folder)
+        VERIFIED.discard(result.folder)
 
     def _other_places(self, kind: str) -> list[Path]:
         """Return the folders that hold results of a kind, under whatever names."""
@@ -346,7 +331,7 @@ class Store:
 
         return self.find(recipe) if come_back(folder, self.root / recipe.key / recipe.fingerprint, find) else None
 
-    def _lock(self, recipe: Recipe, folder: Path, report: Callable[[str], None] | None) -> IO[str]:
+    def _lock(self, recipe: Recipe, folder: Path, report: Callable[[str], None] | None) -> Lock:
         """Take the lock of one result; the system lets go of it when the process ends, however it ends."""
 
         def tell() -> None:
