@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
+from miniplm_assets.corpus.files import local_state
 from miniplm_assets.experiment import Experiment, load_experiment
 from miniplm_assets.experiment.key_prefix import parse_key_prefix
 from miniplm_assets.kinds.agreement import AGREEMENT_SCORES, SCORE_AGREEMENT
@@ -55,6 +57,7 @@ from miniplm_assets.storage.places import open_store
 from miniplm_assets.storage.sql_project import SqlProject, load_sql_project
 
 PROJECT: Final = Path(__file__).parents[2]
+SQL: Final = PROJECT / "dbt_like_sql"
 DEMO: Final = PROJECT / "experiments" / "demo.yaml"
 # The environment: which experiment file, a warehouse in place of the file's own, and what Dagster's keys begin with.
 EXPERIMENT_VARIABLE: Final = "MINIPLM_EXPERIMENT"
@@ -139,12 +142,24 @@ def pipeline_of(experiment: Experiment, *, key_prefix: str = "") -> Pipeline:
         ExperimentError: if the prefix is wrong.
         SqlError: if dbt_like_sql is wrong.
     """
-    sql = load_sql_project(PROJECT / "dbt_like_sql")
-    graph = build_graph(all_kinds(sql), experiment, sql)
+    sql, kinds = _read_sql(_state_of_sql())
+    graph = build_graph(kinds, experiment, sql)
     store = open_store(experiment.warehouse)
     fresh_within_hours(graph, experiment.automation)  # refuses names that it does not have
     prefix = parse_key_prefix(key_prefix)
     return Pipeline(graph, store, experiment.automation, key_prefix=prefix, models_at_once=experiment.models_at_once)
+
+
+def _state_of_sql() -> tuple[tuple[str, str | None], ...]:
+    files = sorted(path for path in SQL.rglob("*") if path.is_file())
+    return tuple((str(path), local_state(path).stamp) for path in files)
+
+
+@lru_cache(maxsize=1)
+def _read_sql(_state: tuple[tuple[str, str | None], ...]) -> tuple[SqlProject, tuple[Kind[Any], ...]]:
+    """Read the SQL, once for a state of its files: that takes a second, and a process may open many experiments."""
+    sql = load_sql_project(SQL)
+    return sql, all_kinds(sql)
 
 
 def open_chosen(experiment_file: Path | None = None, environment: Mapping[str, str] = os.environ) -> Pipeline:
