@@ -101,28 +101,27 @@ def after_gate():
     note("after_gate")
 
 
-@dg.asset(op_tags={DEVICES: "1", RANK: "-1"})
-def long():
-    """Goes on until it is told to stop, and keeps what it has."""
+def goes_on(key: str) -> None:
+    """Go on until told to stop, and keep what there is."""
     stop = Stop()
-    with stopped_by_signals(stop, key="long", wake=lambda: None), stop.held():
-        note("long")
+    with stopped_by_signals(stop, key=key, wake=lambda: None), stop.held():
+        note(key)
         try:
             wait_for("never", stop=stop)
         finally:
-            note("long is kept")
+            note(f"{key} is kept")
+
+
+@dg.asset(op_tags={DEVICES: "1", RANK: "-1"})
+def long():
+    """Goes on until it is told to stop."""
+    goes_on("long")
 
 
 @dg.asset(op_tags={DEVICES: "1", RANK: "-2"})
 def as_long():
     """Goes on like the other."""
-    stop = Stop()
-    with stopped_by_signals(stop, key="as_long", wake=lambda: None), stop.held():
-        note("as_long")
-        try:
-            wait_for("never", stop=stop)
-        finally:
-            note("as_long is kept")
+    goes_on("as_long")
 
 
 PIPELINE = Pipeline({}, Store(Path(os.environ[FOLDER])), models_at_once=2)

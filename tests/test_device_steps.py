@@ -92,7 +92,7 @@ def test_the_agreement_of_scores_keeps_no_other_model_waiting(opened):
 @pytest.mark.parametrize(("stored", "num_devices"), [({"a", "b"}, 0), ({"a"}, 1), (set(), 1)])
 def test_what_is_all_stored_needs_no_device(opened, monkeypatch, stored, num_devices):
     monkeypatch.setattr(DeviceSteps, "_fingerprints", SimpleNamespace(stored=lambda _key: ["a", "b"]))
-    monkeypatch.setattr(Store, "find", lambda _store, recipe: recipe if recipe in stored else None)
+    monkeypatch.setattr(Store, "holds", lambda _store, recipe: recipe in stored)
     assert steps_of(opened()).num_devices("plain__student_checkpoint") == num_devices
 
 

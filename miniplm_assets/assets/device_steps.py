@@ -71,8 +71,7 @@ class DeviceSteps:
     def _is_missing(self, node: Node[Any]) -> bool:
         """Whether something of an asset is still to be made; not where nobody can say, and making it says why."""
         try:
-            recipes = self._fingerprints.stored(node.key)
-            return any(self._pipeline.store.find(recipe) is None for recipe in recipes)
+            return not all(map(self._pipeline.store.holds, self._fingerprints.stored(node.key)))
         except (MiniplmError, OSError):
             return False
 

@@ -57,7 +57,9 @@ class Fingerprints:
     def still_hold(self) -> bool:
         """Whether the local folders that they rest on have the content that they had."""
         try:
-            return all(self._folder_fingerprint(self.graph[key]) == content for key, content in self._folders.items())
+            # A copy: another thread may work out more meanwhile.
+            known = list(self._folders.items())
+            return all(self._folder_fingerprint(self.graph[key]) == content for key, content in known)
         except (ModelError, OSError):
             return False
 

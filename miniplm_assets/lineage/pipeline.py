@@ -50,7 +50,8 @@ class Pipeline:
             {shard.name: shard.fingerprint for shard in seen},
             FolderFingerprints(self.store, takes_notes=self.takes_notes),
         )
-        self._worked_out.clear()  # a process that lives for weeks sees many states
+        for other in self._worked_out.keys() - {"", state}:  # a process that lives for weeks sees many states
+            self._worked_out.pop(other, None)
         self._worked_out[state] = found
         return found
 

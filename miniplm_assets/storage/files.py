@@ -64,7 +64,7 @@ def write_json(path: Path, content: Any) -> None:
 def write_note(path: Path, content: Any) -> None:
     """Write a JSON file that says by a checksum whether it is whole, in a folder that is made where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"content": content, "checksum": fingerprint_of(content)})
+    write_json(path, sealed_note(content))
 
 
 def read_note(path: Path) -> Any:
@@ -74,13 +74,25 @@ def read_note(path: Path) -> Any:
         StoreError: if this user may not read it: there is one, and nobody should go on as if there were none.
     """
     try:
-        note = json.loads(path.read_bytes())
-        is_whole = fingerprint_of(note["content"]) == note["checksum"]
+        return content_of_note(path.read_bytes())
     except PermissionError as error:
         raise not_permitted(path, error) from None
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+    except OSError:
         return None
-    return note["content"] if is_whole else None
+
+
+def sealed_note(content: Any) -> dict[str, Any]:
+    """Return a note with the checksum that says whether it is whole."""
+    return {"content": content, "checksum": fingerprint_of(content)}
+
+
+def content_of_note(note_bytes: bytes) -> Any:
+    """Return what a note holds, wherever it lies; None where it is damaged."""
+    try:
+        note = json.loads(note_bytes)
+        return note["content"] if fingerprint_of(note["content"]) == note["checksum"] else None
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
 
 
 def runtime_folder() -> Path:

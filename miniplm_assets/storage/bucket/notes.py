@@ -4,8 +4,8 @@ import json
 from collections.abc import Callable
 from typing import Any, Final
 
-from miniplm_assets.core.recipe import fingerprint_of
 from miniplm_assets.storage.bucket.door import Bucket, Content
+from miniplm_assets.storage.files import content_of_note, sealed_note
 
 NOTES: Final = "notes"
 
@@ -31,7 +31,7 @@ class BucketNotes:
             new = change(_content_of(there))
             if new is None:
                 return False
-            content = json.dumps({"content": new, "checksum": fingerprint_of(new)}).encode()
+            content = json.dumps(sealed_note(new)).encode()
             if there is None:
                 version = self._bucket.create(f"{NOTES}/{name}", content)
             else:
@@ -41,10 +41,4 @@ class BucketNotes:
 
 
 def _content_of(there: Content | None) -> Any:
-    if there is None:
-        return None
-    try:
-        note = json.loads(there.content)
-        return note["content"] if fingerprint_of(note["content"]) == note["checksum"] else None
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return None
+    return None if there is None else content_of_note(there.content)
