@@ -15,9 +15,11 @@ import signal
 import sys
 from collections import Counter
 from pathlib import Path
+from time import monotonic, sleep
 
 import polars as pl
 
+from miniplm_assets.core.errors import StoreError
 from miniplm_assets.core.recipe import Recipe
 from miniplm_assets.storage.bucket import work
 from miniplm_assets.storage.bucket.store import BucketStore, HeldResult
@@ -127,11 +129,24 @@ def main(folder: Path) -> None:
     plain = BucketStore(f"{URL}-not", folder / "plain")
     make_all(plain)
     store = BucketStore(URL, folder / "one")
-    with store.unused():
-        for left in list(store.left_objects()):
-            store.remove_objects(left)
+    prune_when_unused(store)
     told |= {"plain": contents(plain), "left": [one.name for one in store.bucket.list("")]}
     print(json.dumps(told))
+
+
+def prune_when_unused(store: BucketStore) -> None:
+    """Remove what belongs to no result, once the leases of the last that were killed have run out."""
+    until = monotonic() + 60
+    while True:
+        try:
+            with store.unused():
+                for left in list(store.left_objects()):
+                    store.remove_objects(left)
+            return
+        except StoreError:  # one that was killed a moment ago counts as a user yet
+            if monotonic() > until:
+                raise
+            sleep(LEASE_SECONDS)
 
 
 if __name__ == "__main__":

@@ -219,7 +219,8 @@ def best_first(
         token_budget: instead, tokens.
 
     Returns:
-        sequence_id, domain, num_tokens, value; of equal values the smaller id comes first.
+        sequence_id, domain, num_tokens, value, and value_in_domain, which is what `value` is without `within`; of equal
+        values the smaller id comes first.
     """
     ids = candidates["sequence_id"]
     if score == "prior":
@@ -248,6 +249,7 @@ def best_first(
     if temperature is not None:
         values = perturbed(values, temperature=temperature, seed=seed or 0)
     ranked = candidates.select("sequence_id", "domain", "num_tokens").join(values, on="sequence_id", validate="1:1")
+    ranked = ranked.with_columns(value_in_domain="value")
     if within is not None:
         ranked = within_domains(ranked, keep_fraction=keep_fraction, token_budget=token_budget)
     return ranked.sort("value", "sequence_id", descending=[True, False])

@@ -48,9 +48,7 @@ def verify_selection(refined: Work[SelectionParameters]) -> Iterator[str]:
     expected = set(ranked["sequence_id"].head(amount))
     wrong = kept ^ expected
     if settings.temperature is not None or settings.scale_correction != "none" or settings.score == "prior":
-        cutoff = ranked["value"][amount - 1]
-        is_near = (pl.col("value") - cutoff).abs() <= ROUNDING * max(1.0, abs(cutoff))
-        wrong -= set(ranked.filter(is_near)["sequence_id"])
+        wrong -= set(_near_the_cutoff(ranked.head(amount), ranked, settings)["sequence_id"])
     if not wrong:
         refined.report(f"{refined.node.key}: the {len(kept):,} sequences that its scores ask for")
     else:
@@ -58,6 +56,15 @@ def verify_selection(refined: Work[SelectionParameters]) -> Iterator[str]:
             f"{refined.node.key} ({stored.folder}): {len(wrong & kept):,} sequences too many, "
             f"{len(wrong & expected):,} missing, for example {next(iter(wrong))}"
         )
+
+
+def _near_the_cutoff(kept: pl.DataFrame, ranked: pl.DataFrame, settings: SelectionParameters) -> pl.DataFrame:
+    """Return the candidates that rounding may have on either side of the cutoff, or of that of their domain."""
+    part = pl.col("domain") if settings.within else pl.lit("all")
+    value, cutoff = pl.col("value_in_domain"), pl.col("cutoff")
+    cutoffs = kept.group_by(part.alias("part")).agg(cutoff=value.min())
+    with_cutoff = ranked.with_columns(part=part).join(cutoffs, on="part")
+    return with_cutoff.filter((value - cutoff).abs() <= ROUNDING * pl.max_horizontal(1.0, cutoff.abs()))
 
 
 def _ranking(refined: Work[Any]) -> list[Work[SelectionParameters]]:
