@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from miniplm_assets.cli import main
 from miniplm_assets.core.errors import CorpusError, ExperimentError, MissingResultError
+from miniplm_assets.core.facts import SEEN_IN_FILES
 from miniplm_assets.core.stop import Stop
 from miniplm_assets.kinds.registry import open_pipeline
 from miniplm_assets.lineage.pipeline import Pipeline
@@ -174,6 +175,35 @@ def test_many_rejected_rows_are_a_warning(case: Case) -> None:
     passed, description = case.checks["few_rows_are_rejected"]
     assert not passed
     assert description.startswith("2 rows, 3.85% of all, are no documents (empty 1, text_not_a_string 1)")
+
+
+def with_faults_of_every_kind(case: Case) -> Case:
+    """Two corpus files, of which each check of `documents` says something."""
+    case.corpus("a.jsonl", *texts(50, meta={"source": "web"}), {"text": ""}, {"text": 3})
+    case.corpus("b.jsonl", *texts(50, meta={"sorce": "web"}), {"text": ""})
+    return case.write(corpus=FIELDS, evaluation={"excluded_domains": ["nois"]})
+
+
+def test_what_is_said_of_stored_documents_takes_none_of_their_manifests(case: Case) -> None:
+    whole = with_faults_of_every_kind(case).make("raw_corpus", "documents")
+    told, case.checks = case.checks, {}
+    assert sum(not passed for passed, _ in told.values()) == 3
+    pieces = [path for path in whole.folder.parent.glob("*/manifest.json") if path.parent != whole.folder]
+    assert len(pieces) == 2
+    for path in pieces:
+        path.write_text("nobody looks into this")
+    case.make("documents")
+    assert {name: told[name] for name in case.checks} == case.checks and len(case.checks) == 4
+
+
+def test_what_an_earlier_release_did_not_note_is_read_again(case: Case) -> None:
+    whole = with_faults_of_every_kind(case).make("raw_corpus", "documents")
+    told, case.checks = case.checks, {}
+    earlier = {name: value for name, value in whole.facts.items() if name != SEEN_IN_FILES}
+    manifest = whole.manifest.model_copy(update={"facts": earlier}).sealed()
+    (whole.folder / "manifest.json").write_text(json.dumps(manifest.model_dump(mode="json")))
+    assert SEEN_IN_FILES not in case.make("documents").facts
+    assert {name: told[name] for name in case.checks} == case.checks and len(case.checks) == 4
 
 
 def test_a_flat_key_with_a_dot_is_the_domain(case: Case) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Final
 import dagster as dg
 
 from miniplm_assets.assets.pages import MAX_SHOWN_CHARACTERS, behind_a_button, facts_shown, picture, shown
+from miniplm_assets.core.facts import NO_FIGURES
 from miniplm_assets.core.glossary import words_of
 from miniplm_assets.lineage.facts_page import page_of_table
 from miniplm_assets.lineage.page import Entry, Rows, amount, seconds_in_words
@@ -163,7 +164,7 @@ def _columns(work: Work[Any], result: Result) -> dict[str, Any]:
 
 def _bookkeeping(work: Work[Any], result: Result) -> dict[str, Any]:
     manifest, tally = result.manifest, work.tally
-    facts = {name: value for name, value in manifest.facts.items() if name not in ("pieces", "columns")}
+    facts = {name: value for name, value in manifest.facts.items() if name not in NO_FIGURES}
     if len(json.dumps(facts)) > MAX_SHOWN_CHARACTERS // 2:
         facts = {}
     by_seed = {seed: str(one.folder) for seed, one in tally.pieces.items()} if work.node.kind.pieces == "seed" else {}

@@ -1,7 +1,13 @@
 """What results report of themselves: added up over shards, and read for the work that they stand for."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
+
+# What a whole lists of its pieces, and a step says of its table, is shown in another place than its figures.
+PIECES: Final = "pieces"
+COLUMNS: Final = "columns"
+SEEN_IN_FILES: Final = "seen_in_files"
+NO_FIGURES: Final = frozenset({PIECES, COLUMNS, SEEN_IN_FILES})
 
 
 def sum_facts(facts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

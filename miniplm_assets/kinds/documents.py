@@ -3,9 +3,10 @@
 from collections import deque
 from collections.abc import Iterator, Mapping
 from functools import partial
+from itertools import islice
 from typing import Any, ClassVar, Final
 
-from miniplm_assets.core.facts import counts_in_words, sum_facts
+from miniplm_assets.core.facts import SEEN_IN_FILES, counts_in_words
 from miniplm_assets.core.identity import first_id
 from miniplm_assets.corpus.decontaminator import Decontaminator
 from miniplm_assets.corpus.documents import write_documents
@@ -145,16 +146,44 @@ def _make(work: Work[Reading]) -> Result:
         look = partial(look_at_documents, observed[shard], source=settings.source, fields=settings.fields, files=files)
         return Steps(look, then)
 
-    def check(pieces: Mapping[str, Result]) -> Iterator[CheckOutcome]:
-        yield _domain_field_is_found(settings.fields.domain_field, pieces)
-        yield _excluded_domains_are_found(settings.excluded_domains, pieces)
-        yield _named_languages_are_found(settings.cleaning.languages, pieces)
-        yield _few_rows_are_rejected(settings.max_rejected_share, pieces)
+    def finish(draft: Draft) -> None:
+        pieces = work.tally.pieces
+        draft.facts[SEEN_IN_FILES] = _seen_in({shard: pieces[shard].facts for shard in work.piece_recipes})
 
     crew = _crew(work)
-    if crew is None:
-        return work.make_pieces(write, check=check)
-    return make_side_by_side(work, steps_of, crew, check=check)
+    whole = work.make_pieces(write, finish) if crew is None else make_side_by_side(work, steps_of, crew, finish)
+    work.tally.checks.extend(_checks(work, whole))
+    return whole
+
+
+def _checks(work: Work[Reading], whole: Result) -> Iterator[CheckOutcome]:
+    """Hold what was read against limits that no document depends on, in every run."""
+    settings, store = work.settings, work.pipeline.store
+    facts = dict(whole.facts)
+    if SEEN_IN_FILES not in facts:  # made before it was noted
+        pieces = {shard: store.require(recipe).facts for shard, recipe in work.piece_recipes.items()}
+        facts[SEEN_IN_FILES] = _seen_in(pieces)
+    yield _domain_field_is_found(settings.fields.domain_field, facts)
+    yield _excluded_domains_are_found(settings.excluded_domains, facts)
+    yield _named_languages_are_found(settings.cleaning.languages, facts)
+    yield _few_rows_are_rejected(settings.max_rejected_share, facts)
+
+
+def _seen_in(files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what the checks ask of all corpus files, from the facts of each: nothing that could be added up."""
+    with_documents = {shard: facts for shard, facts in files.items() if facts["num_documents"]}
+    without_domain = {
+        shard: facts["keys"]
+        for shard, facts in with_documents.items()
+        if facts["num_without_domain"] == facts["num_documents"]
+    }
+    return {
+        "domains": sorted({domain for facts in files.values() for domain in facts["domains"]}),
+        "num_with_documents": len(with_documents),
+        "num_without_domain": len(without_domain),
+        "keys_without_domain": dict(islice(without_domain.items(), MAX_SHOWN)),
+        "most_rejected": max(files, key=lambda shard: files[shard]["num_rejected"]),
+    }
 
 
 def _crew(work: Work[Reading]) -> Crew | None:
@@ -201,26 +230,22 @@ class _Earlier:
                 self.decontaminator.protected.read(stored.file(tables.VALIDATION_NGRAMS))
 
 
-def _domain_field_is_found(field: str | None, pieces: Mapping[str, Result]) -> CheckOutcome:
+def _domain_field_is_found(field: str | None, facts: Mapping[str, Any]) -> CheckOutcome:
     """Fail where no document of a file has a domain: an error where none of the corpus has, else a warning."""
-    without = [
-        (shard, result.facts["keys"])
-        for shard, result in pieces.items()
-        if result.facts["num_documents"] and result.facts["num_without_domain"] == result.facts["num_documents"]
-    ]
-    with_documents = sum(result.facts["num_documents"] > 0 for result in pieces.values())
-    named = "\n".join(f"{shard}: {nearest(str(field), keys)}" for shard, keys in without[:MAX_SHOWN])
+    seen = facts[SEEN_IN_FILES]
+    num_without = seen["num_without_domain"]
+    named = "\n".join(f"{shard}: {nearest(str(field), keys)}" for shard, keys in seen["keys_without_domain"].items())
     return CheckOutcome(
         name=DOMAIN_FIELD_IS_FOUND.name,
-        passed=not without,
-        is_warning=len(without) < with_documents,
-        description=f"no row of these files has corpus.fields.domain_field {field}:\n{named}" if without else "",
-        facts={"num_files_without": len(without)},
+        passed=not num_without,
+        is_warning=num_without < seen["num_with_documents"],
+        description=f"no row of these files has corpus.fields.domain_field {field}:\n{named}" if num_without else "",
+        facts={"num_files_without": num_without},
     )
 
 
-def _excluded_domains_are_found(excluded: tuple[str, ...], pieces: Mapping[str, Result]) -> CheckOutcome:
-    domains = {domain for result in pieces.values() for domain in result.facts["domains"]}
+def _excluded_domains_are_found(excluded: tuple[str, ...], facts: Mapping[str, Any]) -> CheckOutcome:
+    domains = set(facts[SEEN_IN_FILES]["domains"])
     unknown = [domain for domain in excluded if domain not in domains]
     named = "\n".join(f"{domain}: {nearest(domain, sorted(domains)[:MAX_SHOWN])}" for domain in unknown)
     return CheckOutcome(
@@ -231,9 +256,8 @@ def _excluded_domains_are_found(excluded: tuple[str, ...], pieces: Mapping[str, 
     )
 
 
-def _named_languages_are_found(languages: tuple[str, ...], pieces: Mapping[str, Result]) -> CheckOutcome:
+def _named_languages_are_found(languages: tuple[str, ...], facts: Mapping[str, Any]) -> CheckOutcome:
     named = set(languages) - set(EVERY_LANGUAGE)
-    facts = sum_facts(result.facts for result in pieces.values())
     missing = sorted(code for code in named if not facts["documents_per_language"].get(code))
     others = counts_in_words(facts["dropped_per_language"]) if named else ""
     return CheckOutcome(
@@ -245,17 +269,15 @@ def _named_languages_are_found(languages: tuple[str, ...], pieces: Mapping[str, 
     )
 
 
-def _few_rows_are_rejected(max_share: float, pieces: Mapping[str, Result]) -> CheckOutcome:
-    facts = sum_facts(result.facts for result in pieces.values())
+def _few_rows_are_rejected(max_share: float, facts: Mapping[str, Any]) -> CheckOutcome:
     num_rejected = facts["num_rejected"]
     share = num_rejected / max(1, num_rejected + facts["num_documents"])
     reasons = counts_in_words(facts["rejected_per_reason"])
-    worst = max(pieces, key=lambda shard: pieces[shard].facts["num_rejected"])
     return CheckOutcome(
         name=FEW_ROWS_ARE_REJECTED.name,
         passed=share <= max_share,
         description=f"{num_rejected:,} rows, {share:.2%} of all, are no documents ({reasons}), most of them in "
-        f"{worst}; corpus.max_rejected_share is {max_share:.2%}"
+        f"{facts[SEEN_IN_FILES]['most_rejected']}; corpus.max_rejected_share is {max_share:.2%}"
         if share > max_share
         else "",
         facts={"rejected_share": share},

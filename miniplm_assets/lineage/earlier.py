@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, Final
 
-from miniplm_assets.core.facts import model_tokens
+from miniplm_assets.core.facts import PIECES, model_tokens
 from miniplm_assets.core.recipe import Recipe, canonical_json
 from miniplm_assets.lineage.fingerprints import Fingerprints
 from miniplm_assets.lineage.kind import Cost, Node
@@ -96,4 +96,4 @@ def _is_run(node: Node[Any]) -> bool:
 
 def _only_lists(manifest: Manifest) -> bool:
     """Whether a result only lists what others hold."""
-    return "pieces" in manifest.facts
+    return PIECES in manifest.facts

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 import polars as pl
 import polars.selectors as cs
 
+from miniplm_assets.core.facts import NO_FIGURES
 from miniplm_assets.lineage.page import MAX_COLUMNS, Cell, Entry, Page, Rows, Words
 
 if TYPE_CHECKING:
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
 
 # A larger table is for SQL.
 MAX_TABLE_ROWS: Final = 60
-# What the page shows in another place.
-SHOWN_ELSEWHERE = frozenset({"pieces", "columns"})
 
 
 def page_of_table(work: "Work[Any]", result: "Result") -> Page:
@@ -44,7 +43,7 @@ def page_of_facts(facts: Mapping[str, Any]) -> Page:
     tables: dict[str, Entry] = {}
     figures: list[tuple[Cell, Cell]] = []
     for name, value in facts.items():
-        if name in SHOWN_ELSEWHERE:
+        if name in NO_FIGURES:
             continue
         if isinstance(value, int | float):
             figures.append((in_words(name), value))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from miniplm_assets.core.errors import MissingResultError
+from miniplm_assets.core.facts import PIECES
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS
 from miniplm_assets.lineage.kind import Node
 from miniplm_assets.lineage.snapshot import latest_state
@@ -94,7 +95,7 @@ def view_of(node: Node[Any], result: Result, store: Store) -> Iterator[tuple[str
     Raises:
         MissingResultError: if a piece of it is gone.
     """
-    pieces = {piece["piece"]: _piece(node, piece["fingerprint"], store) for piece in result.facts.get("pieces", ())}
+    pieces = {piece["piece"]: _piece(node, piece["fingerprint"], store) for piece in result.facts.get(PIECES, ())}
     if node.kind.pieces is None:
         yield from _laid_out(node, result)
     elif node.kind.pieces == "shard":

@@ -8,6 +8,7 @@ from typing import Any, Final
 import polars as pl
 
 from miniplm_assets.core.errors import ExperimentError
+from miniplm_assets.core.facts import NO_FIGURES, PIECES
 from miniplm_assets.lineage.kind import Node
 from miniplm_assets.lineage.outcome import last_made
 from miniplm_assets.lineage.pipeline import Pipeline
@@ -20,8 +21,6 @@ STORED: Final = "stored"
 PARTLY: Final = "partly stored"
 STALE: Final = "stale"
 NEVER: Final = "never made"
-# What a whole lists of its pieces, and a step says of its table: both are told by themselves.
-NO_FIGURES: Final = ("pieces", "columns")
 NUM_NEAREST: Final = 5
 
 
@@ -103,7 +102,7 @@ def show(pipeline: Pipeline, key: str, *, num_rows: int) -> Shown:
     )
     if len(found) == len(recipes) and whole is not None:
         return _filled(replace(told, state=STORED), pipeline, node, [whole, *found], num_rows)
-    earlier = [result for result in pipeline.store.results(key, on_problem=_ignore) if "pieces" not in result.facts]
+    earlier = [result for result in pipeline.store.results(key, on_problem=_ignore) if PIECES not in result.facts]
     absent = [recipe for recipe, result in looked_for if result is None]
     told = replace(told, reasons=tuple(reasons_of(absent, [result.manifest for result in earlier])))
     if found:
@@ -140,7 +139,7 @@ def _nearest(key: str, keys: Sequence[str]) -> str:
 def _filled(told: Shown, pipeline: Pipeline, node: Node[Any], results: Sequence[Result], num_rows: int) -> Shown:
     """Return what is known with what some results say of it: the whole first, if it is among them, then its pieces."""
     results = list({result.folder: result for result in results}.values())
-    files = [result for result in results if "pieces" not in result.facts] or results
+    files = [result for result in results if PIECES not in result.facts] or results
     tables = [node.kind.table_of(result) for result in files]
     is_latest = shown_fingerprint(pipeline.store.root, node.key) == told.fingerprint
     # What several pieces report is added up in their whole alone.

@@ -2,7 +2,7 @@
 
 import queue
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,7 +12,6 @@ from miniplm_assets.core.errors import CorpusChangedError, CorpusError, Transien
 from miniplm_assets.lineage.crew import Crew, Task
 from miniplm_assets.lineage.pieces import raise_all
 from miniplm_assets.lineage.work import MAX_BAD_FILES, Work
-from miniplm_assets.storage.manifest import CheckOutcome
 from miniplm_assets.storage.store import Draft, Result
 
 # Drafts that may be open, for each that is worked on: one that waits for its turn does not keep the others waiting.
@@ -38,7 +37,6 @@ def make_side_by_side(
     steps_of: Callable[[str, Draft], Steps],
     crew: Crew,
     finish: Callable[[Draft], None] | None = None,
-    check: Callable[[Mapping[str, Result]], Iterable[CheckOutcome]] | None = None,
 ) -> Result:
     """Make what is missing of an asset in pieces, several at once, each published as soon as it is made.
 
@@ -49,7 +47,6 @@ def make_side_by_side(
         steps_of: says how a piece is made into its draft.
         crew: does the tasks; it is closed at the end.
         finish: as in `Work.make_pieces`.
-        check: as there.
 
     Raises:
         CorpusError: after the good files have been made, if some are not; what is wrong with each.
@@ -65,10 +62,7 @@ def make_side_by_side(
             raise
         crew.close()
     raise_all([making.faults[number] for number in sorted(making.faults)])
-    pieces = {piece: making.pieces[piece] for piece in work.piece_recipes}
-    if check is not None:
-        work.tally.checks.extend(check(pieces))
-    return work.whole(pieces, finish)
+    return work.whole({piece: making.pieces[piece] for piece in work.piece_recipes}, finish)
 
 
 @dataclass

@@ -5,7 +5,7 @@ settings, and the stored results of its inputs.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import cached_property, partial
 from itertools import groupby, islice
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, Protocol
 
 from miniplm_assets.core.errors import CorpusChangedError, CorpusError, TransientError
-from miniplm_assets.core.facts import sum_facts
+from miniplm_assets.core.facts import COLUMNS, PIECES, sum_facts
 from miniplm_assets.core.recipe import Recipe
 from miniplm_assets.lineage.fingerprints import Fingerprints
 from miniplm_assets.lineage.kind import Node, S
@@ -24,7 +24,6 @@ from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.run import Run
 from miniplm_assets.lineage.tally import Tally
 from miniplm_assets.lm.part_threads import PartThreads
-from miniplm_assets.storage.manifest import CheckOutcome
 from miniplm_assets.storage.set_aside import EARLIER
 from miniplm_assets.storage.store import WORK, Draft, Result
 
@@ -172,7 +171,6 @@ class Work(Generic[S]):
         self,
         write: Callable[[str, Draft], None],
         finish: Callable[[Draft], None] | None = None,
-        check: Callable[[Mapping[str, Result]], Iterable[CheckOutcome]] | None = None,
     ) -> Result:
         """Make what is missing of an asset in pieces, one after the other, each published on its own.
 
@@ -182,10 +180,8 @@ class Work(Generic[S]):
         Args:
             write: fills the draft of a corpus file, or of a seed.
             finish: adds to the facts of all pieces together what follows from them: a mean, the outcome of a check.
-            check: looks at the pieces in every run, also where all of them are stored; for limits that no result
-                depends on.
         """
-        if check is None and (found := self._found_whole()) is not None:
+        if (found := self._found_whole()) is not None:
             return found
 
         def write_piece(piece: str) -> Callable[[Draft], None]:
@@ -207,8 +203,6 @@ class Work(Generic[S]):
                     error.add_note(f"After {MAX_BAD_FILES} files like that the others were not looked at.")
                     break
         raise_all(faults)
-        if check is not None:
-            self.tally.checks.extend(check(pieces))
         return self.whole(pieces, finish)
 
     def make_in_parts(
@@ -291,7 +285,7 @@ class Work(Generic[S]):
             if finish is not None:
                 finish(draft)
             kind = self.node.kind
-            draft.facts["pieces"] = [
+            draft.facts[PIECES] = [
                 {
                     "piece": piece,
                     "fingerprint": result.manifest.fingerprint,
@@ -300,7 +294,7 @@ class Work(Generic[S]):
                 }
                 for piece, result in pieces.items()
             ]
-            draft.facts["columns"] = dict(kind.table_of(next(iter(pieces.values()))).columns)
+            draft.facts[COLUMNS] = dict(kind.table_of(next(iter(pieces.values()))).columns)
 
         result = self.pipeline.store.make(self.recipe, write, self.report)
         if self.node.kind.pieces == "shard" and self.pipeline.takes_notes and not self._noted_rows():
