@@ -22,7 +22,7 @@ from miniplm_assets.assets.ray_cluster import ray_resources
 from miniplm_assets.core.errors import CorpusError, ExperimentError, ModelError, ScoringError, StoreError
 from miniplm_assets.experiment import Processing, Scoring
 from miniplm_assets.kinds.registry import open_pipeline
-from miniplm_assets.lineage.ray_crew import RayCrew
+from miniplm_assets.lineage.ray_crew import RayCrew, cores_of_cluster
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.lm import ray_workers, score_shard
 from miniplm_assets.lm.ray_workers import RayWorkers
@@ -317,8 +317,8 @@ def test_corpus_files_are_read_and_packed_by_tasks_of_a_cluster(cluster, tmp_pat
             node = replace(node, settings=settings)
         node.kind.make(Work(many, node, RayRun(many)))
     assert side_by_side.contents(one) == side_by_side.contents(many)
-    crew = RayCrew(None, num_pieces=5)
-    assert crew.num_at_once == int(ray.cluster_resources()["CPU"])  # a test before this one may have ended a node
+    assert cores_of_cluster() == int(ray.cluster_resources()["CPU"])  # a test before this one may have ended a node
+    crew = RayCrew(cores_of_cluster(), {})
     (tmp_path / "draft").mkdir()
     with pytest.raises(CorpusError, match=r"shard a\.jsonl: 2 processes of the Ray cluster in a row were lost"):
         crew.do(side_by_side.die, "a.jsonl", tmp_path / "draft", print)

@@ -21,7 +21,7 @@ from miniplm_assets.kinds.documents import DOCUMENTS
 from miniplm_assets.kinds.raw_corpus import RAW_CORPUS
 from miniplm_assets.kinds.sequences import SEQUENCES
 from miniplm_assets.kinds.tokenizer import TOKENIZER
-from miniplm_assets.lineage.crew import LocalCrew, open_crew
+from miniplm_assets.lineage.crew import LocalCrew, open_crew, parts_of
 from miniplm_assets.lineage.graph import build_graph
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.side_by_side import Steps, make_side_by_side
@@ -107,6 +107,51 @@ def test_two_processes_give_the_bytes_and_facts_of_one(cleaning, tmp_path):
         assert contents(two) == stored
 
 
+@pytest.mark.parametrize("cleaning", [{"duplicates": "near"}, {"languages": ["de", "en", "zxx"]}])
+def test_two_processes_that_look_at_one_file_give_the_bytes_of_one(cleaning, tmp_path):
+    write_corpus(tmp_path / "corpus", num_files=1)
+    texts = [f"{place} {place % 5_000} {place % 7}" for place in range(20_000)]  # batches of 4,096
+    texts[4_000:12_000:500] = [f"{GERMAN} {place}" for place in range(16)]
+    with (tmp_path / "corpus" / "0.jsonl").open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
+    one, two = (pipeline_of(tmp_path, name, cleaning=cleaning) for name in ("one", "two"))
+    make(one, *KEYS[:2])
+    assert "documents: 1 corpus file is made by 2 processes" in make(two, *KEYS[:2])
+    assert contents(one) == contents(two)
+    [facts] = [facts for files, facts in contents(two).values() if not files]
+    if "duplicates" in cleaning:
+        assert facts["num_duplicates"] > 0
+    else:
+        assert facts["documents_per_language"]["de"] >= 16 and facts["documents_per_language"]["zxx"] > 19_000
+
+
+@pytest.mark.parametrize(
+    ("sizes", "num_processes", "parts"),
+    [
+        ([10], 4, [4]),
+        ([10, 10, 10], 4, [2, 2, 2]),
+        ([10, 10, 10], 2, [1, 1, 1]),
+        ([11, 10], 2, [1, 1]),
+        ([900, 50, 50], 8, [7, 1, 1]),
+        ([0, 0], 2, [1, 1]),
+    ],
+)
+def test_a_file_is_parted_where_it_is_larger_than_a_fair_share(sizes, num_processes, parts):
+    assert list(parts_of(dict(enumerate(sizes)), num_processes).values()) == parts
+
+
+def test_a_file_that_cannot_be_used_is_named_once_both_who_look_at_it_have_ended(tmp_path):
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "a.jsonl").write_text('[{"text": "an array"}]')
+    pipeline = pipeline_of(tmp_path, "two", cleaning={"duplicates": "near"})
+    with pytest.raises(CorpusError, match=r"a\.jsonl: this file is one JSON array"):
+        make(pipeline, *KEYS[:2])
+    assert not results_of(pipeline)
+    (tmp_path / "corpus" / "a.jsonl").write_text('{"text": "an object"}')
+    make(pipeline, *KEYS[:2])
+    assert len(results_of(pipeline)) == 1
+
+
 def results_of(pipeline):
     return [one for one in pipeline.store.results(on_problem=pytest.fail) if one.matching("documents.parquet")]
 
@@ -158,7 +203,7 @@ class OddError(Exception):
 def test_a_crew_gives_what_a_task_gives_and_does_one_again_whose_process_was_lost(tmp_path):
     (tmp_path / "left").mkdir()
     lines = []
-    crew = LocalCrew(1, threads_of_each=1)
+    crew = LocalCrew(1, {}, threads_of_each=1)
 
     def do(task):
         return crew.do(task, "a.jsonl", tmp_path / "left", lines.append)
@@ -202,7 +247,7 @@ def work(tmp_path):
 def test_a_stop_ends_the_processes_and_gives_up_what_was_under_way(work, tmp_path):
 
     marker = tmp_path / "marker"
-    crew = LocalCrew(2, threads_of_each=1)
+    crew = LocalCrew(2, {}, threads_of_each=1)
 
     def stop():
         while not marker.exists():
@@ -238,7 +283,7 @@ def test_processes_end_with_a_run_that_is_killed(tmp_path):
         "from functools import partial; from pathlib import Path; from miniplm_assets.lineage.crew import LocalCrew\n"
         "from tests.test_side_by_side import wait_for_ever\n"
         f"folder = Path({str(tmp_path)!r})\n"
-        "LocalCrew(1, threads_of_each=1).do(partial(wait_for_ever, folder / 'marker'), 'a', folder, print)"
+        "LocalCrew(1, {}, threads_of_each=1).do(partial(wait_for_ever, folder / 'marker'), 'a', folder, print)"
     )
     run = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
     while not (tmp_path / "marker").exists():

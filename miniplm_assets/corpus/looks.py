@@ -7,7 +7,9 @@ documents are looked at first (`look_at_documents`), then the twins among them a
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -76,17 +78,18 @@ class LooksFiles:
     """Where it lies what was found of the documents of one corpus file.
 
     Attributes:
-        folder: two files of it.
+        folder: files of it.
         cleaning: what was looked for.
+        num_parts: in which it was looked for: of so many batches after each other, one each.
     """
 
     folder: Path
     cleaning: Cleaning
+    num_parts: int = 1
 
-    @property
-    def found(self) -> Path:
+    def found(self, part: int) -> Path:
         """Languages and hashes."""
-        return self.folder / "looks.arrow"
+        return self.folder / f"looks-{part}.arrow"
 
     @property
     def twins(self) -> Path:
@@ -100,9 +103,11 @@ class LooksFiles:
 
     def batches(self) -> Iterator[tuple[list[str], Hashes]]:
         """Go through the batches: the languages, and the hashes of those whose language is wanted."""
-        with pa.OSFile(str(self.found)) as file, pa.ipc.open_file(file) as reader:
-            for number in range(reader.num_record_batches):
-                batch = reader.get_batch(number)
+        with ExitStack() as opened:
+            files = [opened.enter_context(pa.OSFile(str(self.found(part)))) for part in range(self.num_parts)]
+            readers = [opened.enter_context(pa.ipc.open_file(file)) for file in files]
+            for number in range(sum(reader.num_record_batches for reader in readers)):
+                batch = readers[number % self.num_parts].get_batch(number // self.num_parts)
                 languages = batch["language"].to_pylist()
                 yield (
                     languages,
@@ -169,7 +174,7 @@ def stay_by_language(languages: Sequence[str], cleaning: Cleaning) -> NDArray[np
 
 
 def look_at_documents(
-    shard: ObservedShard, *, source: Source, fields: DocumentFields, files: LooksFiles, report: Report
+    shard: ObservedShard, *, source: Source, fields: DocumentFields, files: LooksFiles, part: int = 0, report: Report
 ) -> None:
     """Find the languages of the documents of a corpus file, and the hashes of those whose language is wanted.
 
@@ -178,6 +183,8 @@ def look_at_documents(
         source: what kind of file it is.
         fields: which fields of a row are read.
         files: gets them.
+        part: which batches are looked at. Reading all of them is little beside: so any format can be parted, and the
+            batches are those of one process.
         report: called with a sentence every few seconds.
 
     Raises:
@@ -187,10 +194,11 @@ def look_at_documents(
     cleaning, progress, num_documents = files.cleaning, Progress(report), 0
     with (
         unchanged_while_read(shard, source=source),
-        pa.OSFile(str(files.found), "wb") as file,
+        pa.OSFile(str(files.found(part)), "wb") as file,
         pa.ipc.new_file(file, files.schema) as writer,
     ):
-        for documents, _ in batches_of(read_rows(shard, source=source, fields=fields, keys=RowKeys())):
+        batches = batches_of(read_rows(shard, source=source, fields=fields, keys=RowKeys()))
+        for documents, _ in islice(batches, part, None, files.num_parts):
             texts = [document.text for document in documents]
             languages = languages_of(texts) if cleaning.names_languages else [""] * len(texts)
             stay = stay_by_language(languages, cleaning)

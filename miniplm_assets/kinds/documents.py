@@ -132,26 +132,29 @@ def _make(work: Work[Reading]) -> Result:
         earlier.go_to(shard)
         draft.facts = task_of(shard, draft, kept=earlier.kept)(report=work.report)
 
-    def steps_of(shard: str, draft: Draft) -> Steps:
-        if earlier.kept is None:
+    def steps_of(shard: str, draft: Draft, num_parts: int) -> Steps:
+        if earlier.kept is None and num_parts == 1:
             return Steps(task_of(shard, draft))
-        files = LooksFiles(folder=draft.work, cleaning=settings.cleaning)
-        kept = earlier.kept
+        files = LooksFiles(folder=draft.work, cleaning=settings.cleaning, num_parts=num_parts)
 
-        def then(_: object) -> Task:
-            earlier.go_to(shard)
-            find_twins(files, kept, first_document_id=first_id(draft.recipe.fingerprint))
+        def then() -> Task:
+            if earlier.kept is not None:
+                earlier.go_to(shard)
+                find_twins(files, earlier.kept, first_document_id=first_id(draft.recipe.fingerprint))
             return task_of(shard, draft, looked_at=files)
 
         look = partial(look_at_documents, observed[shard], source=settings.source, fields=settings.fields, files=files)
-        return Steps(look, then)
+        return Steps([partial(look, part=part) for part in range(num_parts)], then)
 
     def finish(draft: Draft) -> None:
         pieces = work.tally.pieces
         draft.facts[SEEN_IN_FILES] = _seen_in({shard: pieces[shard].facts for shard in work.piece_recipes})
 
-    crew = _crew(work)
-    whole = work.make_pieces(write, finish) if crew is None else make_side_by_side(work, steps_of, crew, finish)
+    if (crew := _crew(work)) is None:
+        whole = work.make_pieces(write, finish)
+    else:
+        parts = crew.parts
+        whole = make_side_by_side(work, lambda shard, draft: steps_of(shard, draft, parts[shard]), crew, finish)
     work.tally.checks.extend(_checks(work, whole))
     return whole
 
@@ -192,11 +195,13 @@ def _crew(work: Work[Reading]) -> Crew | None:
     if removed is not None and work.node.reads_earlier_pieces:
         return None  # which documents are dropped rests on the texts of all files before
     observed = {shard.name: shard for shard in work.run.snapshot().shards}
+    takes_long = bool(cleaning.names_languages or cleaning.alike)
     return open_crew(
         work,
         work.settings.processing,
         num_bytes=lambda shard: observed[shard].num_bytes,
-        little_bytes=LITTLE_BYTES_TO_LOOK_AT if cleaning.names_languages or cleaning.alike else LITTLE_BYTES,
+        little_bytes=LITTLE_BYTES_TO_LOOK_AT if takes_long else LITTLE_BYTES,
+        is_parted=takes_long,
     )
 
 

@@ -1,13 +1,13 @@
 """Who works on corpus files, several at once: processes of this machine, or tasks of a Ray cluster.
 
 Starting a process that has imported what reads and packs takes a second or so of a core. So nobody is asked where
-there is one file, or little to do: then the run's own process does it, file after file.
+there is one file that cannot be parted, or little to do: then the run's own process does it, file after file.
 """
 
 import os
 import pickle
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -40,9 +40,11 @@ class Crew(Protocol):
 
     Attributes:
         num_at_once: how many.
+        parts: among how many of them each corpus file is parted.
     """
 
     num_at_once: int
+    parts: Mapping[str, int]
 
     def do(self, task: Task, piece: str, folder: Path, report: Report) -> Any:
         """Do a task and return what it returns; from any thread.
@@ -63,7 +65,12 @@ class Crew(Protocol):
 
 
 def open_crew(
-    work: Work[Any], processing: Processing, *, num_bytes: Callable[[str], int], little_bytes: int
+    work: Work[Any],
+    processing: Processing,
+    *,
+    num_bytes: Callable[[str], int],
+    little_bytes: int,
+    is_parted: bool = False,
 ) -> Crew | None:
     """Return who makes what is missing of an asset in pieces; None where the run's own process is enough.
 
@@ -72,22 +79,42 @@ def open_crew(
         processing: where, and how many at once.
         num_bytes: of a piece, as it is read.
         little_bytes: of all that is missing, which one process has read before others have started.
+        is_parted: whether several may work on one corpus file.
     """
     missing = [piece for piece, recipe in work.piece_recipes.items() if not work.pipeline.store.holds(recipe)]
     if not missing:
         return None
-    if processing.engine == "ray":
-        from miniplm_assets.lineage.ray_crew import RayCrew
+    if is_on_ray := processing.engine == "ray":
+        from miniplm_assets.lineage.ray_crew import RayCrew, cores_of_cluster
 
         work.run.connect_ray()
-        return RayCrew(processing.num_processes, num_pieces=len(missing))
-    num_cores = cores_of_this_process()
-    num_processes = min(processing.num_processes or num_cores, len(missing))
-    is_little = processing.num_processes is None and sum(map(num_bytes, missing)) < little_bytes
-    if num_processes == 1 or is_little:
+        num_cores = cores_of_cluster()
+    else:
+        num_cores = cores_of_this_process()
+    num_processes = processing.num_processes or num_cores
+    bytes_of = {piece: num_bytes(piece) for piece in missing}
+    parts = parts_of(bytes_of, num_processes) if is_parted else dict.fromkeys(missing, 1)
+    num_at_once = min(num_processes, sum(parts.values()))
+    if is_on_ray:
+        return RayCrew(num_at_once, parts)
+    is_little = processing.num_processes is None and sum(bytes_of.values()) < little_bytes
+    if num_at_once == 1 or is_little:
         return None
-    work.report(f"{work.node.key}: {len(missing)} corpus files are made by {num_processes} processes")
-    return LocalCrew(num_processes, threads_of_each=max(1, num_cores // num_processes))
+    files = "1 corpus file is" if len(missing) == 1 else f"{len(missing)} corpus files are"
+    work.report(f"{work.node.key}: {files} made by {num_at_once} processes")
+    return LocalCrew(num_at_once, parts, threads_of_each=max(1, num_cores // num_at_once))
+
+
+def parts_of(num_bytes: Mapping[str, int], num_processes: int) -> dict[str, int]:
+    """Return among how many processes each corpus file is best parted: one, but for files larger than a fair share.
+
+    Args:
+        num_bytes: of each file.
+        num_processes: that there are for all of them.
+    """
+    fair_share = max(1, sum(num_bytes.values())) / num_processes
+    # What is a quarter larger is worth the second reading that another process takes.
+    return {piece: max(1, min(num_processes, int(size / fair_share + 0.75))) for piece, size in num_bytes.items()}
 
 
 class LocalCrew:
@@ -95,11 +122,13 @@ class LocalCrew:
 
     Args:
         num_at_once: how many.
+        parts: as in `Crew`.
         threads_of_each: what libraries may start in each of them.
     """
 
-    def __init__(self, num_at_once: int, *, threads_of_each: int) -> None:
+    def __init__(self, num_at_once: int, parts: Mapping[str, int], *, threads_of_each: int) -> None:
         self.num_at_once = num_at_once
+        self.parts = parts
         names = (NUM_THREADS, "OMP_NUM_THREADS", "POLARS_MAX_THREADS")
         self._environment = dict(os.environ) | dict.fromkeys(names, str(threads_of_each))
         self._lock = threading.Lock()

@@ -3,6 +3,7 @@
 import os
 import pickle
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,26 @@ from miniplm_assets.lineage.crew import MAX_LOSSES, Task, empty
 from miniplm_assets.lineage.crew_process import portable
 
 
+def cores_of_cluster() -> int:
+    """Return how many cores the cluster has, which must be connected."""
+    import ray
+
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
 class RayCrew:
     """Tasks of Ray, which must be connected.
 
     Args:
-        num_processes: how many at once; None: as many as the cluster has cores.
-        num_pieces: how many there are to make.
+        num_at_once: how many.
+        parts: as in `Crew`.
     """
 
-    def __init__(self, num_processes: int | None, *, num_pieces: int) -> None:
+    def __init__(self, num_at_once: int, parts: Mapping[str, int]) -> None:
         import ray
 
-        num_cores = int(ray.cluster_resources().get("CPU", 1))
-        self.num_at_once = max(1, min(num_processes or num_cores, num_pieces))
+        self.num_at_once = num_at_once
+        self.parts = parts
         self._remote = ray.remote(num_cpus=1, max_retries=MAX_LOSSES - 1)(do_task)
         self._lock = threading.Lock()
         self._under_way: set[Any] = set()

@@ -2,7 +2,7 @@
 
 import queue
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,13 +23,14 @@ class Steps:
     """How a piece is made.
 
     Attributes:
-        first: a task, which any process does at any time; what it returns are the facts of the draft.
-        then: is given what the first one returned, once all earlier pieces have come so far; in the run's own thread.
-            Returns the task that fills the draft, whose facts count. None where the first one does all.
+        first: a task, which any process does at any time; what it returns are the facts of the draft. Or several, which
+            write no file of the draft.
+        then: is called once they are done, and all earlier pieces have come so far; in the run's own thread. Returns
+            the task that fills the draft, whose facts count. None where the first one does all.
     """
 
-    first: Task
-    then: Callable[[Any], Task] | None = None
+    first: Task | Sequence[Task]
+    then: Callable[[], Task] | None = None
 
 
 def make_side_by_side(
@@ -70,9 +71,10 @@ class _Piece:
     name: str
     number: int
     draft: Draft
-    then: Callable[[Any], Task] | None
+    then: Callable[[], Task] | None = None
+    num_under_way: int = 0
     answer: Any = None
-    has_answer: bool = False
+    fault: CorpusError | None = None
 
 
 class _SideBySide:
@@ -121,17 +123,19 @@ class _SideBySide:
             self.pieces[name] = self._work.note(name, begun)
             return
         # Before its steps are asked for: whatever they raise, it is given up.
-        piece = self._open[number] = _Piece(name, number, begun, None)
+        piece = self._open[number] = _Piece(name, number, begun)
         steps = self._steps_of(name, begun)
         piece.then = steps.then
         if steps.then is not None:
             self._in_turn.append(piece)
-        self._submit(threads, piece, steps.first)
+        self._submit(threads, piece, steps.first if isinstance(steps.first, Sequence) else [steps.first])
 
-    def _submit(self, threads: ThreadPoolExecutor, piece: _Piece, task: Task) -> None:
-        future = threads.submit(self._crew.do, task, piece.name, piece.draft.path, self._work.report)
-        self._under_way[future] = piece
-        future.add_done_callback(lambda _: _wake(self._work.run.errands))
+    def _submit(self, threads: ThreadPoolExecutor, piece: _Piece, tasks: Sequence[Task]) -> None:
+        piece.num_under_way = len(tasks)
+        for task in tasks:
+            future = threads.submit(self._crew.do, task, piece.name, piece.draft.path, self._work.report)
+            self._under_way[future] = piece
+            future.add_done_callback(lambda _: _wake(self._work.run.errands))
 
     def _take_answers(self) -> None:
         for future in [future for future in self._under_way if future.done()]:
@@ -141,22 +145,24 @@ class _SideBySide:
             except (CorpusChangedError, TransientError):
                 raise
             except CorpusError as error:  # one bad file does not keep the good ones from being made
-                self._note_fault(piece, error)
-                continue
-            if piece.number >= self._num_good:
+                piece.fault = piece.fault or error
+            piece.num_under_way -= 1
+            if piece.num_under_way:
+                continue  # the others may write yet
+            if piece.fault is not None:
+                self._note_fault(piece, piece.fault)
+            elif piece.number >= self._num_good:
                 self._drop(piece, CorpusError(f"shard {piece.name}: a file before it cannot be used"))
             elif piece.then is None:
                 self._publish(piece)
-            else:
-                piece.has_answer = True
 
     def _take_turns(self, threads: ThreadPoolExecutor) -> None:
-        while self._in_turn and self._in_turn[0].has_answer:
+        while self._in_turn and not self._in_turn[0].num_under_way:
             piece = self._in_turn.popleft()
             assert piece.then is not None, piece.name
-            task = piece.then(piece.answer)
+            task = piece.then()
             piece.then = None
-            self._submit(threads, piece, task)
+            self._submit(threads, piece, [task])
 
     def _publish(self, piece: _Piece) -> None:
         piece.draft.facts = piece.answer
@@ -183,7 +189,7 @@ class _SideBySide:
         self.faults = {place: fault for place, fault in self.faults.items() if place <= number}
         for piece in [piece for piece in self._in_turn if piece.number > number]:
             self._in_turn.remove(piece)
-            if piece.has_answer:
+            if not piece.num_under_way:
                 self._drop(piece, error)
 
     def _drop(self, piece: _Piece, error: CorpusError) -> None:
