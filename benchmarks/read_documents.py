@@ -1,11 +1,14 @@
 """How fast corpus files become documents, against datatrove, and how many processes help.
 
     python benchmarks/read_documents.py --datatrove .venv-datatrove/bin/python     # 105 MB of JSON lines in four files
+    python benchmarks/read_documents.py --datatrove .venv-datatrove/bin/python --cleaning exact languages
     python benchmarks/read_documents.py --megabytes 20 --rounds 1
 
 `here`: the project's own step, with everything that it does (fields, checks, splits by a hash of the text, ids,
 rejected rows, checksums, manifests), in one process and in two. `datatrove`: its JsonlReader, one filter (texts that
-are not empty) and its ParquetWriter, in two workers; its environment is one of its own, whose Python is named.
+are not empty) and its ParquetWriter, in two workers; its environment is one of its own, whose Python is named. With
+`--cleaning exact` both drop repeated texts (datatrove by its three blocks of exact deduplication), every tenth of them;
+with `--cleaning languages` both find the language of each text by py3langid and its first 2,000 characters.
 CPU seconds are those of all processes, their starts included. Where other work shares the machine, only these mean
 anything.
 """
@@ -13,21 +16,34 @@ anything.
 import argparse
 import json
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+import pyarrow.parquet as pq
 
 from miniplm_assets.corpus.demo import write_demo_corpus
 from miniplm_assets.experiment import DemoSource
 
 NUM_FILES = 4
+# Every so many rows one is the one before.
+REPEATED_EVERY = 10
+CLEANINGS: Final[dict[str, dict[str, Any]]] = {
+    "none": {},
+    "exact": {"duplicates": "exact"},
+    "languages": {"languages": ["*"]},
+}
 DATATROVE = """
 import sys
 from datatrove.executor import LocalPipelineExecutor
+from datatrove.pipeline.dedup import ExactDedupFilter, ExactDedupSignature, ExactFindDedups
+from datatrove.pipeline.dedup.exact_dedup import ExactDedupConfig
 from datatrove.pipeline.filters import LambdaFilter
 from datatrove.pipeline.readers import JsonlReader
 from datatrove.pipeline.writers import ParquetWriter
@@ -35,15 +51,32 @@ from datatrove.pipeline.writers import ParquetWriter
 def is_text(document):
     return bool(document.text)
 
+def text_of(document) -> bytes:
+    return document.text.encode()
+
+def name_language(document):
+    from py3langid import langid
+    document.metadata["language"] = langid.classify(document.text[:2000])[0]
+    return bool(document.text)
+
 if __name__ == "__main__":
-    corpus, target = sys.argv[1:]
-    steps = [JsonlReader(corpus), LambdaFilter(is_text), ParquetWriter(target + "/documents")]
-    LocalPipelineExecutor(steps, tasks=4, workers=2, logging_dir=target + "/logs").run()
+    corpus, target, cleaning = sys.argv[1:]
+
+    def run(name, steps, tasks=4):
+        LocalPipelineExecutor(steps, tasks=tasks, workers=2, logging_dir=f"{target}/logs/{name}").run()
+
+    cleaned = [LambdaFilter(name_language if cleaning == "languages" else is_text)]
+    if cleaning == "exact":
+        config = ExactDedupConfig(content_getter=text_of)
+        run("signatures", [JsonlReader(corpus), *cleaned, ExactDedupSignature(target + "/signatures", config, 2)])
+        run("find", [ExactFindDedups(target + "/signatures", target + "/twins", config)], tasks=2)
+        cleaned.append(ExactDedupFilter(target + "/twins", config))
+    run("write", [JsonlReader(corpus), *cleaned, ParquetWriter(target + "/documents")])
 """
 
 
 def write_corpus(folder: Path, *, megabytes: float) -> float:
-    """Write files of JSON lines, the demo's texts as often as it takes, no two the same; return their megabytes."""
+    """Write files of JSON lines, the demo's texts as often as it takes, few the same; return their megabytes."""
     write_demo_corpus(DemoSource(type="demo", num_shards=1, megabytes=min(megabytes, 16)), folder, lambda _: None)
     [shard] = folder.glob("*.jsonl")
     rows = [json.loads(line) for line in shard.read_text(encoding="utf-8").splitlines()]
@@ -52,15 +85,16 @@ def write_corpus(folder: Path, *, megabytes: float) -> float:
     for place in range(NUM_FILES):
         with (folder / f"shard-{place}.jsonl").open("wb") as file:
             while file.tell() < megabytes * 1e6 / NUM_FILES:
-                row = rows[number % len(rows)]
-                row = row | {"text": f"{number} {row['text']}"}
+                new = number - (number % REPEATED_EVERY == 0)
+                row = rows[new % len(rows)]
+                row = row | {"text": f"{new} {row['text']}"}
                 file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
                 number += 1
             total += file.tell()
     return total / 1e6
 
 
-def read_here(corpus: Path, warehouse: Path, *, num_processes: int) -> None:
+def read_here(corpus: Path, warehouse: Path, *, num_processes: int, cleaning: str) -> None:
     """Make `documents` of the files."""
     import dagster as dg
 
@@ -70,7 +104,11 @@ def read_here(corpus: Path, warehouse: Path, *, num_processes: int) -> None:
     experiment = warehouse.parent / f"{warehouse.name}.yaml"
     content: dict[str, Any] = {
         "warehouse": str(warehouse),
-        "corpus": {"source": {"type": "jsonl", "path": str(corpus)}, "fields": {"domain_field": "domain"}},
+        "corpus": {
+            "source": {"type": "jsonl", "path": str(corpus)},
+            "fields": {"domain_field": "domain"},
+            "cleaning": CLEANINGS[cleaning],
+        },
         "tokenizers": {"bpe": {"source": "trained", "vocab_size": 1_000}},
         "processing": {"num_processes": num_processes},
     }
@@ -81,7 +119,9 @@ def read_here(corpus: Path, warehouse: Path, *, num_processes: int) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         selection = ["raw_corpus", "documents"]
         assert dg.materialize(build_assets(pipeline), instance=instance, selection=selection).success
-    print(json.dumps({"seconds": time.perf_counter() - started, "cpu_seconds": _cpu_seconds() - before}))
+    seconds, cpu_seconds = time.perf_counter() - started, _cpu_seconds() - before
+    counts = [pq.read_metadata(path).num_rows for path in (warehouse / "documents").glob("*/documents.parquet")]
+    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "documents": sum(counts)}))
 
 
 def _cpu_seconds() -> float:
@@ -89,16 +129,19 @@ def _cpu_seconds() -> float:
     return sum(one.ru_utime + one.ru_stime for one in usage)
 
 
-def measure(way: str, corpus: Path, scratch: Path, datatrove: str) -> dict[str, float]:
-    """Run one way in processes of its own; return its seconds and CPU seconds."""
-    target = scratch / way
+def measure(way: str, cleaning: str, corpus: Path, scratch: Path, datatrove: str) -> dict[str, float]:
+    """Run one way in processes of its own; return its seconds, CPU seconds, and how many documents stayed."""
+    target = scratch / f"{way}-{cleaning}"
     if way == "datatrove":
         script = scratch / "with_datatrove.py"
         script.write_text(DATATROVE, encoding="utf-8")
         before, started = _cpu_seconds(), time.perf_counter()
-        subprocess.run([datatrove, str(script), str(corpus), str(target)], check=True, capture_output=True)  # noqa: S603
-        return {"seconds": time.perf_counter() - started, "cpu_seconds": _cpu_seconds() - before}
-    command = [sys.executable, __file__, "--here", way.removeprefix("here_"), str(corpus), str(target)]
+        command = [datatrove, str(script), str(corpus), str(target), cleaning]
+        subprocess.run(command, check=True, capture_output=True)  # noqa: S603
+        seconds, cpu_seconds = time.perf_counter() - started, _cpu_seconds() - before
+        counts = [pq.read_metadata(path).num_rows for path in target.glob("documents/*.parquet")]
+        return {"seconds": seconds, "cpu_seconds": cpu_seconds, "documents": sum(counts)}
+    command = [sys.executable, __file__, "--here", way.removeprefix("here_"), str(corpus), str(target), cleaning]
     done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
     measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return measured
@@ -110,28 +153,34 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=105)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--datatrove", default="", help="the Python of an environment that has datatrove")
-    parser.add_argument("--here", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--cleaning", nargs="+", choices=list(CLEANINGS), default=["none"])
+    parser.add_argument("--here", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.here is not None:
-        num_processes, corpus, warehouse = options.here
-        read_here(Path(corpus), Path(warehouse), num_processes=int(num_processes))
+        num_processes, corpus, warehouse, cleaning = options.here
+        read_here(Path(corpus), Path(warehouse), num_processes=int(num_processes), cleaning=cleaning)
         return
     ways = ["here_1", "here_2", *(["datatrove"] if options.datatrove else [])]
-    runs: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
+    runs: dict[tuple[str, str], list[dict[str, float]]] = {pair: [] for pair in product(options.cleaning, ways)}
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(folder) / "corpus"
         corpus.mkdir()
         megabytes = write_corpus(corpus, megabytes=options.megabytes)
         for number in range(options.rounds):
-            for way in ways:
+            for cleaning, way in runs:
                 scratch = Path(folder) / str(number)
                 scratch.mkdir(exist_ok=True)
-                runs[way].append(measure(way, corpus, scratch, options.datatrove))
-                print(f"round {number + 1}: {way} {runs[way][-1]}", flush=True)
+                done = measure(way, cleaning, corpus, scratch, options.datatrove)
+                runs[cleaning, way].append(done)
+                print(f"round {number + 1}: {cleaning} {way} {done}", flush=True)
+            shutil.rmtree(Path(folder) / str(number))
     print(f"\n{megabytes:,.0f} MB in {NUM_FILES} files, median of {options.rounds}")
-    for way, done in runs.items():
-        seconds, cpu_seconds = (statistics.median(run[name] for run in done) for name in ("seconds", "cpu_seconds"))
-        print(f"{way:<12}{megabytes / seconds:>8.1f} MB/s {cpu_seconds:>8.2f} CPU seconds")
+    for (cleaning, way), all_done in runs.items():
+        seconds, cpu_seconds = (statistics.median(run[name] for run in all_done) for name in ("seconds", "cpu_seconds"))
+        print(
+            f"{cleaning:<12}{way:<12}{seconds:>8.2f} s {megabytes / seconds:>8.1f} MB/s {cpu_seconds:>8.2f} CPU s "
+            f"{all_done[0]['documents']:>10,.0f} documents"
+        )
 
 
 if __name__ == "__main__":
