@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, Literal
 
 Reason = Literal[
@@ -66,7 +67,7 @@ def domain_of(value: object) -> str:
     """Return the domain that a field's value names."""
     if value is None or value == "":
         return UNKNOWN_DOMAIN
-    return storable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
+    return _storable_domain(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
 
 
 def excerpt_of(value: object) -> str:
@@ -75,6 +76,11 @@ def excerpt_of(value: object) -> str:
         # A character has at most 4 bytes.
         return bytes(value[: 4 * EXCERPT_CHARACTERS]).decode(errors="backslashreplace")[:EXCERPT_CHARACTERS].rstrip()
     return storable(str(value)[:EXCERPT_CHARACTERS])
+
+
+@lru_cache(maxsize=1_024)  # rows of a file are of few domains
+def _storable_domain(name: str) -> str:
+    return storable(name)
 
 
 def storable(text: str) -> str:

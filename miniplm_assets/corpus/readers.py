@@ -85,7 +85,7 @@ def _read_jsonl(
             keys.note(row)
             text = value_at(row, fields.text_field)
             domain = folder if fields.domain_field is None else domain_of(value_at(row, fields.domain_field))
-            yield _checked(text, excerpt_of(content), file=file, line=line, domain=domain, fields=fields)
+            yield _checked(text, content, file=file, line=line, domain=domain, fields=fields)
 
 
 def _parse(content: bytes) -> dict[str, Any] | Reason:
@@ -198,9 +198,9 @@ def _read_texts(
 
 
 def _checked(
-    text: object, row_excerpt: str | None, *, file: str, line: int, domain: str, fields: DocumentFields
+    text: object, row: bytes | None, *, file: str, line: int, domain: str, fields: DocumentFields
 ) -> Document | Rejected:
     reason, num_bytes = check_text(text, max_document_bytes=fields.max_document_bytes)
     if reason is not None:
-        return Rejected(file, line, reason, excerpt_of(text) if row_excerpt is None else row_excerpt)
+        return Rejected(file, line, reason, excerpt_of(text if row is None else row))
     return Document(line, domain, str(text), num_bytes)

@@ -1,6 +1,5 @@
 """A student as lm-evaluation-harness asks it: the harness's own models, given ours, and stopped between batches."""
 
-import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from lm_eval.models.huggingface import HFLM  # noqa: TID253 - as above
 from miniplm_assets.core.doors import explained_as
 from miniplm_assets.core.errors import ModelError, TaskError
 from miniplm_assets.experiment import Scoring, Tasks
-from miniplm_assets.lm.memory import kept_memory
+from miniplm_assets.lm.memory import give_memory_back, kept_memory
 from miniplm_assets.lm.model_folder import load_model
 from miniplm_assets.lm.scorer import require_vllm
 
@@ -155,9 +154,6 @@ def open_student(
         try:
             yield student, requests
         finally:
-            is_on_cpu = model.device.type == "cpu"
             student._model = None
             del model, student
-            gc.collect()
-            if not is_on_cpu:
-                torch.accelerator.empty_cache()
+            give_memory_back()

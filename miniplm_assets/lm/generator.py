@@ -13,7 +13,6 @@ Whatever a model's `generation_config.json` wishes for is left aside. With vLLM,
    and the rest of the others token by token, in place of what it would choose.
 """
 
-import gc
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -29,7 +28,7 @@ from miniplm_assets.core.errors import ModelError, ScoringError
 from miniplm_assets.experiment import Decoding, Scoring
 from miniplm_assets.lm.batching import longest_first
 from miniplm_assets.lm.causality import require_causal
-from miniplm_assets.lm.memory import kept_memory
+from miniplm_assets.lm.memory import give_memory_back, kept_memory
 from miniplm_assets.lm.model_folder import load_model, read_config
 from miniplm_assets.lm.next_token import BatchChoice, TokenChoice
 from miniplm_assets.lm.scorer import check_model_length, position_limit, require_vllm
@@ -209,16 +208,12 @@ class TorchGenerator:
 
     def close(self) -> None:
         """Give the model's memory back; batches that are being computed end with the token that they are at."""
-        import torch
-
         self._is_closed = True
         if self._threads is not None:
             self._threads.shutdown(cancel_futures=True)
         with self._lock:
             self._model = None
-        gc.collect()
-        if self._device.type != "cpu":
-            torch.accelerator.empty_cache()
+        give_memory_back()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from miniplm_assets.core.doors import explained_as
 from miniplm_assets.core.errors import ModelError
 from miniplm_assets.experiment import Scoring
 from miniplm_assets.lm.kept_tokens import TokenKeeper
-from miniplm_assets.lm.memory import kept_memory
+from miniplm_assets.lm.memory import give_memory_back, kept_memory
 from miniplm_assets.lm.model_folder import load_model, read_config
 from miniplm_assets.lm.scores import Scores, TokenRule
 
@@ -173,6 +173,8 @@ def _opened(
             yield scorer
         finally:
             scorer.close()
+            if scoring.backend == "torch":
+                give_memory_back()
 
 
 def check_model_length(model_folder: Path, max_sequence_tokens: int, named: str, *, num_first_tokens: int = 0) -> None:

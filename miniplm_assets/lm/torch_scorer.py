@@ -230,17 +230,12 @@ class TorchScorer:
             self._look()
 
     def close(self) -> None:
-        """Give the model's memory back, after the batches that are being computed."""
-        import torch
-
+        """Let go of the model, after the batches that are being computed."""
         self._is_closed = True
         if self._threads is not None:
             self._threads.shutdown(cancel_futures=True)
         with self._lock:  # after the batch that is being computed
             self._model = self._head = None
-        gc.collect()
-        if self._device.type != "cpu":
-            torch.accelerator.empty_cache()
 
 
 def threads_of_one() -> ThreadPoolExecutor:
