@@ -15,9 +15,10 @@ from miniplm_assets.assets.observing import Observing
 from miniplm_assets.assets.pages import BEHIND_A_BUTTON, MAX_WORD_CHARACTERS, behind_a_button, shown
 from miniplm_assets.core.progressed import Progressed
 from miniplm_assets.evaluation.small_chart import small_chart
+from miniplm_assets.kinds import comparison_page
 from miniplm_assets.lineage.facts_page import page_of_facts
 from miniplm_assets.lineage.kind import Check
-from miniplm_assets.lineage.page import Lines, Rows, amount, seconds_in_words
+from miniplm_assets.lineage.page import Lines, Rows, Words, amount, seconds_in_words
 from miniplm_assets.storage.manifest import CheckOutcome, Manifest
 from tests.test_work import LENGTHS, make_lengths, work  # noqa: F401 (a fixture)
 
@@ -176,3 +177,52 @@ def test_columns_that_do_not_fit_beside_the_others_are_behind_a_button():
     in_place, whole = shown("t", Rows(("a", "b", "c", "d", "e"), rows)).items()
     assert in_place[0] == "t" and in_place[1].md_str.splitlines()[0] == "| a | b | c | d |"
     assert whole[0] == "t: all columns" and "| e |" in whole[1].md_str and len(whole[1].md_str) >= BEHIND_A_BUTTON
+
+
+def test_of_a_long_text_stands_in_place_how_its_paragraphs_begin():
+    short = "One is better. By 0.3 nats."
+    assert shown("verdict", Words(short))["verdict"].md_str == short
+    pairs = [f"s{n} is worse than s0, by 0.{n} nats. {'And so on. ' * 40}" for n in range(1, 40)]
+    whole = "\n\n".join([*pairs[:1], "Of 39 held against s0, all end higher.", *pairs[1:]])
+    in_place, in_full = shown("verdict", Words(whole)).items()
+    assert in_place[0] == "verdict" and len(in_place[1].md_str) < BEHIND_A_BUTTON
+    beginnings = in_place[1].md_str.split("\n\n")
+    assert beginnings[:3] == [
+        "s1 is worse than s0, by 0.1 nats. …",
+        "Of 39 held against s0, all end higher.",
+        "s2 is worse than s0, by 0.2 nats. …",
+    ]
+    assert 10 < len(beginnings) < 30
+    assert in_full == ("verdict: in full", dg.MetadataValue.md(whole))
+    # One sentence that is too long for any page is shown as it is.
+    assert list(shown("verdict", Words("word " * 400))) == ["verdict"]
+
+
+def student_row(student, seed, loss):
+    return {
+        "student": student,
+        "seed": seed,
+        "validation_nll_nats_per_token": loss,
+        "bits_per_byte": loss / 2,
+        "num_tokens": 100 + seed,
+        "tokens_saved_factor": None,
+    }
+
+
+def test_students_of_several_seeds_are_one_row_each():
+    rows = [student_row(name, seed, loss + seed / 100) for name, loss in (("a", 4.0), ("b", 3.0)) for seed in (1, 3)]
+    [(name, table)] = comparison_page._students([*rows, rows[0], rows[1]]).items()
+    assert name == "students" and table.columns == ("student", "loss, nats / token", "seeds", "bits / byte", "tokens")
+    assert [[row[0], row[2]] for row in table.rows] == [["a", "2: 4.010 to 4.030"], ["b", "2: 3.010 to 3.030"]]
+    assert [[*row[1:2], *row[3:]] for row in table.rows] == [
+        pytest.approx([4.02, 2.01, 102]),
+        pytest.approx([3.02, 1.51, 102]),
+    ]
+    [(_, table)] = comparison_page._students(rows[::2]).items()
+    assert table.rows == [["a", 4.01, 2.005, 101, None], ["b", 3.01, 1.505, 101, None]]
+
+
+def test_a_small_picture_has_baselines_and_the_lowest_of_many_curves():
+    curves = {f"s{n}": [(1.0, 9.0), (2.0, 5.0 - n / 10)] for n in range(8)}
+    assert list(comparison_page._few(curves, {"s0", None})) == ["s0", "s4", "s5", "s6", "s7"]
+    assert comparison_page._few(dict(list(curves.items())[:5]), set()) == dict(list(curves.items())[:5])

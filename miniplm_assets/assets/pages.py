@@ -44,6 +44,7 @@ LONG_WORD: Final = re.compile(rf"[^\s\u200b]{{{MAX_WORD_CHARACTERS + 1},}}")
 # What Markdown makes a link of, in a text that nobody here wrote.
 LINK: Final = re.compile(r"://|www\.|@")
 ZERO_WIDTH_SPACE: Final = "\u200b"
+SENTENCE_END: Final = re.compile(r"(?<=[.!?]) (?=[A-Z])")
 
 
 def shown(name: str, entry: Entry) -> dict[str, Any]:
@@ -57,9 +58,9 @@ def shown(name: str, entry: Entry) -> dict[str, Any]:
             pictures = [picture(about, "svg+xml", svg.encode()) for about, svg in entry.svgs.items()]
             return {name: dg.MetadataValue.md("\n\n".join(pictures))}
         case Words():
-            return {name: _words(entry.text)}
+            return _words(name, entry.text)
         case str():
-            return {name: _words(entry) if "\n" in entry or "**" in entry else breakable(entry)}
+            return _words(name, entry) if "\n" in entry or "**" in entry else {name: breakable(entry)}
         case _:
             return {name: entry}
 
@@ -197,5 +198,18 @@ def _lines(name: str, chart: Lines) -> dict[str, Any]:
     return {name: dg.MetadataValue.md(shown_in_place)}
 
 
-def _words(text: str) -> dg.MetadataValue[Any]:
-    return dg.MetadataValue.md(breakable(text))
+def _words(name: str, text: str) -> dict[str, Any]:
+    """Return a text; of one that would wait behind a button, also how its paragraphs begin, in place."""
+    whole = breakable(text)
+    if len(whole) < BEHIND_A_BUTTON:
+        return {name: dg.MetadataValue.md(whole)}
+    beginning = ""
+    for paragraph in whole.split("\n\n"):
+        first, *more = SENTENCE_END.split(paragraph, maxsplit=1)
+        longer = f"{beginning}{first}{' …' if more else ''}\n\n"
+        if len(longer) >= BEHIND_A_BUTTON:
+            break
+        beginning = longer
+    if not beginning:
+        return {name: dg.MetadataValue.md(whole)}
+    return {name: dg.MetadataValue.md(beginning.strip()), f"{name}: in full": markdown_behind_a_button(whole)}

@@ -1,8 +1,9 @@
 """What the page of the comparison says: the verdict, the students side by side, and their losses along the way."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, Final
 
 import polars as pl
 
@@ -13,27 +14,20 @@ from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.store import Result
 from miniplm_assets.training.held_out import HELD_OUT_LOG
 
+# Tokens and loss.
+Curve = Sequence[tuple[float, float]]
+MAX_CURVES: Final = 5
+
 
 def comparison_page(work: Work[Any], result: Result) -> Page:
     """Return the page of the comparison."""
-    rows = result.facts["students"]
-    several = len({row["student"] for row in rows}) < len(rows)
-    students: list[list[Cell]] = [
-        [
-            f"{row['student']} {row['seed']}" if several else row["student"],
-            row["validation_nll_nats_per_token"],
-            row["bits_per_byte"],
-            row["num_tokens"],
-            row["tokens_saved_factor"],
-        ]
-        for row in rows
-    ]
-    columns = ("student", "loss, nats / token", "bits / byte", "tokens", "times fewer tokens")
-    outcome: dict[str, Entry] = {"verdict": Words(result.facts["verdict"]), "students": Rows(columns, students)}
+    outcome: dict[str, Entry] = {"verdict": Words(result.facts["verdict"]), **_students(result.facts["students"])}
     curves = _curves(work)
     if curves:
         colours = {name: style.colour for name, style in line_styles(curves).items()}
-        outcome["loss along the way, nats / token"] = Lines(curves, x="tokens", colours=colours)
+        shown = _few(curves, {one.baseline for one in work.settings.students.values()})
+        which = "" if len(shown) == len(curves) else f", {len(shown)} of {len(curves)} students"
+        outcome[f"loss along the way, nats / token{which}"] = Lines(shown, x="tokens", colours=colours)
     settings = work.settings
     made_of: dict[str, Entry] = {
         "students learnt from": Rows(
@@ -46,7 +40,35 @@ def comparison_page(work: Work[Any], result: Result) -> Page:
     return Page(outcome=outcome, made_of=made_of)
 
 
-def _curves(work: Work[Any]) -> dict[str, Sequence[tuple[float, float]]]:
+def _students(rows: Sequence[Mapping[str, Any]]) -> dict[str, Entry]:
+    """Return the students side by side, each once; of several seeds the means."""
+    of_students: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for row in rows:  # what is a baseline of others stands there once more
+        of_students.setdefault(row["student"], {}).setdefault(row["seed"], row)
+    if all(len(seeds) == 1 for seeds in of_students.values()):
+        columns = ("student", "loss, nats / token", "bits / byte", "tokens", "times fewer tokens")
+        names = ("validation_nll_nats_per_token", "bits_per_byte", "num_tokens", "tokens_saved_factor")
+        cells: list[list[Cell]] = [
+            [student, *(row[name] for name in names)]
+            for student, seeds in of_students.items()
+            for row in seeds.values()
+        ]
+        return {"students": Rows(columns, cells)}
+    cells = []
+    for student, seeds in of_students.items():
+        losses = [row["validation_nll_nats_per_token"] for row in seeds.values()]
+        bits, tokens = (fmean(row[name] for row in seeds.values()) for name in ("bits_per_byte", "num_tokens"))
+        cells.append([student, fmean(losses), f"{len(seeds)}: {min(losses):.3f} to {max(losses):.3f}", bits, tokens])
+    return {"students": Rows(("student", "loss, nats / token", "seeds", "bits / byte", "tokens"), cells)}
+
+
+def _few(curves: Mapping[str, Curve], baselines: Collection[str | None]) -> dict[str, Curve]:
+    """Return as many curves as a small picture holds: baselines, and those that end lowest."""
+    by_loss = sorted(curves, key=lambda name: (name not in baselines, curves[name][-1][1]))
+    return {name: curves[name] for name in curves if name in by_loss[:MAX_CURVES]}
+
+
+def _curves(work: Work[Any]) -> dict[str, Curve]:
     """Return the losses of each student's first seed, as far as they are stored."""
     curves = {}
     for name in work.settings.students:
@@ -57,7 +79,7 @@ def _curves(work: Work[Any]) -> dict[str, Sequence[tuple[float, float]]]:
     return curves
 
 
-def _curve(log: Path, excluded_domains: Collection[str]) -> Sequence[tuple[float, float]]:
+def _curve(log: Path, excluded_domains: Collection[str]) -> Curve:
     losses = (
         pl.read_parquet(log, glob=False)
         .filter(~pl.col("domain").is_in(list(excluded_domains)))
