@@ -57,9 +57,11 @@ def _students(rows: Sequence[Mapping[str, Any]]) -> dict[str, Entry]:
     cells = []
     for student, seeds in of_students.items():
         losses = [row["validation_nll_nats_per_token"] for row in seeds.values()]
-        bits, tokens = (fmean(row[name] for row in seeds.values()) for name in ("bits_per_byte", "num_tokens"))
-        cells.append([student, fmean(losses), f"{len(seeds)}: {min(losses):.3f} to {max(losses):.3f}", bits, tokens])
-    return {"students": Rows(("student", "loss, nats / token", "seeds", "bits / byte", "tokens"), cells)}
+        num_tokens = fmean(row["num_tokens"] for row in seeds.values())
+        cells.append([student, fmean(losses), min(losses), max(losses), num_tokens])
+    numbers = sorted({len(seeds) for seeds in of_students.values()})
+    mean = f"mean loss of {' or '.join(map(str, numbers))} seeds, nats / token"
+    return {"students": Rows(("student", mean, "lowest", "highest", "tokens"), cells)}
 
 
 def _few(curves: Mapping[str, Curve], baselines: Collection[str | None]) -> dict[str, Curve]:
