@@ -16,6 +16,7 @@ from miniplm_assets.assets.pages import BEHIND_A_BUTTON, MAX_WORD_CHARACTERS, be
 from miniplm_assets.core.progressed import Progressed
 from miniplm_assets.evaluation.small_chart import small_chart
 from miniplm_assets.kinds import comparison_page
+from miniplm_assets.kinds.evaluation_page import evaluation_page
 from miniplm_assets.lineage.facts_page import page_of_facts
 from miniplm_assets.lineage.kind import Check
 from miniplm_assets.lineage.page import Lines, Rows, Words, amount, seconds_in_words
@@ -227,3 +228,47 @@ def test_a_small_picture_has_baselines_and_the_lowest_of_many_curves():
     curves = {f"s{n}": [(1.0, 9.0), (2.0, 5.0 - n / 10)] for n in range(8)}
     assert list(comparison_page._few(curves, {"s0", None})) == ["s0", "s4", "s5", "s6", "s7"]
     assert comparison_page._few(dict(list(curves.items())[:5]), set()) == dict(list(curves.items())[:5])
+
+
+def evaluation(loss, **more):
+    domains = [
+        {"domain": name, "nll_nats_per_token": loss + n, "perplexity": 9.0, "num_scored_tokens": 50}
+        for n, name in enumerate("ab")
+    ]
+    facts = {
+        "nll_nats_per_token": loss,
+        "bits_per_byte": loss / 2,
+        "perplexity": 7.5,
+        "num_scored_tokens": 12_345,
+        "num_sequences": 100,
+        "over": "all domains but noise",
+        "in_context_gain_nats_per_token": 0.25,
+        "by_domain": domains,
+    }
+    return SimpleNamespace(facts=facts | more)
+
+
+def evaluated(**seeds):
+    inputs = {"student_checkpoint": "miniplm/student_checkpoint"}
+    return SimpleNamespace(tally=SimpleNamespace(pieces=seeds), node=SimpleNamespace(inputs=inputs))
+
+
+def test_an_evaluation_begins_with_its_loss_over_all_seeds():
+    page = evaluation_page(evaluated(one=evaluation(4.0), two=evaluation(4.5)), None)
+    assert list(page.outcome) == ["outcome", "by domain", "by seed"]
+    assert page.outcome["outcome"] == (
+        "Held-out loss 4.25 nats a token (2.125 bits a byte), from 4 to 4.5, of 2 seeds, over 12,345 tokens of 100 "
+        "validation sequences: all domains but noise."
+    )
+    assert page.outcome["by domain"].rows == [["a", 4.25, 4.0, 4.5, 50], ["b", 5.25, 5.0, 5.5, 50]]
+    assert page.outcome["by seed"].rows == [["one", 4.0, 7.5, 2.0], ["two", 4.5, 7.5, 2.25]]
+    assert page.made_of["long contexts lower the loss by, nats / token"] == 0.25
+
+
+def test_an_evaluation_of_one_seed_has_no_spread():
+    none = {"in_context_gain_nats_per_token": None, "mean_over_last_checkpoints": 3}
+    page = evaluation_page(evaluated(one=evaluation(4.0, **none)), None)
+    assert page.outcome["outcome"].startswith("Held-out loss 4 nats a token (2 bits a byte), over 12,345 tokens")
+    assert list(page.outcome) == ["outcome", "by domain"]
+    assert page.outcome["by domain"].rows[0] == ["a", 4.0, 9.0, 50]
+    assert page.made_of == {"measured": "miniplm/student_checkpoint, the mean over its last 3 states"}

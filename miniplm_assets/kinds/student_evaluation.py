@@ -19,6 +19,7 @@ from miniplm_assets.evaluation.held_out import (
 from miniplm_assets.experiment import Scoring
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.costs import scoring_cost
+from miniplm_assets.kinds.evaluation_page import evaluation_page
 from miniplm_assets.kinds.sequences import SEQUENCES, packed_by
 from miniplm_assets.kinds.student_checkpoint import (
     STUDENT_CHECKPOINT,
@@ -211,6 +212,7 @@ said to spoil (arXiv 2509.01649).""",
     num_devices=lambda _: 1,
     pieces="seed",
     table=HELD_OUT,
+    page=evaluation_page,
     cost=_cost,
     columns={
         "domain": "of the held-out texts; in the last row what the total is over, without evaluation.excluded_domains",

@@ -133,6 +133,7 @@ def _training(every: Sequence[Mapping[str, Any]]) -> Rows:
         ["FLOPs", f"{facts['training_flops']:.3g}"],
         ["tokens a second", round(len(every) * facts["num_tokens"] / seconds) if seconds else None],
         ["held-out sequences", facts["num_held_out_sequences"]],
-        ["training loss, nats / token", facts["training_nll_nats_per_token"]],
     ]
-    return Rows(("each seed" if len(every) > 1 else "training", "value"), rows)
+    if len(every) == 1:
+        rows.append(["training loss, nats / token", facts["training_nll_nats_per_token"]])
+    return Rows(("each seed, about" if len(every) > 1 else "training", "value"), rows)
