@@ -153,8 +153,8 @@ def _make(work: Work[Reading]) -> Result:
     if (crew := _crew(work)) is None:
         whole = work.make_pieces(write, finish)
     else:
-        parts = crew.parts
-        whole = make_side_by_side(work, lambda shard, draft: steps_of(shard, draft, parts[shard]), crew, finish)
+        parts = crew.parts  # of what was missing when it was asked
+        whole = make_side_by_side(work, lambda shard, draft: steps_of(shard, draft, parts.get(shard, 1)), crew, finish)
     work.tally.checks.extend(_checks(work, whole))
     return whole
 
