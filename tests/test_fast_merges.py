@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from miniplm_assets.corpus import fast_merges
 from miniplm_assets.corpus.demo import write_demo_corpus
 from miniplm_assets.corpus.encoding import _BYTE_OF, PackingTokenizer
 from miniplm_assets.corpus.fast_merges import LLAMA_3, O200K, PROVEN, QWEN, QWEN_3_5, all_known, find_fast_merges
@@ -262,6 +263,22 @@ def test_ids_that_are_not_in_the_order_of_the_merges_are_mapped():
 )  # fmt: skip
 def test_what_the_fast_way_may_do_otherwise_is_left_to_the_slow_way(changes, gpt2):
     assert packing(gpt2, **changes).fast_merges is None
+
+
+def test_tokens_that_share_an_id_are_left_to_the_slow_way(gpt2):
+    spec = json.loads(gpt2.to_str())
+    vocabulary = spec["model"]["vocab"] | {"®": spec["model"]["vocab"]["a"]}
+    assert packing(gpt2, model=spec["model"] | {"vocab": vocabulary}).fast_merges is None
+
+
+def test_what_gigatoken_does_not_take_is_left_to_the_slow_way(gpt2, monkeypatch):
+    def refuse(_: str) -> None:
+        raise RuntimeError("Byte remapping failed")
+
+    monkeypatch.setattr(fast_merges, "load_hf_json", refuse)
+    fast = packing(gpt2)
+    assert fast.fast_merges is None
+    assert fast.encode(["some text"]).token_ids.tolist() == slow_ids(gpt2, ["some text"])
 
 
 def cut_by(tokenizer: Tokenizer, expression: str) -> dict[str, Any]:

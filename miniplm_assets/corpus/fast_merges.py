@@ -120,6 +120,8 @@ def find_fast_merges(spec: dict[str, Any], slow: Tokenizer, byte_of: dict[str, i
     pieces = [*byte_of, *("".join(merge) for merge in merges)]
     if len(set(pieces)) < len(pieces) or not vocabulary.keys() >= set(pieces):
         return None
+    if len(set(vocabulary.values())) < len(vocabulary):
+        return None  # of tokens that share an id it knows one
     if model.get("ignore_merges") and len(pieces) < len(vocabulary):
         return None  # a token that no merge leads to would be found by its bytes
     alone = Tokenizer.from_str(
@@ -128,7 +130,10 @@ def find_fast_merges(spec: dict[str, Any], slow: Tokenizer, byte_of: dict[str, i
     for piece in pieces:
         if [token.value for token in alone.tokenize(piece)] != [piece]:
             return None
-    return FastMerges(spec, slow)
+    try:
+        return FastMerges(spec, slow)
+    except RuntimeError:  # gigatoken takes fewer than the tokenizers library does, and need not
+        return None
 
 
 def _is_proven(pre_tokenizer: Any) -> bool:
