@@ -34,13 +34,11 @@ from miniplm_assets.storage.sql_project import load_sql_project
 
 Place = tuple[str, str, str, str]
 # Kinds that the same code writes count as one.
-MADE_WHOLE = ("selection_diversity", "student_differences", "ledger", "break_even", "scaling_laws")
 SAME_CODE = {
     "teacher_model": "model",
     "reference_model": "model",
     "teacher_scores": "scores",
     "reference_scores": "scores",
-    **dict.fromkeys(MADE_WHOLE, "comparison"),
     **dict.fromkeys((model.name for model in load_sql_project(PROJECT / "dbt_like_sql").marts), "selection"),
 }
 FINGERPRINT = re.compile("[0-9a-f]{32}")
