@@ -201,15 +201,19 @@ def _lines(name: str, chart: Lines) -> dict[str, Any]:
 def _words(name: str, text: str) -> dict[str, Any]:
     """Return a text; of one that would wait behind a button, also how its paragraphs begin, in place."""
     whole = breakable(text)
-    if len(whole) < BEHIND_A_BUTTON:
+    beginning = "" if len(whole) < BEHIND_A_BUTTON else _beginnings(whole)
+    if not beginning:
         return {name: dg.MetadataValue.md(whole)}
+    return {name: dg.MetadataValue.md(beginning), f"{name}: in full": markdown_behind_a_button(whole)}
+
+
+def _beginnings(text: str) -> str:
+    """Return the first sentence of as many paragraphs as stand in place."""
     beginning = ""
-    for paragraph in whole.split("\n\n"):
+    for paragraph in text.split("\n\n"):
         first, *more = SENTENCE_END.split(paragraph, maxsplit=1)
         longer = f"{beginning}{first}{' …' if more else ''}\n\n"
         if len(longer) >= BEHIND_A_BUTTON:
             break
         beginning = longer
-    if not beginning:
-        return {name: dg.MetadataValue.md(whole)}
-    return {name: dg.MetadataValue.md(beginning.strip()), f"{name}: in full": markdown_behind_a_button(whole)}
+    return beginning.strip()

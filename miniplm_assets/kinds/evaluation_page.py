@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from miniplm_assets.kinds.student_checkpoint import STUDENT_CHECKPOINT
+from miniplm_assets.kinds.student_words import seeds_in_words
 from miniplm_assets.lineage.page import Cell, Entry, Page, Rows, amount
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.store import Result
@@ -21,11 +23,10 @@ def evaluation_page(work: Work[Any], _result: Result) -> Page:
     seeds = {seed: one.facts for seed, one in work.tally.pieces.items()}
     every = list(seeds.values())
     facts, losses = every[0], [one[LOSS] for one in every]
-    spread = f", from {min(losses):.4g} to {max(losses):.4g}, of {len(every)} seeds" if len(every) > 1 else ""
     tokens, sequences = (amount(facts[name]) for name in ("num_scored_tokens", "num_sequences"))
     outcome: dict[str, Entry] = {
         "outcome": f"Held-out loss {fmean(losses):.4g} nats a token ({fmean(one[BITS] for one in every):.4g} bits a "
-        f"byte){spread}, over {tokens} tokens of {sequences} validation sequences: {facts['over']}.",
+        f"byte){seeds_in_words(losses)}, over {tokens} tokens of {sequences} validation sequences: {facts['over']}.",
         "by domain": _by_domain(every),
     }
     if len(every) > 1:
@@ -34,7 +35,7 @@ def evaluation_page(work: Work[Any], _result: Result) -> Page:
             columns, [[seed, one[LOSS], one["perplexity"], one[BITS]] for seed, one in seeds.items()]
         )
     num_states = facts.get("mean_over_last_checkpoints")
-    measured = work.node.inputs["student_checkpoint"]
+    measured = work.node.inputs[STUDENT_CHECKPOINT.name]
     made_of: dict[str, Entry] = {
         "measured": measured if num_states is None else f"{measured}, the mean over its last {num_states} states"
     }

@@ -1,6 +1,6 @@
 """What a student is, in words for whoever did not write the experiment file: what it learns from, and how."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from miniplm_assets.experiment import Experiment, Selection, Student
 from miniplm_assets.experiment.objectives import CrossEntropy
@@ -9,6 +9,11 @@ from miniplm_assets.experiment.objectives import CrossEntropy
 def student_words(experiment: Experiment, student: Student) -> str:
     """Return what a student learns from, and what beside cross-entropy it minimises."""
     return "; ".join([_corpus(experiment, student), *_objective(student)])
+
+
+def seeds_in_words(losses: Sequence[float]) -> str:
+    """Return how far the losses of several seeds lie apart; nothing of one."""
+    return f", from {min(losses):.4g} to {max(losses):.4g}, of {len(losses)} seeds" if len(losses) > 1 else ""
 
 
 def _corpus(experiment: Experiment, student: Student) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import polars as pl
 
+from miniplm_assets.kinds.student_words import seeds_in_words
 from miniplm_assets.lineage.page import Cell, Entry, Lines, Page, Rows, amount, seconds_in_words
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.lm.stored_parameters import count_stored_parameters
@@ -65,12 +66,12 @@ def student_page(work: Work[Any], _result: Result) -> Page:
     seeds = work.tally.pieces
     every = [one.facts for one in seeds.values()]
     losses = [facts[LOSS] for facts in every]
-    mean = f", from {min(losses):.4g} to {max(losses):.4g}, of {len(losses)} seeds" if len(losses) > 1 else ""
+    spread = seeds_in_words(losses)
     first = next(iter(seeds.values()))
     return Page(
         outcome={
-            "outcome": f"Held-out loss {_nats(sum(losses) / len(losses))}{mean} {_measured_on(every[0])}, after "
-            f"{_cost_in_words(every[0])}" + (" each." if mean else "."),
+            "outcome": f"Held-out loss {_nats(sum(losses) / len(losses))}{spread} {_measured_on(every[0])}, after "
+            f"{_cost_in_words(every[0])}" + (" each." if spread else "."),
             CURVE: Lines({f"seed {seed}": _curve(one) for seed, one in seeds.items()}, x="tokens"),
             "seeds, nats / token": Rows(
                 ("seed", "held-out loss", "training loss", "tokens", "seconds"),
