@@ -1,5 +1,7 @@
 """Which language a document is in: a column, and which stay."""
 
+import random
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,27 @@ def test_languages_are_found() -> None:
     # Nothing to go by; and what comes late is not looked at.
     assert languages_of(["", " \n", "!", "🙂", TEXTS["de"] * 50 + TEXTS["en"] * 10**5]) == ["zxx"] * 4 + ["de"]
     assert len(TEXTS["de"]) * 50 > CHARACTERS
+
+
+def test_many_texts_at_once_are_in_the_languages_of_each_alone() -> None:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    package = LanguageIdentifier.from_model_file(MODEL_FILE)
+    generator = random.Random(7)
+    mixed = [generator.choices(list(TEXTS.values()), k=3) for _ in range(300)]
+    texts = [
+        *("".join(three)[: generator.randrange(1, 300)] for three in mixed),
+        *("".join(map(chr, generator.choices(range(0x3000), k=generator.randrange(1, 90)))) for _ in range(300)),
+        *(unicodedata.normalize("NFD", text) for text in TEXTS.values()),
+        *(text.upper() for text in TEXTS.values()),
+        *(path.read_text(encoding="utf-8") for path in sorted(Path(random.__file__).parent.glob("*.py"))),
+        "\ud800 a lone surrogate",
+        "a",
+    ]
+    heads = [text[:CHARACTERS] for text in texts]
+    alone = [package.classify(head)[0] if any(letter.isalpha() for letter in head) else "zxx" for head in heads]
+    assert languages_of(texts) == alone and len(set(alone)) > 15
+    assert languages_of(texts[::-1]) == alone[::-1]
 
 
 @pytest.mark.parametrize(
