@@ -9,17 +9,20 @@ published way is a plain re-implementation of its method: a pool of processes ca
 the parent joins the tokens, cuts them at the sequence length, trims to the last sentence end, and writes a binary file.
 Ours is the project's own step, with everything that it does: batches, document spans, texts, Parquet; once with the
 tokenizers library's batch call, once with gigatoken; the files that they write are compared. Where other work shares
-the machine, only CPU seconds mean anything.
+the machine, only CPU seconds mean anything. In the end, ours on several files: by one process, and by as many as there
+are cores, a thread each, as a run deals files out; their start is left out.
 """
 
 import argparse
 import json
 import multiprocessing
+import os
 import resource
 import statistics
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from miniplm_assets.core.recipe import fingerprint_of
+from miniplm_assets.corpus.cores import NUM_THREADS
 from miniplm_assets.corpus.demo import write_demo_corpus
 from miniplm_assets.corpus.encoding import PackingTokenizer
 from miniplm_assets.corpus.sequences import write_sequences
@@ -42,6 +46,7 @@ PATTERN = (
 END_OF_DOCUMENT = "<|endoftext|>"
 WAYS = ("published", "tokenizers", "gigatoken")
 NUM_PROCESSES = multiprocessing.cpu_count()
+FILES_OF_EACH = 2
 
 
 def make_documents(folder: Path, *, megabytes: int) -> Path:
@@ -174,6 +179,26 @@ def measure(way: str, documents: Path, tokenizer_folder: Path, scratch: Path) ->
     return {"seconds": seconds, "cpu_seconds": cpu_seconds, "num_tokens": num_tokens}
 
 
+def measure_files(num_processes: int, documents: Path, tokenizer_folder: Path, scratch: Path) -> float:
+    """Return the seconds that packing the documents takes, once for each of as many files, by so many processes."""
+    num_files = FILES_OF_EACH * NUM_PROCESSES
+    targets = [scratch / f"file-{place}" for place in range(num_files)]
+    context = multiprocessing.get_context("spawn")
+    os.environ |= dict.fromkeys((NUM_THREADS, "OMP_NUM_THREADS", "POLARS_MAX_THREADS"), "1")  # as `crew.LocalCrew`
+    with ProcessPoolExecutor(num_processes, mp_context=context, initializer=_import_all) as processes:
+        list(processes.map(time.sleep, [0.5] * num_processes))
+        started = time.perf_counter()
+        for target in targets:
+            target.mkdir(exist_ok=True)
+        pack = partial(pack_here, documents, tokenizer_folder, with_gigatoken=True)
+        list(processes.map(pack, targets))
+        return time.perf_counter() - started
+
+
+def _import_all() -> None:
+    import transformers  # noqa: F401 - which takes seconds
+
+
 def main() -> None:
     """Make the documents, measure, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -199,6 +224,10 @@ def main() -> None:
             pq.read_table(scratch / "gigatoken" / "sequences.parquet")
         )
         assert same, "gigatoken's sequences are not those of the tokenizers library"
+        of_files: dict[int, list[float]] = {1: [], NUM_PROCESSES: []}
+        for _ in range(options.rounds):
+            for num_processes, done in of_files.items():
+                done.append(measure_files(num_processes, documents, scratch / "tokenizer", scratch))
     cpu = {way: statistics.median(run["cpu_seconds"] for run in done) for way, done in runs.items()}
     medians = {way: statistics.median(run["seconds"] for run in done) for way, done in runs.items()}
     print(f"\n{megabytes:,.0f} MB of text, median of {options.rounds}; both of ours wrote the same rows")
@@ -207,6 +236,12 @@ def main() -> None:
         ratio, cpu_ratio = (f"{figure['published'] / figure[way]:.2f} x" for figure in (medians, cpu))
         rate = f"{megabytes / medians[way]:.2f}"
         print(f"{way:<12}{rate:>8}{ratio:>14}{cpu[way]:>13.1f}{cpu_ratio:>14}{done[0]['num_tokens']:>14,}")
+    of_all = FILES_OF_EACH * NUM_PROCESSES * megabytes
+    print(f"\n{of_all:,.0f} MB in {FILES_OF_EACH * NUM_PROCESSES} files, a thread for each process")
+    for num_processes, seconds in of_files.items():
+        print(f"{num_processes} processes: {of_all / statistics.median(seconds):.2f} MB/s")
+    ratios = [one / many for one, many in zip(*of_files.values(), strict=True)]
+    print(f"ratio, round by round: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
 
 
 if __name__ == "__main__":

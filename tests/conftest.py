@@ -1,6 +1,4 @@
-"""What holds for all tests: what they write lies in memory, processes of them do not stand in each other's way, and long
-files begin first.
-"""
+"""What holds for all tests: they write into memory, their processes leave each other alone, long files begin first."""
 
 import os
 import shutil
@@ -17,9 +15,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Every result is flushed to the disk, as it must be, and a test of a warehouse then waits for the disk for a third of its
-# time. In memory a flush costs nothing; what a killed process leaves is the same.
-MEMORY = Path("/dev/shm")  # noqa: S108 - tests make folders of their own in it
+# Every result is flushed to the disk, as it must be, and a test of a warehouse then waits for the disk for a third of
+# its time. In memory a flush costs nothing; what a killed process leaves is the same.
+MEMORY = Path("/dev/shm")
 MEMORY_BYTES = 8 * 2**30
 if (
     MEMORY.is_dir()

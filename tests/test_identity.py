@@ -505,6 +505,7 @@ for _name, _default, _other in (
     ("sequences_per_device", None, 1),
     ("checkpoint_minutes", 10.0, 1.0),
     ("gradient_checkpointing", False, True),
+    ("compile", False, True),
     ("num_processes", 1, 2),
     ("parallelism", "ddp", "fsdp"),
     ("max_loss_rise_nats_per_token", None, 1.5),

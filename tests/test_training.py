@@ -31,6 +31,7 @@ from miniplm_assets.lm.scores import TokenRule
 from miniplm_assets.training import TrainingJob, train_language_model
 from miniplm_assets.training.held_out import SAMPLE_SEED, choose_held_out
 from miniplm_assets.training.journal import Journal
+from miniplm_assets.training.layers import compile_layers
 from miniplm_assets.training.objectives import Input, Objective
 from miniplm_assets.training.plan import NUM_LOG_ROWS, evenly_spaced, plan_training
 from miniplm_assets.training.token_file import Row, write_token_file
@@ -885,6 +886,59 @@ def test_layers_that_are_computed_again_give_the_same_bytes(job: TrainingJob, tm
     again = job.training.model_copy(update={"gradient_checkpointing": True})
     train(replace(job, training=again), tmp_path / "again")
     assert weights(tmp_path / "again") == weights(tmp_path / "kept")
+
+
+def test_compiled_layers_give_the_same_losses(
+    job: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from torch._dynamo.utils import counters
+
+    compile_layer = torch.nn.Module.compile
+    # All but the last step, which takes a C++ compiler a minute.
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda layer, **how: compile_layer(layer, backend="aot_eager", **how)
+    )
+
+    def trained(name: str, *, num_layers: int = 2, **settings: Any) -> pl.DataFrame:
+        training = job.training.model_copy(update={"token_budget": 300, **settings})
+        architecture = {**NO_DROPOUT, "n_layer": num_layers}
+        counters.clear()
+        train(replace(job, training=training, architecture=architecture), tmp_path / name)
+        return read_log(tmp_path / name)
+
+    plain, compiled = trained("plain"), trained("compiled", compile=True)
+    assert counters["stats"]["unique_graphs"] >= 2  # to train and to measure
+    again = trained("again", compile=True, gradient_checkpointing=True)
+    for column in ("training_nll_nats_per_token", "held_out_nll_nats_per_token"):
+        np.testing.assert_allclose(compiled[column].to_numpy(), plain[column].to_numpy(), rtol=1e-5)
+        np.testing.assert_allclose(again[column].to_numpy(), plain[column].to_numpy(), rtol=1e-5)
+    trained("deeper", compile=True, num_layers=4)
+    assert counters["stats"]["unique_graphs"] == 0  # what was compiled for two layers serves four
+
+
+def test_what_cannot_be_compiled_is_said(job: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    def no_compiler(*_: Any) -> Any:
+        raise RuntimeError("no C++ compiler found\n\nset CXX")
+
+    compile_layer = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda layer, **_: compile_layer(layer, backend=no_compiler))
+    compiled = replace(job, training=job.training.model_copy(update={"compile": True}))
+    with pytest.raises(
+        TrainingError, match=r"cannot compile its layers here .*no C\+\+ compiler found.*compile to false"
+    ):
+        train(compiled, tmp_path / "run")
+
+
+def test_a_model_of_unknown_layers_is_refused_where_they_are_to_be_compiled() -> None:
+    import torch
+
+    model = torch.nn.Linear(1, 1)
+    model._no_split_modules = None
+    with pytest.raises(TrainingError, match=r"training\.compile true: .* the layers of a Linear are; set it to false"):
+        compile_layers(model)
 
 
 def test_a_corpus_without_the_split_is_refused_before_anything_is_trained(job: TrainingJob, tmp_path: Path) -> None:

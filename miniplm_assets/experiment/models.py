@@ -78,6 +78,7 @@ class Training(Settings):
         {
             "sequences_per_device",
             "gradient_checkpointing",
+            "compile",
             "num_processes",
             "parallelism",
             "max_loss_rise_nats_per_token",
@@ -120,6 +121,9 @@ class Training(Settings):
     gradient_checkpointing: bool = Field(
         False,
         description="compute a layer again for its gradient in place of keeping it: less memory, a third more time",
+    )
+    compile: bool = Field(
+        False, description="let torch compile the layers: a minute at the start, less time and memory for each step"
     )
     num_processes: int = Field(
         1, ge=1, description="that share each step, a device for each; on a CPU they share the cores"

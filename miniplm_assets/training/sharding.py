@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from miniplm_assets.core.errors import TrainingError
+from miniplm_assets.training.layers import layers_of
 
 if TYPE_CHECKING:
     import torch
@@ -54,14 +54,7 @@ class Sharding:
     def _shard_layers(self, model: Any) -> None:
         from torch.distributed.fsdp import fully_shard
 
-        names = set(model._no_split_modules or ())
-        layers = [module for module in model.modules() if type(module).__name__ in names]
-        if not layers:
-            raise TrainingError(
-                f"training.parallelism fsdp: transformers does not say what the layers of a {type(model).__name__} "
-                "are, so it cannot be spread over devices by them; set it to ddp"
-            )
-        for layer in layers:
+        for layer in layers_of(model, setting="training.parallelism fsdp", otherwise="ddp"):
             fully_shard(layer, mesh=self._mesh, reshard_after_forward=True)
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from miniplm_assets.training.checkpoint import WEIGHTS, find_checkpoint, find_we
 from miniplm_assets.training.held_out import HELD_OUT_LOG, HeldOut
 from miniplm_assets.training.job import TrainingJob
 from miniplm_assets.training.launch import train_by_processes
+from miniplm_assets.training.layers import compiling
 from miniplm_assets.training.objectives import Setting, objective_of
 from miniplm_assets.training.plan import plan_training
 from miniplm_assets.training.processes import Processes
@@ -212,7 +214,8 @@ def train_in_this_process(
     if slow_parts:
         num_sequences = len(plan.order) - course.first_step * plan.sequences_per_step
         report(what_is_slow(model, slow_parts, num_sequences=num_sequences, num_tokens=job.max_sequence_tokens - 1))
-    with course.stop.held():  # a step is done or not; the course looks after each
+    compiles = compiling(name=job.name) if job.training.compile else nullcontext()
+    with course.stop.held(), compiles:  # a step is done or not; the course looks after each
         trainer.train()
         whole = course.whole(model)
         if processes.is_first:

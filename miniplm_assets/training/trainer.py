@@ -30,6 +30,7 @@ from miniplm_assets.training.checkpoint import (
     save_weights,
 )
 from miniplm_assets.training.course import Course
+from miniplm_assets.training.layers import compile_layers
 from miniplm_assets.training.objectives import Objective
 from miniplm_assets.training.processes import Processes
 from miniplm_assets.training.progress import Progress
@@ -310,6 +311,8 @@ def make_trainer(
     reporters = open_reporters(course.job.training.reporters) if course.processes.is_first else []
     if course.checkpoint:
         restore_model(course.checkpoint, model)
+    if course.job.training.compile:
+        compile_layers(model)
     if course.sharding is not None:
         course.sharding.shard(model)
     left = course.plan.order[course.first_step * course.plan.sequences_per_step :]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from miniplm_assets.lm.modes import evaluation_mode
 from miniplm_assets.lm.output_head import computed_whole, find_plain_head
+from miniplm_assets.training.layers import why_not_compiled
 from miniplm_assets.training.objectives.expert_balance import ASKED, balance_weight
 from miniplm_assets.training.objectives.objective import Batch, Setting
 
@@ -178,7 +179,7 @@ class ChunkLosses:
                 slope, nats = self._compile(chunk.part.loss_of)(logits, bias, *known)
             except _compiler_errors() as error:
                 self._is_compiled = False
-                reason = " ".join(str(error).split("\n\n")[0].split())  # its first paragraph; then come hints
+                reason = why_not_compiled(error)
                 self._report(f"torch cannot compile the loss here ({reason}), so it is computed step by step: slower")
             else:
                 return slope, nats
