@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.scale import QuietRun
-from miniplm_assets.kinds.registry import open_pipeline
+from miniplm_assets.kinds.registry import open_chosen
 from miniplm_assets.lineage.latest import link_latest
 from miniplm_assets.lineage.work import Work
 
@@ -37,7 +37,7 @@ class TellingRun(QuietRun):
 
 def make_one(experiment: Path, key: str) -> int:
     """Make one asset in this process, print what failed of its checks; return 1 if that stops what follows."""
-    pipeline = open_pipeline(experiment)
+    pipeline = open_chosen(experiment)
     node = pipeline.graph[key]
     work = Work(pipeline, node, TellingRun(pipeline, key=key))
     result = node.kind.make(work)
@@ -51,7 +51,7 @@ def make_one(experiment: Path, key: str) -> int:
 
 def make_all(experiment: Path, *, at_once: int, until: Collection[str]) -> int:
     """Make every asset, or those that some need, in processes of their own; return the exit status."""
-    graph = open_pipeline(experiment).graph
+    graph = open_chosen(experiment).graph
     wanted = set(until) or set(graph)
     for key in reversed(list(graph)):
         if key in wanted:
