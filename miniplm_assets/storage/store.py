@@ -116,8 +116,8 @@ class Store:
 
     def holds(self, recipe: Recipe) -> bool:
         """Return whether a recipe has a stored result; it is not read, and may be damaged: who opens it finds out."""
-        places = (self.root / recipe.key, *self._other_places(recipe.kind))
-        # A run asks this of every corpus file of every asset: as text, in a third of the time.
+        # A run asks this of every corpus file of every asset: as text, in a fifth of the time of paths.
+        places = (f"{self.root}/{recipe.key}", *self._other_places(recipe.kind))
         return any(os.path.exists(f"{place}/{recipe.fingerprint}/{MANIFEST}") for place in places)  # noqa: PTH110
 
     def lookup(self, key: str, kind: str, fingerprint: str) -> Result | None:
