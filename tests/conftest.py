@@ -15,6 +15,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Else Ray's processes give way to all others, and wait for the tests beside them.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
 # Every result is flushed to the disk, as it must be, and a test of a warehouse then waits for the disk for a third of
 # its time. In memory a flush costs nothing; what a killed process leaves is the same.
 MEMORY = Path("/dev/shm")

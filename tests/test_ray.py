@@ -65,7 +65,7 @@ def local(tmp_path_factory):
     for scored in (content["teachers"]["large"], content["references"]["small"]):
         scored["scoring"] = {"sequences_per_part": 40}
     content["generations"] = {
-        "continued": {"teacher": "large", "prompt_tokens": 60, "sequences_per_batch": 8, "sequences_per_part": 64}
+        "continued": {"teacher": "large", "prompt_tokens": 60, "sequences_per_batch": 32, "sequences_per_part": 64}
     }
     del content["students"]
     materialise(write_experiment(folder / "local.yaml", content))

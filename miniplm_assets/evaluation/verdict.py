@@ -117,7 +117,7 @@ def _judge(
     yield from _context(student, base)
     yield from _by_domain(student, base, is_by_selection=not also)
     yield from _more_than_the_corpus(student, also)
-    is_meant_to_help = student.selection is not None and not student.selection.is_control
+    is_meant_to_help = student.selection is not None and not student.selection.is_control and base.selection is None
     if not also and is_meant_to_help and held.outcome in (HIGHER, ALIKE):
         yield "The selection did not help."
         reasons = list(_reasons(student, base))

@@ -11,7 +11,7 @@ from miniplm_assets.evaluation.student_plots import plot_break_even
 from miniplm_assets.experiment import Experiment
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.engines import MODEL
-from miniplm_assets.kinds.ledger_page import ledger_page
+from miniplm_assets.kinds.ledger_page import break_even_page, ledger_page
 from miniplm_assets.kinds.student_checkpoint import checkpoint_key
 from miniplm_assets.kinds.student_records import keys_of_student, read_student
 from miniplm_assets.lineage.kind import Blueprint, Kind, Node
@@ -186,6 +186,7 @@ What was made before is paid once, training for each student. Where some seed ne
 of its cost.""",
     nodes=_break_even_nodes,
     make=_make_break_even,
+    page=break_even_page,
     table=PAIRS,
     columns={
         "student": "its name",

@@ -5,7 +5,7 @@ from typing import Any
 import polars as pl
 
 from miniplm_assets.lineage.kind import ALL_FILES
-from miniplm_assets.lineage.page import Entry, Page, Rows
+from miniplm_assets.lineage.page import Entry, Page, Rows, Words
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.store import Result
 
@@ -29,6 +29,15 @@ def ledger_page(_work: Work[Any], result: Result) -> Page:
         ],
     )
     return Page(outcome=outcome, made_of={"made before": Rows(("student", "assets"), _made_before(rows))})
+
+
+def break_even_page(work: Work[Any], result: Result) -> Page:
+    """Return the page of the break-even: from how many students on each is a cheaper way than its baseline."""
+    rows = pl.concat(pl.read_parquet(path, glob=False) for path in result.matching("*.parquet")).to_dicts()
+    pairs = work.settings.baselines.items()
+    against = [row["outcome"] for row in rows if (row["student"], row["opponent"]) in pairs]
+    # A paragraph for each: a page shows how each begins.
+    return Page(outcome={"cheaper than its baseline": Words("\n\n".join(against))} if against else {})
 
 
 def _made_before(rows: list[dict[str, Any]]) -> list[list[str]]:

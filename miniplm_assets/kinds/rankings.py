@@ -43,15 +43,15 @@ HELPERS: Final[Mapping[str, tuple[str, ...]]] = {
     PERTURBED: (RANDOM,),
 }
 STEPS: Final = (PER_BYTE_SCORES, SCALE_CORRECTED, LABELLED, REVERSED, PERTURBED, DOMAIN_PLACES)
+# A row for each candidate, with what it ranks by.
+RANKINGS: Final = frozenset({*TABLE_OF_SCORE.values(), PROXY_SCORES, *STEPS})
 # Of a pre_filter: what survives it, and the scores that the reference has of that.
 SURVIVORS: Final = "surviving_sequences"
 SURVIVING_REFERENCE_SCORES: Final = "surviving_reference_scores"
 # Every table that only some selections have.
 TABLES: Final = frozenset(
     {
-        *TABLE_OF_SCORE.values(),
-        PROXY_SCORES,
-        *STEPS,
+        *RANKINGS,
         *(helper for helpers in HELPERS.values() for helper in helpers),
         SURVIVORS,
         SURVIVING_REFERENCE_SCORES,

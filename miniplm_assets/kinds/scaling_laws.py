@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any, Final
 
+import polars as pl
+
 from miniplm_assets.core.intervals import in_words
 from miniplm_assets.evaluation.line_styles import line_styles
 from miniplm_assets.evaluation.scaling import AHEAD, law_of, scaling_table
@@ -10,6 +12,7 @@ from miniplm_assets.evaluation.student_plots import plot_scaling
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.student_records import keys_of_student, read_student
 from miniplm_assets.lineage.kind import Blueprint, Kind, Node
+from miniplm_assets.lineage.page import Entry, Page, Rows
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.store import Draft, Result
 
@@ -78,6 +81,38 @@ def _shown(row: dict[str, Any]) -> dict[str, str]:
     }
 
 
+def _page(_work: Work[FittedStudents], result: Result) -> Page:
+    laws = pl.read_parquet(result.file(TABLE), glob=False).sort("loss_ahead", nulls_last=True).to_dicts()
+    table = [
+        [law["student"], law["loss"], _short(law, "loss_ahead"), _short(law, "floor"), _short(law, "exponent")]
+        for law in laws
+        if not law["problem"]
+    ]
+    outcome: dict[str, Entry] = {}
+    if table:
+        without_floor = [law["student"] for law in laws if not law["problem"] and not law["floor_low"]]
+        outcome["outcome"] = (
+            f"Followed to {AHEAD} times their FLOPs, {table[0][0]} would end lowest, at {table[0][2]} nats a token. "
+            "That is where the curves point: nobody trained so far."
+            + (
+                f" No floor can be told for {', '.join(without_floor)}: the farther ahead, the less it says."
+                if without_floor
+                else ""
+            )
+        )
+        columns = ("student", "loss now, nats / token", f"at {AHEAD} times the FLOPs", "floor", "exponent")
+        outcome["laws, the lowest ahead first"] = Rows(columns, table)
+    return Page(
+        outcome=outcome | {f"no law for {law['student']}": str(law["problem"]) for law in laws if law["problem"]}
+    )
+
+
+def _short(law: dict[str, Any], name: str) -> str:
+    """Return a value with its interval, as wide as a column is."""
+    value, low, high = law[name], law[f"{name}_low"], law[f"{name}_high"]
+    return f"{value:.2f} ({low:.2f} to {high:.2f})" if low is not None and high is not None else f"{value:.2f}"
+
+
 SCALING_LAWS = Kind(
     name="scaling_laws",
     code_version="2",
@@ -90,6 +125,7 @@ The points are those of one schedule of the learning rate, not the ends of short
 independent. Read what lies ahead as where this curve points.""",
     nodes=_nodes,
     make=_make,
+    page=_page,
     table=TABLE,
     columns={
         "student": "its name",

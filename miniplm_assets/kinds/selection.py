@@ -3,7 +3,7 @@
 Difference Sampling as published is the plain one; `rankings` says how the others come to their rank.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from miniplm_assets.kinds.proxy_agreement import PROXY_AGREEMENT
 from miniplm_assets.kinds.proxy_differences import PROXY_DIFFERENCES
 from miniplm_assets.kinds.rankings import (
     MODEL_SCORES,
+    RANKINGS,
     SMALL_TABLES,
     SURVIVING_REFERENCE_SCORES,
     SURVIVORS,
@@ -173,6 +174,8 @@ def _make(model: SqlModel, work: Work[SelectionParameters]) -> Result:
             draft.facts = _shown(over_all.drop("domain", "share_of_kept_tokens", "share_of_kept_tokens_now"))
         elif sum(pq.read_metadata(table).num_rows for table in tables) <= MAX_SHOWN_ROWS:
             draft.facts = _shown(_read(tables))
+        elif model.name in RANKINGS:
+            draft.facts = {"scores": spread_of_scores(tables)}
         if model.name in PICTURES:
             name, picture = PICTURES[model.name](work, _read(tables))
             (draft.path / name).write_bytes(picture)
@@ -182,6 +185,20 @@ def _make(model: SqlModel, work: Work[SelectionParameters]) -> Result:
 
 def _read(tables: list[Path]) -> pl.DataFrame:
     return pl.concat(pl.read_parquet(table, glob=False) for table in tables)
+
+
+def spread_of_scores(tables: Sequence[Path]) -> dict[str, float]:
+    """Return how a ranking's scores are spread: number, mean, standard deviation, ends, and share below zero."""
+    score = pl.col("rank_difference")
+    spread = pl.scan_parquet(list(tables), glob=False).select(
+        num_candidates=pl.len(),
+        mean=score.mean(),
+        standard_deviation=score.std(),
+        lowest=score.min(),
+        highest=score.max(),
+        share_below_zero=(score < 0).mean(),
+    )
+    return spread.collect(engine="streaming").row(0, named=True)
 
 
 def _shown(rows: pl.DataFrame) -> dict[str, Any]:

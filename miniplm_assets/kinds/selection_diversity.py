@@ -4,7 +4,7 @@ The paper finds that what is selected is more diverse (arXiv 2410.17215). Here t
 of their tokens in the teacher, so that no other model is fetched.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -21,6 +21,7 @@ from miniplm_assets.kinds.models import model_key
 from miniplm_assets.kinds.rankings import rank_key
 from miniplm_assets.kinds.sequences import SEQUENCES, sequences_key
 from miniplm_assets.lineage.kind import ALL_FILES, Blueprint, Kind, Node
+from miniplm_assets.lineage.page import Entry, Page, Rows
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.lm.input_embeddings import input_embeddings
 from miniplm_assets.storage.store import Draft, Result
@@ -101,6 +102,39 @@ def _make(work: Work[Nothing]) -> Result:
     return work.make(write)
 
 
+def _page(_work: Work[Nothing], result: Result) -> Page:
+    rows = result.facts["rows"]
+    table = [
+        [
+            row["texts"],
+            row["num_sequences"],
+            row["teacher_nll_nats_per_token"],
+            row["reference_nll_nats_per_token"],
+            _distance(row),
+        ]
+        for row in rows
+    ]
+    columns = ("sequences", "number", "teacher loss, nats / token", "reference loss", "mean distance of two")
+    outcome: dict[str, Entry] = {}
+    of = {row["texts"]: row for row in rows}
+    kept, candidates = of[KEPT], of[CANDIDATES]
+    if kept["mean_distance"] is not None and candidates["mean_distance"] is not None:
+        is_apart = kept["mean_distance_low"] > candidates["mean_distance_high"]
+        is_close = kept["mean_distance_high"] < candidates["mean_distance_low"]
+        how = "more unlike each other than" if is_apart else "more alike than" if is_close else "about as unlike as"
+        outcome["outcome"] = (
+            f"Kept sequences are {how} all candidates: two of them are {_distance(kept)} apart in the mean, two "
+            f"candidates {_distance(candidates)} (0: the same words; 1: nothing in common)."
+        )
+    return Page(outcome={**outcome, "how hard, and how unlike": Rows(columns, table)})
+
+
+def _distance(row: Mapping[str, Any]) -> str:
+    if row["mean_distance"] is None:
+        return "of fewer than two"
+    return f"{row['mean_distance']:.3f} ({row['mean_distance_low']:.3f} to {row['mean_distance_high']:.3f})"
+
+
 def _ranked(work: Work[Any]) -> pl.DataFrame:
     columns = ["sequence_id", "num_tokens", "num_scored_tokens", "teacher_logprob_nats", "reference_logprob_nats"]
     kept = is_kept(pl.col("rank_difference"), pl.col("sequence_id"), cutoff_of(work))
@@ -151,6 +185,7 @@ sample, each the mean of its tokens' embeddings in the teacher, frequent tokens 
 experiment apart, and is on another scale than the paper's 32.25 and 36.70.""",
     nodes=_nodes,
     make=_make,
+    page=_page,
     table=ALL_FILES,
     columns={
         "texts": "candidates, kept or dropped",

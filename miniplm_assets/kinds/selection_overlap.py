@@ -19,6 +19,7 @@ from miniplm_assets.kinds.agreement import CUTOFF
 from miniplm_assets.kinds.rankings import rank_key
 from miniplm_assets.kinds.sequences import SEQUENCES, sequences_key
 from miniplm_assets.lineage.kind import ALL_FILES, Blueprint, Kind, Node
+from miniplm_assets.lineage.page import Entry, Page, Rows, amount, percent
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.store import Draft, Result
 
@@ -72,6 +73,30 @@ def _make_overlap(work: Work[Pairs]) -> Result:
         draft.facts = {"rows": rows[:MAX_SHOWN_PAIRS]}
 
     return work.make(write)
+
+
+def _page_of_overlap(_work: Work[Pairs], result: Result) -> Page:
+    rows = result.facts.get("rows", [])
+    table = [
+        [
+            f"{row['first']}, {row['second']}",
+            percent(row["share_of_equal_decisions"]),
+            percent(row["share_equal_by_chance"]),
+            percent(row["jaccard"]),
+            row["spearman"],
+        ]
+        for row in rows
+    ]
+    columns = ("two selections", "same decision", "by chance", "of what either keeps, both", "Spearman")
+    outcome: dict[str, Entry] = {}
+    if rows:
+        alike = max(rows, key=lambda row: row["share_of_equal_decisions"])
+        outcome["outcome"] = (
+            f"Most alike are {alike['first']} and {alike['second']}: of {amount(alike['num_candidates'])} candidates "
+            f"they keep or drop {percent(alike['share_of_equal_decisions'])} alike; by chance it would be "
+            f"{percent(alike['share_equal_by_chance'])}."
+        )
+    return Page(outcome={**outcome, "how alike they decide": Rows(columns, table)} if rows else {})
 
 
 def _make_differences(work: Work[Pairs]) -> Result:
@@ -135,6 +160,7 @@ In the paper, references of 45M, 104M and 200M parameters rank as a student of 5
 and 0.856, a Spearman of 0.774, 0.840 and 0.879, and 80.6, 87.4 and 89.5 of 100 decisions equal.""",
     nodes=partial(_nodes, _KINDS, OVERLAP),
     make=_make_overlap,
+    page=_page_of_overlap,
     table=ALL_FILES,
     columns={
         "first": "a selection",

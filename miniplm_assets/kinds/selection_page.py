@@ -8,6 +8,7 @@ import polars as pl
 from miniplm_assets.evaluation.report.drawings import as_document, column_lineage
 from miniplm_assets.kinds.agreement import CUTOFF
 from miniplm_assets.kinds.parameters import WORDS_OF_UNIT
+from miniplm_assets.kinds.rankings import RANKINGS
 from miniplm_assets.lineage.facts_page import page_of_facts
 from miniplm_assets.lineage.kind import ALL_FILES, Node
 from miniplm_assets.lineage.page import Drawing, Entry, Lines, Page, Rows, amount, percent
@@ -129,6 +130,19 @@ def _shift(_work: Work[Any], result: Result) -> Page:
     return Page(outcome=outcome)
 
 
+def _ranking(_work: Work[Any], result: Result) -> Page:
+    spread = result.facts.get("scores")
+    if spread is None:  # of an earlier release, or of so few candidates that all are shown
+        return page_of_facts(result.facts)
+    outcome = (
+        f"{amount(spread['num_candidates'])} candidates are ranked, the highest score first: in the mean it is "
+        f"{amount(spread['mean'])}, with a standard deviation of {amount(spread['standard_deviation'])}, and goes from "
+        f"{amount(spread['lowest'])} to {amount(spread['highest'])}. Below zero are "
+        f"{percent(spread['share_below_zero'])}."
+    )
+    return Page(outcome={"outcome": outcome})
+
+
 def _distribution(_work: Work[Any], result: Result) -> Page:
     files = (pl.read_parquet(path, glob=False) for path in result.matching(ALL_FILES))
     rows = pl.concat(files).sort("bin_start_nats")
@@ -145,6 +159,7 @@ def _mb(num_bytes: int) -> str:
 
 
 PAGES: Final[Mapping[str, Callable[[Work[Any], Result], Page]]] = {
+    **dict.fromkeys(RANKINGS, _ranking),
     CUTOFF: _cutoff,
     "refined_corpus": _refined,
     EXTREMES: _extremes,

@@ -11,6 +11,8 @@ import polars as pl
 from miniplm_assets.core.intervals import Difference, in_words, smallest_told
 from miniplm_assets.core.resampling import in_groups
 from miniplm_assets.evaluation.differences import (
+    HIGHER,
+    LOWER,
     PER_BYTE,
     HeldAgainst,
     Measured,
@@ -23,6 +25,7 @@ from miniplm_assets.kinds.student_evaluation import evaluation_key
 from miniplm_assets.kinds.student_records import keys_of_student, read_student
 from miniplm_assets.kinds.text_evaluation import DOCUMENT_LOSSES, text_evaluation_key
 from miniplm_assets.lineage.kind import Blueprint, Kind, Node
+from miniplm_assets.lineage.page import Page, Rows
 from miniplm_assets.lineage.sizes import Sizes
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.store import Draft, Result
@@ -103,6 +106,22 @@ def _shown(row: HeldAgainst) -> dict[str, str]:
         "outcome": row.outcome if row.is_over_seeds else f"{row.outcome} (one seed)",
         "times fewer tokens": in_words(row.tokens_saved_factor, row.tokens_saved_low, row.tokens_saved_high),
     }
+
+
+def _page(_work: Work[HeldStudents], result: Result) -> Page:
+    rows = result.facts["differences"]
+    table = [
+        [
+            row["student"],
+            f"{row['difference']} {row['unit'].replace('_per_', ' / ')}",
+            row["outcome"].replace(LOWER, "better: lower").replace(HIGHER, "worse: higher"),
+            row["times fewer tokens"],
+            row["on"],
+        ]
+        for row in rows
+    ]
+    columns = ("student", "difference of the losses", "so it ended", "times fewer tokens", "on")
+    return Page(outcome={"each student against its baseline": Rows(columns, table)} if rows else {})
 
 
 def _on_text(work: Work[HeldStudents], student: str, text: str) -> Measured:
@@ -190,6 +209,7 @@ on which both were measured). With one seed it is over the text alone, and speak
 them.""",
     nodes=_nodes,
     make=_make,
+    page=_page,
     table=TABLE,
     outlook=_outlook,
     columns={

@@ -15,6 +15,7 @@ from miniplm_assets.experiment import FolderTokenizer, HubTokenizer, TrainedToke
 from miniplm_assets.kinds.documents import DOCUMENTS
 from miniplm_assets.lineage.folders import require_copied
 from miniplm_assets.lineage.kind import Blueprint, Kind, Node
+from miniplm_assets.lineage.page import Page, amount
 from miniplm_assets.lineage.sizes import Sizes
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.store import Draft, Result
@@ -54,6 +55,18 @@ def _make(work: Work[Source]) -> Result:
     return work.make(write)
 
 
+def _page(work: Work[Source], _result: Result) -> Page:
+    match work.settings:
+        case TrainedTokenizer(vocab_size=vocab_size, shards=shards):
+            of = "" if shards == ("*",) else f" of {', '.join(shards)}"
+            told = f"A byte-level BPE of {amount(vocab_size)} entries, trained here on the {REFERENCE} split{of}."
+        case FolderTokenizer(path=path):
+            told = f"A copy of the tokenizer in {path}."
+        case HubTokenizer(id=name, revision=revision):
+            told = f"A copy of the tokenizer of {name} at {revision}."
+    return Page(outcome={"outcome": told})
+
+
 def _texts(tables: list[Path], split: str) -> Iterator[str]:
     for table in tables:
         yield from pl.scan_parquet(table, glob=False).filter(pl.col("split") == split).select("text").collect()["text"]
@@ -67,6 +80,7 @@ TOKENIZER = Kind(
     description="A tokenizer: from a hub, from a folder, or trained here on the reference split (byte-level BPE).",
     nodes=_nodes,
     make=_make,
+    page=_page,
     copied_files=tokenizer_files,
 )
 

@@ -83,6 +83,8 @@ def student_page(work: Work[Any], _result: Result) -> Page:
         },
         made_of={
             "learnt from": ", ".join(work.node.inputs.values()),
+            "objective": work.settings.objective.type.replace("_", " "),
+            "how it stands": "over all held-out text in its evaluation, against its baseline in student_differences",
             **_shape(first),
             "training": _training(every),
         },

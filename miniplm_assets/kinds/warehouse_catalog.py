@@ -130,7 +130,7 @@ WAREHOUSE_CATALOG = Kind(
 ```sql
 select * from domains_that_lost_most;
 select * from kept_and_dropped_texts;
-select text from refined_corpus where selection = 'half' limit 5;
+select selection, text from refined_corpus limit 5;
 ```""",
     nodes=_nodes,
     make=_make,
