@@ -93,7 +93,7 @@ def _page(_work: Work[FittedStudents], result: Result) -> Page:
         without_floor = [law["student"] for law in laws if not law["problem"] and not law["floor_low"]]
         outcome["outcome"] = (
             f"Followed to {AHEAD} times their FLOPs, {table[0][0]} would end lowest, at {table[0][2]} nats a token. "
-            "That is where the curves point: nobody trained so far."
+            "That is where the curves point; nobody has trained that far."
             + (
                 f" No floor can be told for {', '.join(without_floor)}: the farther ahead, the less it says."
                 if without_floor
