@@ -22,6 +22,7 @@ from miniplm_assets.experiment import load_experiment
 from miniplm_assets.kinds.registry import PROJECT, all_kinds, open_pipeline
 from miniplm_assets.lineage.graph import build_graph
 from miniplm_assets.lineage.outcome import outcome
+from miniplm_assets.lineage.page import amount, percent
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.plan import plan
 from miniplm_assets.lineage.prune import referenced, unreferenced_results
@@ -405,6 +406,33 @@ def test_a_page_shows_the_table_of_its_kind_and_no_other_file(tiny):
     assert columns == pl.read_parquet_schema(f"{folder}/training_log.parquet").names()
     documents = pl.read_parquet(f"{tiny[1].store.root}/documents/*/documents.parquet")
     assert value(tiny[2]["documents"], "dagster/row_count") == len(documents)
+
+
+def test_pages_say_what_their_tables_hold(tiny):
+    _, pipeline, pages, _ = tiny
+
+    def rows(key):
+        [folder] = [file.parent for file in (pipeline.store.root / key).glob("*/manifest.json")]
+        return pl.concat(pl.read_parquet(path) for path in sorted(folder.glob("*.parquet")))
+
+    scores = rows("half/difference_scores")["rank_difference"]
+    said = value(pages["half/difference_scores"], "outcome")
+    assert f"{len(scores):,} candidates are ranked" in said
+    for figure in (scores.mean(), scores.std(), scores.min(), scores.max()):
+        assert amount(figure) in said
+    assert percent((scores < 0).mean()) in said
+    assert "300 entries" in value(pages["bpe/tokenizer"], "outcome")
+    [told] = rows("break_even").filter(pl.col("student") == "miniplm", pl.col("opponent") == "no_kd")["outcome"]
+    assert value(pages["break_even"], "cheaper than its baseline") == told
+    [difference] = rows("student_differences").iter_rows(named=True)
+    table = value(pages["student_differences"], "each student against its baseline")
+    assert "miniplm against no_kd" in table and f"{difference['difference']:+.3f}" in table
+    for law in rows("scaling_laws").iter_rows(named=True):
+        if law["problem"]:
+            assert value(pages["scaling_laws"], f"no law for {law['student']}") == law["problem"]
+        else:
+            assert f"{law['loss_ahead']:.2f} (" in value(pages["scaling_laws"], "laws, the lowest ahead first")
+    assert value(pages["miniplm/student_checkpoint"], "objective") == "cross entropy"
 
 
 def test_part_of_the_graph_can_be_asked_for(copy_of_tiny):

@@ -21,8 +21,10 @@ from miniplm_assets.kinds import scores
 from miniplm_assets.kinds.registry import open_pipeline
 from miniplm_assets.lineage.plan import plan
 from miniplm_assets.lineage.verify import verify_derived
+from miniplm_assets.lineage.work import Work
 from tests.corpora import write_experiment
 from tests.test_golden import SHAPE, two_models
+from tests.test_work import TestRun
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning")
 
@@ -235,6 +237,12 @@ def stored_rows(pipeline, key):
     return pl.concat(pl.read_parquet(path) for path in stored.matching("*.parquet"))
 
 
+def page_of(pipeline, key):
+    """What the page of a stored asset says."""
+    work = Work(pipeline, pipeline.graph[key], TestRun(pipeline))
+    return work.node.kind.page(work, pipeline.store.require(work.recipe))
+
+
 def test_selections_over_the_same_candidates_are_held_against_each_other(many):
     pipeline, _ = many
     kept = {name: set(stored_rows(pipeline, f"{name}/refined_corpus")["sequence_id"]) for name in SELECTIONS}
@@ -244,6 +252,10 @@ def test_selections_over_the_same_candidates_are_held_against_each_other(many):
     for row in found.iter_rows(named=True):
         both, either = kept[row["first"]] & kept[row["second"]], kept[row["first"]] | kept[row["second"]]
         assert (row["num_kept_by_both"], row["jaccard"]) == (len(both), pytest.approx(len(both) / len(either)))
+    page = page_of(pipeline, "selection_overlap")
+    assert [row[0] for row in page.outcome["how alike they decide"].rows] == [", ".join(pair) for pair in pairs]
+    alike = max(found.iter_rows(named=True), key=lambda row: row["share_of_equal_decisions"])
+    assert f"{alike['first']} and {alike['second']}" in page.outcome["outcome"]
     differences = stored_rows(pipeline, "selection_differences")
     texts = dict(stored_rows(pipeline, "half/refined_corpus").select("sequence_id", "texts").iter_rows())
     for row in differences.iter_rows(named=True):
@@ -283,6 +295,11 @@ def test_the_diversity_of_what_is_kept_is_that_of_all_pairs(many, name):
         assert row["num_sequences"] == row["num_sampled"] == len(members)  # all of so few
         assert row["mean_distance"] == pytest.approx(mean_distance(members["sequence_id"]))
         assert row["mean_distance_low"] < row["mean_distance"] < row["mean_distance_high"]
+    page = page_of(pipeline, f"{name}/selection_diversity")
+    assert f"two of them are {rows['kept']['mean_distance']:.3f} (" in page.outcome["outcome"]
+    assert [row[:2] for row in page.outcome["how hard, and how unlike"].rows] == [
+        [row["texts"], row["num_sequences"]] for row in rows.values()
+    ]
     if name == "half":
         scored = ranked.join(kept.select("sequence_id"), on="sequence_id", how="semi")
         nll = -kept["teacher_logprob_nats"].sum() / scored["num_scored_tokens"].sum()

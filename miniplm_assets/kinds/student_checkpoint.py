@@ -170,7 +170,8 @@ STUDENT_CHECKPOINT = Kind(
     description="""A student: weights in safetensors with its tokenizer and its training log beside them, for each seed.
 
 `AutoModelForCausalLM.from_pretrained(<folder>)` loads it. It learns from the candidates (no KD), a refined
-corpus (MiniPLM) or a generated one (SeqKD), with the same seeds and the same number of tokens.""",
+corpus (MiniPLM) or a generated one (SeqKD), by its objective, with the seeds of the others, for as many tokens or for
+as many FLOPs.""",
     nodes=_nodes,
     make=_make,
     num_devices=lambda settings: settings.training.num_processes,
