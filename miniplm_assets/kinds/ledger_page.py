@@ -33,7 +33,7 @@ def ledger_page(_work: Work[Any], result: Result) -> Page:
 
 def break_even_page(work: Work[Any], result: Result) -> Page:
     """Return the page of the break-even: from how many students on each is a cheaper way than its baseline."""
-    rows = pl.concat(pl.read_parquet(path, glob=False) for path in result.matching("*.parquet")).to_dicts()
+    rows = pl.concat(pl.read_parquet(path, glob=False) for path in result.matching(ALL_FILES)).to_dicts()
     pairs = work.settings.baselines.items()
     against = [row["outcome"] for row in rows if (row["student"], row["opponent"]) in pairs]
     # A paragraph for each: a page shows how each begins.

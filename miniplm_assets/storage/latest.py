@@ -63,7 +63,7 @@ def shown_fingerprint(root: Path, key: str) -> str | None:
 
 
 def _leads_to_files(view: "Path | os.DirEntry[str]") -> bool:
-    """Whether each link of a view leads somewhere. Of 100,000 links, in a sixth of the time of paths."""
+    """Whether each link of a view leads somewhere; every run asks it of every name."""
     with os.scandir(view) as entries:  # not os.walk, which follows each link to find out whether it leads to a folder
         return all(
             _leads_to_files(entry) if entry.is_dir(follow_symlinks=False) else os.path.exists(entry)  # noqa: PTH110
