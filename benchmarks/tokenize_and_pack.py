@@ -31,7 +31,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from miniplm_assets.core.recipe import fingerprint_of
-from miniplm_assets.corpus.cores import NUM_THREADS
+from miniplm_assets.corpus.cores import ALL_NUM_THREADS
 from miniplm_assets.corpus.demo import write_demo_corpus
 from miniplm_assets.corpus.encoding import PackingTokenizer
 from miniplm_assets.corpus.sequences import write_sequences
@@ -184,7 +184,7 @@ def measure_files(num_processes: int, documents: Path, tokenizer_folder: Path, s
     num_files = FILES_OF_EACH * NUM_PROCESSES
     targets = [scratch / f"file-{place}" for place in range(num_files)]
     context = multiprocessing.get_context("spawn")
-    os.environ |= dict.fromkeys((NUM_THREADS, "OMP_NUM_THREADS", "POLARS_MAX_THREADS"), "1")  # as `crew.LocalCrew`
+    os.environ |= dict.fromkeys(ALL_NUM_THREADS, "1")
     with ProcessPoolExecutor(num_processes, mp_context=context, initializer=_import_all) as processes:
         list(processes.map(time.sleep, [0.5] * num_processes))
         started = time.perf_counter()

@@ -73,13 +73,15 @@ def smallest_told(spread: float, numbers: NDArray[np.int64], *, text_variance: f
     return np.asarray(needed * np.sqrt(spread / numbers + text_variance), dtype=np.float64)
 
 
-def in_words(value: float | None, low: float | None, high: float | None, *, signed: bool = False) -> str:
-    """Return a value with its interval as a table shows it; - where there is none."""
+def in_words(
+    value: float | None, low: float | None, high: float | None, *, signed: bool = False, digits: int = 3
+) -> str:
+    """Return a value with its interval as a table shows it, to so many decimals; - where there is none."""
     if value is None:
         return "-"
-    sign = "+" if signed else ""
-    interval = "" if low is None or high is None else f" ({low:{sign}.3f} to {high:{sign}.3f})"
-    return f"{value:{sign}.3f}{interval}"
+    form = f"{'+' if signed else ''}.{digits}f"
+    interval = "" if low is None or high is None else f" ({low:{form}} to {high:{form}})"
+    return f"{value:{form}}{interval}"
 
 
 def difference_of_means(ours: Sequence[float], theirs: Sequence[float], *, text_variance: float = 0.0) -> Difference:

@@ -5,6 +5,8 @@ from typing import Final
 
 # The threads that Rayon starts, of which tokenizers' batches are made.
 NUM_THREADS: Final = "RAYON_NUM_THREADS"
+# And what all libraries read that a process works on a corpus file with.
+ALL_NUM_THREADS: Final = (NUM_THREADS, "OMP_NUM_THREADS", "POLARS_MAX_THREADS")
 
 
 def cores_of_this_process() -> int:

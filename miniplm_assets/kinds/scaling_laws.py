@@ -83,34 +83,30 @@ def _shown(row: dict[str, Any]) -> dict[str, str]:
 
 def _page(_work: Work[FittedStudents], result: Result) -> Page:
     laws = pl.read_parquet(result.file(TABLE), glob=False).sort("loss_ahead", nulls_last=True).to_dicts()
-    table = [
-        [law["student"], law["loss"], _short(law, "loss_ahead"), _short(law, "floor"), _short(law, "exponent")]
-        for law in laws
-        if not law["problem"]
-    ]
     outcome: dict[str, Entry] = {}
-    if table:
-        without_floor = [law["student"] for law in laws if not law["problem"] and not law["floor_low"]]
+    if fitted := [law for law in laws if not law["problem"]]:
+        table = [
+            [law["student"], law["loss"], *(_short(law, name) for name in ("loss_ahead", "floor", "exponent"))]
+            for law in fitted
+        ]
+        without_floor = ", ".join(law["student"] for law in fitted if not law["floor_low"])
         outcome["outcome"] = (
             f"Followed to {AHEAD} times their FLOPs, {table[0][0]} would end lowest, at {table[0][2]} nats a token. "
             "That is where the curves point; nobody has trained that far."
             + (
-                f" No floor can be told for {', '.join(without_floor)}: the farther ahead, the less it says."
+                f" No floor can be told for {without_floor}: the farther ahead, the less it says."
                 if without_floor
                 else ""
             )
         )
         columns = ("student", "loss now, nats / token", f"at {AHEAD} times the FLOPs", "floor", "exponent")
         outcome["laws, the lowest ahead first"] = Rows(columns, table)
-    return Page(
-        outcome=outcome | {f"no law for {law['student']}": str(law["problem"]) for law in laws if law["problem"]}
-    )
+    return Page(outcome=outcome | {f"no law for {law['student']}": law["problem"] for law in laws if law["problem"]})
 
 
 def _short(law: dict[str, Any], name: str) -> str:
     """Return a value with its interval, as wide as a column is."""
-    value, low, high = law[name], law[f"{name}_low"], law[f"{name}_high"]
-    return f"{value:.2f} ({low:.2f} to {high:.2f})" if low is not None and high is not None else f"{value:.2f}"
+    return in_words(law[name], law[f"{name}_low"], law[f"{name}_high"], digits=2)
 
 
 SCALING_LAWS = Kind(

@@ -175,7 +175,7 @@ def _make(model: SqlModel, work: Work[SelectionParameters]) -> Result:
         elif sum(pq.read_metadata(table).num_rows for table in tables) <= MAX_SHOWN_ROWS:
             draft.facts = _shown(_read(tables))
         elif model.name in RANKINGS:
-            draft.facts = {"scores": spread_of_scores(tables)}
+            draft.facts = {"scores": _spread_of_scores(tables)}
         if model.name in PICTURES:
             name, picture = PICTURES[model.name](work, _read(tables))
             (draft.path / name).write_bytes(picture)
@@ -187,7 +187,7 @@ def _read(tables: list[Path]) -> pl.DataFrame:
     return pl.concat(pl.read_parquet(table, glob=False) for table in tables)
 
 
-def spread_of_scores(tables: Sequence[Path]) -> dict[str, float]:
+def _spread_of_scores(tables: Sequence[Path]) -> dict[str, float]:
     """Return how a ranking's scores are spread: number, mean, standard deviation, ends, and share below zero."""
     score = pl.col("rank_difference")
     spread = pl.scan_parquet(list(tables), glob=False).select(

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from miniplm_assets.core.diversity import directions, diversity, token_weights
+from miniplm_assets.core.intervals import in_words
 from miniplm_assets.core.recipe import key_of
 from miniplm_assets.core.sampling import drawn_ids
 from miniplm_assets.core.selection import is_kept
@@ -130,9 +131,7 @@ def _page(_work: Work[Nothing], result: Result) -> Page:
 
 
 def _distance(row: Mapping[str, Any]) -> str:
-    if row["mean_distance"] is None:
-        return "of fewer than two"
-    return f"{row['mean_distance']:.3f} ({row['mean_distance_low']:.3f} to {row['mean_distance_high']:.3f})"
+    return in_words(row["mean_distance"], row["mean_distance_low"], row["mean_distance_high"])
 
 
 def _ranked(work: Work[Any]) -> pl.DataFrame:

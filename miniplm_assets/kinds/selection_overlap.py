@@ -19,7 +19,7 @@ from miniplm_assets.kinds.agreement import CUTOFF
 from miniplm_assets.kinds.rankings import rank_key
 from miniplm_assets.kinds.sequences import SEQUENCES, sequences_key
 from miniplm_assets.lineage.kind import ALL_FILES, Blueprint, Kind, Node
-from miniplm_assets.lineage.page import Entry, Page, Rows, amount, percent
+from miniplm_assets.lineage.page import Page, Rows, amount, percent
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.store import Draft, Result
 
@@ -76,7 +76,7 @@ def _make_overlap(work: Work[Pairs]) -> Result:
 
 
 def _page_of_overlap(_work: Work[Pairs], result: Result) -> Page:
-    rows = result.facts.get("rows", [])
+    rows = result.facts["rows"]
     table = [
         [
             f"{row['first']}, {row['second']}",
@@ -88,15 +88,13 @@ def _page_of_overlap(_work: Work[Pairs], result: Result) -> Page:
         for row in rows
     ]
     columns = ("two selections", "same decision", "by chance", "of what either keeps, both", "Spearman")
-    outcome: dict[str, Entry] = {}
-    if rows:
-        alike = max(rows, key=lambda row: row["share_of_equal_decisions"])
-        outcome["outcome"] = (
-            f"Most alike are {alike['first']} and {alike['second']}: of {amount(alike['num_candidates'])} candidates "
-            f"they keep or drop {percent(alike['share_of_equal_decisions'])} alike; by chance it would be "
-            f"{percent(alike['share_equal_by_chance'])}."
-        )
-    return Page(outcome={**outcome, "how alike they decide": Rows(columns, table)} if rows else {})
+    alike = max(rows, key=lambda row: row["share_of_equal_decisions"])
+    outcome = (
+        f"Most alike are {alike['first']} and {alike['second']}: of {amount(alike['num_candidates'])} candidates they "
+        f"keep or drop {percent(alike['share_of_equal_decisions'])} alike; by chance it would be "
+        f"{percent(alike['share_equal_by_chance'])}."
+    )
+    return Page(outcome={"outcome": outcome, "how alike they decide": Rows(columns, table)})
 
 
 def _make_differences(work: Work[Pairs]) -> Result:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from miniplm_assets.core.errors import CorpusError
-from miniplm_assets.corpus.cores import NUM_THREADS, cores_of_this_process
+from miniplm_assets.corpus.cores import ALL_NUM_THREADS, cores_of_this_process
 from miniplm_assets.corpus.progress import Report
 from miniplm_assets.experiment import Processing
 from miniplm_assets.lineage.work import Work
@@ -129,8 +129,7 @@ class LocalCrew:
     def __init__(self, num_at_once: int, parts: Mapping[str, int], *, threads_of_each: int) -> None:
         self.num_at_once = num_at_once
         self.parts = parts
-        names = (NUM_THREADS, "OMP_NUM_THREADS", "POLARS_MAX_THREADS")
-        self._environment = dict(os.environ) | dict.fromkeys(names, str(threads_of_each))
+        self._environment = dict(os.environ) | dict.fromkeys(ALL_NUM_THREADS, str(threads_of_each))
         self._lock = threading.Lock()
         self._free: list[EngineProcess] = []
         self._busy: set[EngineProcess] = set()
