@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from xml.etree import ElementTree as ET
 
 import dagster as dg
+import polars as pl
 import pytest
 
 from miniplm_assets.assets.asset_page import describe
@@ -14,10 +15,13 @@ from miniplm_assets.assets.checks import COLUMNS_ARE_AS_DESCRIBED, check_results
 from miniplm_assets.assets.observing import Observing
 from miniplm_assets.assets.pages import BEHIND_A_BUTTON, MAX_WORD_CHARACTERS, behind_a_button, shown
 from miniplm_assets.core.progressed import Progressed
+from miniplm_assets.evaluation.differences import PER_BYTE, PER_TOKEN, SCHEMA, HeldAgainst
 from miniplm_assets.evaluation.small_chart import small_chart
+from miniplm_assets.experiment import Decoding
 from miniplm_assets.kinds import comparison_page
 from miniplm_assets.kinds.evaluation_page import evaluation_page
-from miniplm_assets.lineage.facts_page import page_of_facts
+from miniplm_assets.kinds.generated_page import generated_page
+from miniplm_assets.lineage.facts_page import page_of_facts, page_of_table
 from miniplm_assets.lineage.kind import Check
 from miniplm_assets.lineage.page import Lines, Rows, Words, amount, seconds_in_words
 from miniplm_assets.storage.manifest import CheckOutcome, Manifest
@@ -103,7 +107,7 @@ def test_a_chart_has_its_ends_where_they_are():
     root = ET.fromstring(small_chart({"one": [(0, 1.0), (5, 3.0), (10, 2.0)]}, x="steps", num_points=3))
     path = next(one.get("d") for one in root.findall("{*}path") if one.get("stroke") == "#47a")
     # From the lower left corner to the top in the middle, then half way down at the right end.
-    assert path == "M42,130l124,-116 124,58"
+    assert path == "M42,130l115,-116 115,58"
     assert [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")] == ["3", "1", "0", "10", "steps"]
 
 
@@ -134,20 +138,32 @@ def test_a_long_step_observes_its_asset_now_and_then(work, monkeypatch):
     now = [0.0]
     monkeypatch.setattr("miniplm_assets.assets.observing.time.monotonic", lambda: now[0])
     events = []
-    context = SimpleNamespace(asset_key=dg.AssetKey("lengths"), log_event=events.append)
+    context = SimpleNamespace(
+        asset_key=dg.AssetKey("lengths"), log_event=events.append, run=SimpleNamespace(run_id="0123456789")
+    )
     observing = Observing(context)
+    with pytest.raises(OSError, match="full"), observing.until_made():
+        raise OSError("full")
+    assert not events, "nothing was told that is no longer so"
     one = work("lengths")
     make_lengths(one)
     first = Progressed("step 1 of 9", done=1, total=9)
     for second, line in ((10, "too early"), (61, first), (70, "too early again"), (130, "step 5 of 9")):
         now[0] = second
         observing.tell(line)
-    assert [event.metadata["progress"].value for event in events] == ["step 1 of 9", "step 5 of 9"]
+    assert [event.metadata["progress"].value for event in events] == ["11 %: step 1 of 9", "step 5 of 9"]
     assert all(dg.deserialize_value(dg.serialize_value(event), dg.AssetObservation) == event for event in events)
     del one.tally.rows["b.jsonl"]
     now[0] = 200
     observing.see(one.tally, ["a.jsonl", "b.jsonl"])
     assert events[-1].metadata["progress"].value == "1 of 2 are there"
+    with observing.until_made():
+        pass
+    assert events[-1].metadata["progress"].value == "1 of 2 are there"
+    with pytest.raises(OSError, match="full"), observing.until_made():
+        raise OSError("full")
+    assert events[-1].metadata["progress"].value.startswith("ended before it was complete")
+    assert "Run 01234567 says why" in events[-1].metadata["progress"].value
     assert events[-1].metadata["pieces"].value.splitlines()[-1] == "| b.jsonl |  | to do |  |  |"
 
 
@@ -174,7 +190,7 @@ def test_checks_of_columns_are_one_that_names_what_failed():
 
 
 def test_columns_that_do_not_fit_beside_the_others_are_behind_a_button():
-    rows = [["half/selection", "candidates", "boilerplate", 1_000_000, 2_000_000]]
+    rows = [["half/selection", "candidates", "boilerplate", 1_000, 2_000_000]]
     in_place, whole = shown("t", Rows(("a", "b", "c", "d", "e"), rows)).items()
     assert in_place[0] == "t" and in_place[1].md_str.splitlines()[0] == "| a | b | c | d |"
     assert whole[0] == "t: all columns" and "| e |" in whole[1].md_str and len(whole[1].md_str) >= BEHIND_A_BUTTON
@@ -210,18 +226,49 @@ def student_row(student, seed, loss):
     }
 
 
-def test_students_of_several_seeds_are_one_row_each():
+def held_against(student, baseline, *, fewer=None, unit=PER_TOKEN, is_over_seeds=True):
+    columns = dict.fromkeys(SCHEMA)
+    return HeldAgainst(
+        **columns
+        | {"student": student, "baseline": baseline, "unit": unit, "is_over_seeds": is_over_seeds}
+        | {"difference": -0.272, "difference_low": -0.323, "difference_high": -0.221, "tokens_saved_factor": fewer}
+    )
+
+
+def test_students_are_told_with_their_intervals_the_lowest_loss_first_each_once():
     rows = [student_row(name, seed, loss + seed / 100) for name, loss in (("a", 4.0), ("b", 3.0)) for seed in (1, 3)]
-    [(name, table)] = comparison_page._students([*rows, rows[0], rows[1]]).items()
-    assert name == "students"
-    assert table.columns == ("student", "mean loss of 2 seeds, nats / token", "lowest", "highest", "tokens")
-    assert [row[0] for row in table.rows] == ["a", "b"]
-    assert [row[1:] for row in table.rows] == [
-        pytest.approx([4.02, 4.01, 4.03, 102]),
-        pytest.approx([3.02, 3.01, 3.03, 102]),
+    held = {"b": held_against("b", "a", fewer=2.06)}
+    students, more = comparison_page._students([*rows, rows[0], rows[1]], held, 1).items()
+    assert (students[0], more[0]) == ("students", "their seeds and tokens")
+    assert students[1].columns == (
+        "student",
+        "held-out loss, nats / token, mean of 2 seeds",
+        "against a (95 % interval)",
+        "times fewer tokens",
+    )
+    assert students[1].rows == [
+        ["b", pytest.approx(3.02), "-0.272 (-0.323 to -0.221)", "2.060"],
+        ["a", pytest.approx(4.02), "", ""],
     ]
-    [(_, table)] = comparison_page._students(rows[::2]).items()
-    assert table.rows == [["a", 4.01, 2.005, 101, None], ["b", 3.01, 1.505, 101, None]]
+    assert [row[1:] for row in more[1].rows] == [
+        pytest.approx([3.01, 3.03, 1.51, 102]),
+        pytest.approx([4.01, 4.03, 2.01, 102]),
+    ]
+
+
+def test_of_several_baselines_each_difference_names_its_own():
+    rows = [student_row(name, 1, loss) for name, loss in (("a", 4.0), ("b", 3.0), ("c", 2.0))]
+    held = {
+        "b": held_against("b", "a", is_over_seeds=False),
+        "c": held_against("c", "b", unit=PER_BYTE, is_over_seeds=False),
+    }
+    table = comparison_page._students(rows, held, 2)["students"]
+    assert table.columns[1:3] == ("held-out loss, nats / token", "against its baseline (95 % interval)")
+    assert [row[2] for row in table.rows] == [
+        "b: -0.272 (-0.323 to -0.221) bits / byte; one seed",
+        "a: -0.272 (-0.323 to -0.221); one seed",
+        "",
+    ]
 
 
 def test_a_small_picture_has_baselines_and_the_lowest_of_many_curves():
@@ -272,3 +319,59 @@ def test_an_evaluation_of_one_seed_has_no_spread():
     assert list(page.outcome) == ["outcome", "by domain"]
     assert page.outcome["by domain"].rows[0] == ["a", 4.0, 9.0, 50]
     assert page.made_of == {"measured": "miniplm/student_checkpoint, the mean over its last 3 states"}
+
+
+def test_a_generated_corpus_shows_how_what_was_written_begins(tmp_path):
+    rows = {"domain": ["code", "web", "web"], "continuation": ["  ", "and then\n  " + "x" * 300, "the end"]}
+    path = tmp_path / "generated_corpus.parquet"
+    pl.DataFrame(rows).write_parquet(path)
+    piece = SimpleNamespace(matching=lambda _pattern: [path])
+    kind = SimpleNamespace(table=path.name, pieces="shard")
+    work = SimpleNamespace(
+        piece_recipes={"a.jsonl": None, "b.jsonl": "recipe"},
+        pipeline=SimpleNamespace(store=SimpleNamespace(find={"recipe": piece, None: None}.get)),
+        node=SimpleNamespace(kind=kind, inputs={"model": "large/teacher_model"}),
+        settings=SimpleNamespace(prompt_tokens=768, decoding=Decoding()),
+    )
+    facts = {
+        "num_sequences": 200, "num_tokens": 4_000, "num_prompt_tokens": 3_000, "num_generated_tokens": 1_000,
+        "num_short": 20, "num_kept_as_they_are": 10, "num_ended": 50, "device_seconds": 20.0,
+    }  # fmt: skip
+    page = generated_page(work, SimpleNamespace(facts=facts))
+    assert page.outcome["outcome"] == (
+        "Of 200 sequences the teacher wrote 1,000 of 4,000 tokens (25.0%) in 20 s of a device, 50 tokens a second; the "
+        "others are the prompts."
+    )
+    assert [row[1:] for row in page.outcome["what became of them"].rows] == [[50, "25.0%"], [20, "10.0%"], [10, "5.0%"]]
+    examples = page.outcome["how what it wrote begins"].rows
+    assert [row[0] for row in examples] == ["web", "web"]
+    assert examples[0][1].startswith("and then xxx") and examples[1][1] == "the end"
+    assert ["tokens of a prompt", 768] in page.made_of["settings asked for"].rows
+
+
+def test_of_a_table_that_tells_nothing_else_a_page_shows_how_it_begins(tmp_path):
+    path = tmp_path / "marks.parquet"
+    pl.DataFrame({"name": [f"n{n}" for n in range(99)], "ids": [[1]] * 99, "value": range(99)}).write_parquet(path)
+    result = SimpleNamespace(
+        facts={},
+        manifest=SimpleNamespace(checks=()),
+        described=lambda _pattern: [SimpleNamespace(name=path.name, num_rows=99)],
+        matching=lambda _pattern: [path],
+    )
+    kind = SimpleNamespace(checks=(), table=path.name, pieces=None)
+    work = SimpleNamespace(node=SimpleNamespace(kind=kind), tally=SimpleNamespace(pieces={}))
+    [(name, rows)] = page_of_table(work, result).outcome.items()
+    assert (name, list(rows.columns)) == ("its first 5 rows", ["name", "value"])
+    assert rows.rows == [[f"n{n}", n] for n in range(5)]
+
+
+def test_a_page_says_what_its_checks_found_but_not_what_they_mean():
+    checks = (
+        CheckOutcome(name="agree", passed=True, description="both agree"),
+        CheckOutcome(name="whole", passed=True, description="A failure means that rows are lost."),
+        CheckOutcome(name="silent", passed=True),
+    )
+    kind = SimpleNamespace(checks=(Check("whole", "A failure means that rows are lost."),), table=None, pieces=None)
+    result = SimpleNamespace(facts={"num_rows": 3}, manifest=SimpleNamespace(checks=checks))
+    page = page_of_table(SimpleNamespace(node=SimpleNamespace(kind=kind)), result)
+    assert page.outcome["checks"] == "both agree"

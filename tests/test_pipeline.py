@@ -22,7 +22,7 @@ from miniplm_assets.experiment import load_experiment
 from miniplm_assets.kinds.registry import PROJECT, all_kinds, open_pipeline
 from miniplm_assets.lineage.graph import build_graph
 from miniplm_assets.lineage.outcome import outcome
-from miniplm_assets.lineage.page import amount, percent
+from miniplm_assets.lineage.page import amount, bytes_in_words, percent
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.plan import plan
 from miniplm_assets.lineage.prune import referenced, unreferenced_results
@@ -433,6 +433,46 @@ def test_pages_say_what_their_tables_hold(tiny):
         else:
             assert f"{law['loss_ahead']:.2f} (" in value(pages["scaling_laws"], "laws, the lowest ahead first")
     assert value(pages["miniplm/student_checkpoint"], "objective") == "cross entropy"
+    [ours] = rows("ledger").filter(student="miniplm").iter_rows(named=True)
+    assert f"miniplm cost {ours['flops']:.3g} FLOPs in all" in value(pages["ledger"], "outcome")
+    files = rows("raw_corpus")
+    said = value(pages["raw_corpus"], "outcome")
+    assert said.startswith(f"{len(files)} corpus files, {bytes_in_words(files['num_bytes'].sum())} as stored")
+    assert str(pipeline.store.root / "report.html") in value(pages["report"], "read it").replace("\u200b", "")
+    splits = pl.concat(map(pl.read_parquet, sorted(pipeline.store.root.glob("bpe/sequences/*/sequences.parquet"))))
+    scores = pl.concat(map(pl.read_parquet, sorted(pipeline.store.root.glob("large/teacher_scores/*/scores.parquet"))))
+    for split, where in (("candidate", "the candidates"), ("validation", "the validation split")):
+        own = scores.join(splits.filter(split=split), on="sequence_id")
+        loss = -own["logprob_nats"].sum() / own["num_scored_tokens"].sum()
+        assert f"{loss:.4g} nats a token on {where}" in value(pages["large/teacher_scores"], "outcome")
+
+
+def test_the_pages_of_a_selection_say_what_it_does(tiny):
+    _, pipeline, pages, _ = tiny
+
+    def table(key):
+        [folder] = [file.parent for file in (pipeline.store.root / key).glob("*/manifest.json")]
+        return pl.concat(pl.read_parquet(path) for path in sorted(folder.glob("*.parquet")))
+
+    [cutoff] = table("half/selection_cutoff").iter_rows(named=True)
+    tenths = table("half/score_deciles").sort("decile")
+    assert f"Tenth 1 ranks highest: {tenths['domains'][0]}." in value(pages["half/score_deciles"], "outcome")
+    hard = value(pages["half/score_deciles"], "how hard each tenth is")
+    assert amount(tenths["teacher_nll_nats_per_token"][9]) in hard
+    fractions = value(pages["half/what_if"], "other keep fractions")
+    share = cutoff["num_kept"] / cutoff["num_candidates"]
+    of_tokens = percent(cutoff["num_kept_tokens"], cutoff["num_candidate_tokens"])
+    assert f"{share:.2f} (as it stands) | {cutoff['num_kept']:,} | {of_tokens} |" in fractions
+    assert fractions.count("as it stands") == 1
+    lengths = table("half/length_bias").sort("length_bucket")
+    assert value(pages["half/length_bias"], "outcome").startswith(
+        f"Of the shortest candidates {percent(lengths['share_kept'][1])} are kept, of the longest "
+        f"{percent(lengths['share_kept'][-1])}."
+    )
+    [picture] = [name for name in pages["half/score_distribution"].metadata if name.startswith("number of sequences")]
+    assert "cutoff" in value(pages["half/score_distribution"], picture)
+    asked = value(pages["half/refined_corpus"], "settings asked for")
+    assert "keep fraction | 0.5 |" in asked
 
 
 def test_part_of_the_graph_can_be_asked_for(copy_of_tiny):

@@ -11,7 +11,7 @@ from miniplm_assets.assets.checks import check_results, check_specs
 from miniplm_assets.assets.dagster_run import RAY_RESOURCE, DagsterRun
 from miniplm_assets.assets.failure_hook import failure_hooks
 from miniplm_assets.assets.failures import explained
-from miniplm_assets.assets.pages import behind_a_button
+from miniplm_assets.assets.pages import behind_a_button, markdown_behind_a_button
 from miniplm_assets.assets.run_tags import DEFINITION_TAG
 from miniplm_assets.assets.stopping import RunStoppedError
 from miniplm_assets.core.errors import CorpusChangedError, MiniplmError
@@ -90,6 +90,7 @@ def build_asset(
         hooks=set(hooks),
         op_tags={PRIORITY_TAG: str(-node.rank), DEFINITION_TAG: definition},
         metadata={
+            **({"SQL": markdown_behind_a_button(f"```sql\n{kind.sql}\n```")} if kind.sql else {}),
             "settings": behind_a_button(node.settings.model_dump(mode="json", exclude_none=True)),
             "dagster/column_lineage": _column_lineage(node, prefix),
         },

@@ -3,8 +3,8 @@
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, cached_property, partial
 from typing import Final
 
@@ -47,9 +47,12 @@ class DagsterRun:
         self._observing = Observing(context)
         self._told = time.monotonic()  # the last line of progress
 
-    def stoppable(self, key: str) -> AbstractContextManager[None]:
-        """Let signals stop the work on an asset."""
-        return stopped_by_signals(self.stop, key=key, wake=partial(self.errands.put, self._look))
+    @contextmanager
+    def stoppable(self, key: str) -> Iterator[None]:
+        """Let signals stop the work on an asset; where it ends before it is done, its page says so."""
+        stopped = stopped_by_signals(self.stop, key=key, wake=partial(self.errands.put, self._look))
+        with self._observing.until_made(), stopped:
+            yield
 
     def report(self, line: str) -> None:
         """Show a line of progress in Dagster's log; that of another thread when this one next looks.

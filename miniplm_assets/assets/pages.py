@@ -24,7 +24,7 @@ BEHIND_A_BUTTON: Final = 1_000
 # A longer word makes the page wider than a screen of 1280 pixels.
 MAX_WORD_CHARACTERS: Final = 32
 # As measured: what is left of 1280 pixels for a table, and what a character takes.
-PIXELS_OF_A_TABLE: Final = 400
+PIXELS_OF_A_TABLE: Final = 370
 PIXELS_OF_A_CELL: Final = 8.4
 PIXELS_OF_A_HEAD: Final = 6.2
 PIXELS_BETWEEN: Final = 16

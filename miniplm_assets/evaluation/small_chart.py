@@ -7,9 +7,9 @@ from typing import Final
 
 Points = Sequence[tuple[float, float]]
 
-WIDTH, HEIGHT = 380, 170
+WIDTH, HEIGHT = 360, 170
 # Of the plot: what is left of it is for the largest and the least value, right of it for the names of the lines.
-LEFT, RIGHT, TOP, BOTTOM = 42, 290, 8, 136
+LEFT, RIGHT, TOP, BOTTOM = 42, 272, 8, 136
 COLOURS: Final = ("#47a", "#c67", "#283", "#a37", "#c80", "#777")
 # Grey is read on white and on black.
 TEXT_COLOUR: Final = "#888"
@@ -96,7 +96,7 @@ def _text(x: int, y: int, text: str) -> str:
 
 
 def _number(value: float) -> str:
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / (1e3 if unit == 'k' else size):.3g}{unit}"
     return f"{value:.3g}"

@@ -7,8 +7,10 @@ from typing import Any, Final
 
 import polars as pl
 
+from miniplm_assets.evaluation.differences import PER_BYTE, HeldAgainst, differences_in
 from miniplm_assets.evaluation.line_styles import line_styles
 from miniplm_assets.kinds.student_checkpoint import checkpoint_key
+from miniplm_assets.kinds.student_differences import STUDENT_DIFFERENCES, differences_in_words
 from miniplm_assets.lineage.page import Cell, Entry, Lines, Page, Rows, Words
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.store import Result
@@ -21,7 +23,12 @@ MAX_CURVES: Final = 5
 
 def comparison_page(work: Work[Any], result: Result) -> Page:
     """Return the page of the comparison."""
-    outcome: dict[str, Entry] = {"verdict": Words(result.facts["verdict"]), **_students(result.facts["students"])}
+    [differences] = work.input_tables(STUDENT_DIFFERENCES.name)
+    held = {row.student: row for row in differences_in(pl.read_parquet(differences, glob=False)) if row.text is None}
+    outcome: dict[str, Entry] = {
+        "verdict": Words(result.facts["verdict"]),
+        **_students(result.facts["students"], held, len({one.baseline for one in held.values()})),
+    }
     curves = _curves(work)
     if curves:
         colours = {name: style.colour for name, style in line_styles(curves).items()}
@@ -40,28 +47,58 @@ def comparison_page(work: Work[Any], result: Result) -> Page:
     return Page(outcome=outcome, made_of=made_of)
 
 
-def _students(rows: Sequence[Mapping[str, Any]]) -> dict[str, Entry]:
-    """Return the students side by side, each once; of several seeds the means."""
+def _students(
+    rows: Sequence[Mapping[str, Any]], held: Mapping[str, HeldAgainst], num_baselines: int
+) -> dict[str, Entry]:
+    """Return the students side by side, each once, the lowest loss first; of several seeds the means.
+
+    Args:
+        rows: of the comparison's table.
+        held: how each differs from its baseline, by the student.
+        num_baselines: that there are; of one alone the head of the column says its name.
+    """
     of_students: dict[str, dict[int, Mapping[str, Any]]] = {}
     for row in rows:  # what is a baseline of others stands there once more
         of_students.setdefault(row["student"], {}).setdefault(row["seed"], row)
-    if all(len(seeds) == 1 for seeds in of_students.values()):
-        columns = ("student", "loss, nats / token", "bits / byte", "tokens", "times fewer tokens")
-        names = ("validation_nll_nats_per_token", "bits_per_byte", "num_tokens", "tokens_saved_factor")
-        cells: list[list[Cell]] = [
-            [student, *(row[name] for name in names)]
-            for student, seeds in of_students.items()
-            for row in seeds.values()
-        ]
-        return {"students": Rows(columns, cells)}
-    cells = []
-    for student, seeds in of_students.items():
-        losses = [row["validation_nll_nats_per_token"] for row in seeds.values()]
-        num_tokens = fmean(row["num_tokens"] for row in seeds.values())
-        cells.append([student, fmean(losses), min(losses), max(losses), num_tokens])
     numbers = sorted({len(seeds) for seeds in of_students.values()})
-    mean = f"mean loss of {' or '.join(map(str, numbers))} seeds, nats / token"
-    return {"students": Rows(("student", mean, "lowest", "highest", "tokens"), cells)}
+    of_seeds = "" if numbers == [1] else f", mean of {' or '.join(map(str, numbers))} seeds"
+    table: list[list[Cell]] = []
+    more: list[list[Cell]] = []
+    losses_of = {
+        student: [row["validation_nll_nats_per_token"] for row in seeds.values()]
+        for student, seeds in of_students.items()
+    }
+    for student, losses in sorted(losses_of.items(), key=lambda one: fmean(one[1])):
+        seeds = of_students[student]
+        table.append([student, fmean(losses), *_against(held.get(student), has_name=num_baselines > 1)])
+        more.append(
+            [
+                student,
+                min(losses),
+                max(losses),
+                fmean(row["bits_per_byte"] for row in seeds.values()),
+                fmean(row["num_tokens"] for row in seeds.values()),
+            ]
+        )
+    against = f"against {next(iter(held.values())).baseline}" if num_baselines == 1 else "against its baseline"
+    columns = ("student", f"held-out loss, nats / token{of_seeds}", f"{against} (95 % interval)", "times fewer tokens")
+    return {
+        "students": Rows(columns, table),
+        "their seeds and tokens": Rows(
+            ("student", "lowest loss", "highest", "bits / byte", "tokens"), more, is_aside=True
+        ),
+    }
+
+
+def _against(held: HeldAgainst | None, *, has_name: bool) -> tuple[str, str]:
+    """Return how a student differs from its baseline, and how many times fewer tokens it needs, with intervals."""
+    if held is None:
+        return "", ""
+    difference, fewer = differences_in_words(held)
+    unit = " bits / byte" if held.unit == PER_BYTE else ""
+    one_seed = "" if held.is_over_seeds else "; one seed"
+    name = f" {held.baseline}:" if has_name else ""
+    return f"{name} {difference}{unit}{one_seed}".strip(), fewer
 
 
 def _few(curves: Mapping[str, Curve], baselines: Collection[str | None]) -> dict[str, Curve]:

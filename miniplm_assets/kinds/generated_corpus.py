@@ -26,6 +26,7 @@ from miniplm_assets.kinds.engines import (
     opened,
     pass_curves,
 )
+from miniplm_assets.kinds.generated_page import generated_page
 from miniplm_assets.kinds.models import model_key
 from miniplm_assets.kinds.pre_filter import Amount, amounts_of, num_kept_tokens
 from miniplm_assets.kinds.selection import REFINED_CORPUS
@@ -204,6 +205,7 @@ The teacher goes on to the end of the document or to the full length of a sequen
 a prompt is a prompt as a whole; one whose prompt ends a document stays as it is.""",
     nodes=_nodes,
     make=_make,
+    page=generated_page,
     pieces="shard",
     table=TABLE,
     is_view=True,

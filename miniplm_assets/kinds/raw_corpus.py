@@ -4,10 +4,14 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Final
 
+import polars as pl
+
 from miniplm_assets.corpus.files import LeftOut
 from miniplm_assets.experiment import DemoSource
+from miniplm_assets.kinds.origin_words import corpus_words
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS as NAME
 from miniplm_assets.lineage.kind import ALL_FILES, Blueprint, Check, Kind, Node
+from miniplm_assets.lineage.page import Cell, Page, Rows, amount, bytes_in_words
 from miniplm_assets.lineage.plan import PlannedAsset, plan_on, require_possible
 from miniplm_assets.lineage.snapshot import Listing, corpus_listing, look, make_latest, write_listing
 from miniplm_assets.lineage.work import Work
@@ -83,6 +87,24 @@ def _plan_table(planned: Sequence[PlannedAsset]) -> list[dict[str, Any]] | str:
     ] or "everything is stored for the corpus as it is"
 
 
+def _page(work: Work[Listing], result: Result) -> Page:
+    num_files, size = result.facts["num_files"], bytes_in_words(result.facts["num_corpus_bytes"])
+    [listing] = result.matching(ALL_FILES)
+    shown = pl.scan_parquet(listing, glob=False).head(MAX_SHOWN).collect()
+    files: list[list[Cell]] = [
+        [name, bytes_in_words(num_bytes)] for name, num_bytes in shown.select("shard", "num_bytes").iter_rows()
+    ]
+    first, *others = dict.fromkeys(file.rpartition("/")[0] for file in shown["files"].explode()) or [""]
+    return Page(
+        outcome={
+            "outcome": f"{amount(num_files)} corpus file{'s' if num_files != 1 else ''}, {size} as stored: "
+            f"{corpus_words(work.settings.source)}.",
+            "files": Rows(("corpus file", "size"), files),
+        },
+        made_of={"where they lie": first + (f" and {amount(len(others))} more folders" if others else "")},
+    )
+
+
 RAW_CORPUS = Kind(
     name=NAME,
     code_version="1",
@@ -91,6 +113,7 @@ RAW_CORPUS = Kind(
     description="The corpus files with their sizes and content fingerprints. Nothing is copied.",
     nodes=_nodes,
     make=_make,
+    page=_page,
     table=ALL_FILES,
     checks=(NOTHING_IS_LEFT_OUT,),
     columns={

@@ -17,6 +17,7 @@ from miniplm_assets.lineage.fingerprints import RAW_CORPUS
 from miniplm_assets.lineage.kind import Blueprint, Kind, Node
 from miniplm_assets.lineage.outcome import REPORT as NAME
 from miniplm_assets.lineage.outcome import REPORT_FILE
+from miniplm_assets.lineage.page import Page, bytes_in_words
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.store import Draft, Result
 
@@ -82,6 +83,12 @@ def _make(work: Work[Reported]) -> Result:
     return result
 
 
+def _page(work: Work[Reported], result: Result) -> Page:
+    outcome, size = result.facts["outcome"], bytes_in_words(result.facts["num_page_bytes"])
+    here = work.pipeline.store.root / REPORT_FILE
+    return Page(outcome={"outcome": outcome, "read it": f"{here} ({size}), with any browser; it loads nothing"})
+
+
 REPORT = Kind(
     name=NAME,
     code_version="3",
@@ -94,4 +101,5 @@ it rests on. It loads nothing, holds no script, prints, and is read on a phone. 
 warehouse.""",
     nodes=_nodes,
     make=_make,
+    page=_page,
 )

@@ -19,7 +19,7 @@ from miniplm_assets.kinds.agreement import CUTOFF
 from miniplm_assets.kinds.rankings import rank_key
 from miniplm_assets.kinds.sequences import SEQUENCES, sequences_key
 from miniplm_assets.lineage.kind import ALL_FILES, Blueprint, Kind, Node
-from miniplm_assets.lineage.page import Page, Rows, amount, percent
+from miniplm_assets.lineage.page import Cell, Entry, Page, Rows, amount, percent
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.store import Draft, Result
 
@@ -30,6 +30,10 @@ RANKING: Final = "ranking"
 MAX_SEQUENCES: Final = 50
 MAX_CHARACTERS: Final = 200
 MAX_SHOWN_PAIRS: Final = 60
+# Of those, what is read at once: pairs, sequences of each way, and characters of each.
+MAX_PAIRS_ON_A_PAGE: Final = 3
+NUM_ON_A_PAGE: Final = 2
+CHARACTERS_ON_A_PAGE: Final = 90
 
 
 class Pairs(Settings):
@@ -112,6 +116,23 @@ def _make_differences(work: Work[Pairs]) -> Result:
     return work.make(write)
 
 
+def _page_of_differences(_work: Work[Pairs], result: Result) -> Page:
+    rows = pl.concat(pl.read_parquet(path, glob=False) for path in result.matching(ALL_FILES))
+    pairs = rows.select("first", "second").unique(maintain_order=True)
+    outcome: dict[str, Entry] = {
+        "outcome": f"Of {amount(pairs.height)} pair{'s' if pairs.height != 1 else ''} of selections, "
+        f"{amount(rows.height)} sequences that one keeps and the other drops, those furthest apart in the two rankings."
+    }
+    for first, second in pairs.head(MAX_PAIRS_ON_A_PAGE).iter_rows():
+        own = rows.filter(first=first, second=second).filter(pl.col("rank") <= NUM_ON_A_PAGE)
+        told: list[list[Cell]] = [
+            [first if kept_by == "first" else second, domain, " ".join(text.split())[:CHARACTERS_ON_A_PAGE]]
+            for kept_by, domain, text in own.select("kept_by", "domain", "text").iter_rows()
+        ]
+        outcome[f"{first} and {second}"] = Rows(("kept by it alone", "domain", "text"), told)
+    return Page(outcome=outcome)
+
+
 def _paired(work: Work[Pairs], first: str, second: str) -> pl.DataFrame:
     def ranked(name: str) -> pl.DataFrame:
         [path] = work.input_tables(f"{name} {CUTOFF}")
@@ -184,6 +205,7 @@ _KINDS[DIFFERENCES] = Kind(
 For each pair and each way the {MAX_SEQUENCES} that stand furthest apart in the two rankings.""",
     nodes=partial(_nodes, _KINDS, DIFFERENCES),
     make=_make_differences,
+    page=_page_of_differences,
     table=ALL_FILES,
     columns={
         "first": "a selection",

@@ -1,17 +1,16 @@
 """What the pages of a selection's tables say: what is kept, what the cutoff is, and what stands highest and lowest."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-import polars as pl
-
 from miniplm_assets.evaluation.report.drawings import as_document, column_lineage
+from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.agreement import CUTOFF
 from miniplm_assets.kinds.parameters import WORDS_OF_UNIT
-from miniplm_assets.kinds.rankings import RANKINGS
-from miniplm_assets.lineage.facts_page import page_of_facts
-from miniplm_assets.lineage.kind import ALL_FILES, Node
-from miniplm_assets.lineage.page import Drawing, Entry, Lines, Page, Rows, amount, percent
+from miniplm_assets.kinds.selection_tables_page import TABLE_PAGES
+from miniplm_assets.lineage.facts_page import page_of_table
+from miniplm_assets.lineage.kind import Node
+from miniplm_assets.lineage.page import Drawing, Entry, Page, Rows, amount, percent
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.store import Result
 
@@ -24,7 +23,7 @@ CHARACTERS_OF_A_TEXT: Final = 110
 def page_of_model(work: Work[Any], result: Result) -> Page:
     """Return the page of a table that SQL makes, with where its columns come from."""
     own = PAGES.get(work.node.kind.name)
-    page = page_of_facts(result.facts) if own is None else own(work, result)
+    page = page_of_table(work, result) if own is None else own(work, result)
     drawing = lineage_drawing(work.node)
     more: dict[str, Entry] = {} if drawing is None else {"column lineage": drawing}
     return Page(outcome=page.outcome, made_of={**page.made_of, **more})
@@ -52,7 +51,9 @@ def _refined(work: Work[Any], result: Result) -> Page:
     outcome: dict[str, Entry] = {"outcome": _kept_in_words(facts)} if facts else {}
     files = [[file.name.removesuffix(".parquet"), file.num_rows, _mb(file.num_bytes)] for file in result.manifest.files]
     outcome |= _extremes_of(work)
-    return Page(outcome=outcome, made_of={**_asked(work), "files": Rows(("corpus file", "sequences", "MB"), files)})
+    # How much is kept, the cutoff was asked.
+    asked = _asked(work) if key is None else _asked_of(work.input_node(CUTOFF).settings)
+    return Page(outcome=outcome, made_of={**asked, "files": Rows(("corpus file", "sequences", "MB"), files)})
 
 
 def _kept_in_words(facts: Mapping[str, Any]) -> str:
@@ -70,7 +71,11 @@ def _kept_in_words(facts: Mapping[str, Any]) -> str:
 
 
 def _asked(work: Work[Any]) -> dict[str, Entry]:
-    settings = work.settings.model_dump(exclude_none=True)
+    return _asked_of(work.settings)
+
+
+def _asked_of(own: Settings) -> dict[str, Entry]:
+    settings = own.model_dump(exclude_none=True)
     rows = [[name.replace("_", " "), str(value)] for name, value in settings.items() if value not in ((), {})]
     return {"settings asked for": Rows(("setting", "value"), rows)} if rows else {}
 
@@ -106,63 +111,13 @@ def _texts(result: Result) -> dict[str, Entry]:
     }
 
 
-def _shift(_work: Work[Any], result: Result) -> Page:
-    rows = sorted(result.facts.get("rows", []), key=lambda row: row["token_share_change"])
-    table = [
-        [
-            row["domain"],
-            percent(row["share_of_candidate_tokens"]),
-            percent(row["share_of_kept_tokens"]),
-            percent(row["kept_share_of_domain"]),
-            row["mean_difference_nats_per_token"],
-        ]
-        for row in rows
-    ]
-    columns = ("domain", "of candidate tokens", "of kept tokens", "sequences kept", "mean difference, nats / token")
-    outcome: dict[str, Entry] = {"domains, by change of share": Rows(columns, table)} if rows else {}
-    if rows:
-        least, most = rows[0], rows[-1]
-        outcome = {
-            "outcome": f"The selection cut {least['domain']} from {percent(least['share_of_candidate_tokens'])} to "
-            f"{percent(least['share_of_kept_tokens'])} of the tokens, and raised {most['domain']} from "
-            f"{percent(most['share_of_candidate_tokens'])} to {percent(most['share_of_kept_tokens'])}."
-        } | outcome
-    return Page(outcome=outcome)
-
-
-def _ranking(_work: Work[Any], result: Result) -> Page:
-    spread = result.facts.get("scores")
-    if spread is None:  # of an earlier release, or of so few candidates that all are shown
-        return page_of_facts(result.facts)
-    outcome = (
-        f"{amount(spread['num_candidates'])} candidates are ranked, the highest score first: in the mean it is "
-        f"{amount(spread['mean'])}, with a standard deviation of {amount(spread['standard_deviation'])}, and goes from "
-        f"{amount(spread['lowest'])} to {amount(spread['highest'])}. Below zero are "
-        f"{percent(spread['share_below_zero'])}."
-    )
-    return Page(outcome={"outcome": outcome})
-
-
-def _distribution(_work: Work[Any], result: Result) -> Page:
-    files = (pl.read_parquet(path, glob=False) for path in result.matching(ALL_FILES))
-    rows = pl.concat(files).sort("bin_start_nats")
-    middles = rows["bin_start_nats"].to_list()
-    lines: dict[str, Sequence[tuple[float, float]]] = {
-        "candidates": list(zip(middles, rows["num_candidates"].to_list(), strict=True)),
-        "kept": list(zip(middles, rows["num_kept"].to_list(), strict=True)),
-    }
-    return Page(outcome={"sequences by score": Lines(lines, x="what the selection ranks by")})
-
-
 def _mb(num_bytes: int) -> str:
     return f"{num_bytes / 1e6:.2f}"
 
 
 PAGES: Final[Mapping[str, Callable[[Work[Any], Result], Page]]] = {
-    **dict.fromkeys(RANKINGS, _ranking),
+    **TABLE_PAGES,
     CUTOFF: _cutoff,
     "refined_corpus": _refined,
     EXTREMES: _extremes,
-    "domain_shift": _shift,
-    "score_distribution": _distribution,
 }

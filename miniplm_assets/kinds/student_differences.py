@@ -98,14 +98,23 @@ def _make(work: Work[HeldStudents]) -> Result:
 
 def _shown(row: HeldAgainst) -> dict[str, str]:
     """Return a row as a page shows it: what is asked first, and no more columns than fit."""
+    difference, fewer = differences_in_words(row)
     return {
         "student": f"{row.student} against {row.baseline}",
         "on": row.text or "held-out text",
         "unit": row.unit,
-        "difference": in_words(row.difference, row.difference_low, row.difference_high, signed=True),
+        "difference": difference,
         "outcome": row.outcome if row.is_over_seeds else f"{row.outcome} (one seed)",
-        "times fewer tokens": in_words(row.tokens_saved_factor, row.tokens_saved_low, row.tokens_saved_high),
+        "times fewer tokens": fewer,
     }
+
+
+def differences_in_words(row: HeldAgainst) -> tuple[str, str]:
+    """Return the difference of the losses, and how many times fewer tokens it took, each with its interval."""
+    return (
+        in_words(row.difference, row.difference_low, row.difference_high, signed=True),
+        in_words(row.tokens_saved_factor, row.tokens_saved_low, row.tokens_saved_high),
+    )
 
 
 def _page(_work: Work[HeldStudents], result: Result) -> Page:

@@ -15,7 +15,7 @@ from miniplm_assets.storage.store import Result
 from miniplm_assets.training.train import TRAINING_LOG
 
 LOSS: Final = "held_out_nll_nats_per_token"
-CURVE: Final = "held-out loss, nats / token"
+CURVE: Final = "sample loss, nats / token"
 # What configurations call the same, by what a person calls it.
 SHAPE: Final[Mapping[str, tuple[str, ...]]] = {
     "layers": ("num_hidden_layers", "n_layer"),
@@ -40,7 +40,7 @@ def own_model_page(result: Result, *, split: str) -> Page:
     facts = result.facts
     return Page(
         outcome={
-            "outcome": f"Held-out loss {_nats(facts[LOSS])} {_measured_on(facts)}, after {_cost_in_words(facts)}.",
+            "outcome": f"Sample loss {_nats(facts[LOSS])} {_measured_on(facts)}, after {_cost_in_words(facts)}.",
             CURVE: Lines({"": _curve(result)}, x="tokens"),
         },
         made_of={
@@ -54,7 +54,7 @@ def own_model_page(result: Result, *, split: str) -> Page:
 
 def _measured_on(facts: Mapping[str, Any]) -> str:
     """Say what a loss along the way is measured on: evaluations are of more text, and may leave domains out."""
-    return f"on a sample of {amount(facts['num_held_out_sequences'])} validation sequences of all domains"
+    return f"on {amount(facts['num_held_out_sequences'])} held-out sequences of all domains"
 
 
 def student_page(work: Work[Any], _result: Result) -> Page:
@@ -70,11 +70,11 @@ def student_page(work: Work[Any], _result: Result) -> Page:
     first = next(iter(seeds.values()))
     return Page(
         outcome={
-            "outcome": f"Held-out loss {_nats(sum(losses) / len(losses))}{spread} {_measured_on(every[0])}, after "
+            "outcome": f"Sample loss {_nats(sum(losses) / len(losses))}{spread} {_measured_on(every[0])}, after "
             f"{_cost_in_words(every[0])}" + (" each." if spread else "."),
             CURVE: Lines({f"seed {seed}": _curve(one) for seed, one in seeds.items()}, x="tokens"),
             "seeds, nats / token": Rows(
-                ("seed", "held-out loss", "training loss", "tokens", "seconds"),
+                ("seed", "sample loss", "training loss", "tokens", "seconds"),
                 [
                     [seed, one[LOSS], one["training_nll_nats_per_token"], one["num_tokens"], one["training_seconds"]]
                     for seed, one in zip(seeds, every, strict=True)
@@ -84,7 +84,8 @@ def student_page(work: Work[Any], _result: Result) -> Page:
         made_of={
             "learnt from": ", ".join(work.node.inputs.values()),
             "objective": work.settings.objective.type.replace("_", " "),
-            "how it stands": "over all held-out text in its evaluation, against its baseline in student_differences",
+            "how it stands": "its held-out loss, over all of that text, is in its evaluation; against its baseline, in "
+            "student_differences",
             **_shape(first),
             "training": _training(every),
         },

@@ -1,6 +1,6 @@
 """The page of a kind that says nothing of its own: its facts, sentences first, then tables, then single figures."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
@@ -15,15 +15,20 @@ if TYPE_CHECKING:
 
 # A larger table is for SQL.
 MAX_TABLE_ROWS: Final = 60
+# Of a larger one of which nothing else is told.
+NUM_FIRST_ROWS: Final = 5
 
 
 def page_of_table(work: "Work[Any]", result: "Result") -> Page:
     """Return a page of what a result reports, and of its table where that is small and no fact shows its rows."""
-    page, kind = page_of_facts(result.facts), work.node.kind
+    kind = work.node.kind
+    meanings = {check.description for check in kind.checks}
+    found = [one.description for one in result.manifest.checks if one.description and one.description not in meanings]
+    page = page_of_facts(({"checks": "; ".join(found)} if found else {}) | result.facts)
     shows_rows = any(isinstance(value, list) for value in result.facts.values())
     files = [] if kind.table is None or kind.pieces or shows_rows else result.described(kind.table)
     if not 0 < sum(file.num_rows or 0 for file in files) <= MAX_TABLE_ROWS:
-        return page
+        return page if page.outcome else Page(outcome=_beginning(work, result))
     tables: dict[str, Entry] = {}
     for file in files:
         rows = pl.read_parquet(result.folder / file.name, glob=False)
@@ -35,6 +40,29 @@ def page_of_table(work: "Work[Any]", result: "Result") -> Page:
         if entry is not None:
             tables[in_words(file.name.removesuffix(".parquet"))] = entry
     return Page(outcome={**tables, **page.outcome}, made_of=page.made_of)
+
+
+def _beginning(work: "Work[Any]", result: "Result") -> dict[str, Entry]:
+    """Return how a table begins that no fact tells anything of; of one in pieces, the first of them."""
+    ids = cs.ends_with("_id") & cs.by_dtype(pl.Int64)  # hashes, which tell a person nothing
+    for one in results_of(work, result):
+        for path in one.matching(work.node.kind.table or ""):
+            rows = pl.scan_parquet(path, glob=False).select(~(cs.nested() | ids)).head(NUM_FIRST_ROWS).collect()
+            entry = entry_of(rows.to_dicts())
+            if entry is not None:
+                return {f"its first {rows.height} rows": entry}
+    return {}
+
+
+def results_of(work: "Work[Any]", result: "Result") -> "Iterator[Result]":
+    """Go through the stored results that hold the table of an asset: its own, or those of its pieces."""
+    if work.node.kind.pieces is None:
+        yield result
+        return
+    for recipe in work.piece_recipes.values():
+        stored = work.pipeline.store.find(recipe)
+        if stored is not None:
+            yield stored
 
 
 def page_of_facts(facts: Mapping[str, Any]) -> Page:

@@ -81,6 +81,7 @@ class Kind(Generic[S]):
         name_columns: what its assets are told apart by, where that is more than the name of the section.
         technologies: shown as icons in the UI.
         description: in Markdown; the first line is the summary.
+        sql: what makes it, where that is a text to read.
         nodes: the assets of this kind that an experiment has.
         make: makes the result of one asset, unless it is stored.
         pieces: whether there is a stored result for each corpus file or each seed, which the asset's own lists.
@@ -108,6 +109,7 @@ class Kind(Generic[S]):
     description: str
     nodes: "Callable[[Blueprint], Iterable[Node[S]]]"
     make: "Callable[[Work[S]], Result]"
+    sql: str = ""
     name_columns: tuple[str, ...] = ()
     pieces: Literal["shard", "seed"] | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
