@@ -136,6 +136,9 @@ def test_a_student_that_is_stored_already_and_as_good_as_the_teacher_is_told_of(
 def test_agreement_holds_the_sample_against_scores_in_another_dtype(gates):
     _, _, pipeline, result = gates
     compared = tables(pipeline, "half/score_agreement")
+    assert value_of(made(result)["half/score_agreement"], "outcome").startswith(
+        "Both ways of scoring agree. Of 40 candidates drawn at random and scored again, "
+    )
     assert compared["is_random"].sum() == 40 and compared["is_around_cutoff"].sum() == 20
     first = scores(pipeline, "large/teacher_scores").select("sequence_id", first="logprob_nats")
     joined = compared.join(first, on="sequence_id", validate="1:1")

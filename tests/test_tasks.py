@@ -293,6 +293,8 @@ def test_the_comparison_is_of_the_stored_answers(evaluated):
     bits = table.filter(student="other", task="held_out_bits_per_byte").row(0, named=True)
     assert bits["difference_low"] < bits["difference"] < bits["difference_high"] and bits["low"] is None
     assert "other" in made["task_comparison"].metadata["verdict"].value
+    interval = f"{bits['difference']:+.3f} ({bits['difference_low']:+.3f} to {bits['difference_high']:+.3f})"
+    assert interval in value_of(made["task_comparison"], "tasks")
 
 
 def test_a_second_run_computes_nothing_and_leaves_no_file_in_a_result(evaluated):

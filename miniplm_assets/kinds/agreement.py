@@ -22,7 +22,9 @@ from miniplm_assets.kinds.scores import (
     scored_by,
     scores_kinds,
 )
+from miniplm_assets.lineage.facts_page import in_words
 from miniplm_assets.lineage.kind import ALL_FILES, Blueprint, Check, Kind, Node
+from miniplm_assets.lineage.page import Page, Rows, amount, percent
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.lm.score_shard import Choose
 from miniplm_assets.storage.manifest import CheckOutcome
@@ -191,6 +193,21 @@ def _make(work: Work[Agreeing]) -> Result:
     return work.make(write)
 
 
+def _page(_work: Work[Agreeing], result: Result) -> Page:
+    rows = [
+        [in_words(row["measure"]), *(row[name] for name in row if name != "measure")]
+        for row in result.facts["measures"]
+    ]
+    of_random = {row["measure"]: row["random sample"] for row in result.facts["measures"]}
+    outcome = (
+        f"{'; '.join(check.description for check in result.manifest.checks)}. Of {amount(of_random['num_sequences'])} "
+        f"candidates drawn at random and scored again, {percent(of_random['flip_share'])} would be kept or dropped "
+        "otherwise."
+    )
+    columns = ("measure", *(name for name in result.facts["measures"][0] if name != "measure"))
+    return Page(outcome={"outcome": outcome[0].upper() + outcome[1:], "measures": Rows(columns, rows)})
+
+
 SCORE_AGREEMENT = Kind(
     name=NAME,
     code_version="2",
@@ -201,6 +218,7 @@ SCORE_AGREEMENT = Kind(
 A random part stands for the whole corpus; another part lies next to the cutoff, where selections flip.""",
     nodes=_nodes,
     make=_make,
+    page=_page,
     table=ALL_FILES,
     checks=(SCORES_AGREE,),
     columns={

@@ -185,7 +185,7 @@ def _make(work: Work[Judging]) -> Result:
     work.tally.checks.append(_teacher_is_ahead(work))
     told = list(_outlooks(work))
     if told:
-        work.tally.notes["what_the_students_can_tell"] = "\n\n".join(told)
+        work.tally.notes["what the students can tell"] = "\n\n".join(told)
     return result
 
 

@@ -5,15 +5,18 @@ from typing import Final
 
 import polars as pl
 
+from miniplm_assets.core.intervals import in_words
 from miniplm_assets.evaluation.task_comparison import TaskScore, score_of, task_table
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.student_tasks import ANSWERS, METRICS, student_tasks_key
 from miniplm_assets.lineage.kind import Blueprint, Kind, Node
 from miniplm_assets.lineage.outcome import TASK_COMPARISON as NAME
+from miniplm_assets.lineage.page import Page, Rows, Words
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.store import Draft, Result
 
 COMPARED_TASKS: Final = "compared_tasks.parquet"
+DIFFERENCE: Final = ("difference", "difference_low", "difference_high")
 
 
 class ComparedOnTasks(Settings):
@@ -42,7 +45,7 @@ def _make(work: Work[ComparedOnTasks]) -> Result:
         students = {name: _scores(work, name) for name in work.settings.baselines}
         table, verdict = task_table(students, work.settings.baselines)
         table.write_parquet(draft.path / COMPARED_TASKS)
-        shown = ("student", "task", "metric", "value", "difference", "difference_low", "difference_high", "verdict")
+        shown = ("student", "task", "metric", "value", *DIFFERENCE, "verdict")
         draft.facts = {"verdict": verdict, "tasks": table.select(shown).to_dicts()}
         work.report(verdict)
 
@@ -59,6 +62,21 @@ def _scores(work: Work[ComparedOnTasks], student: str) -> dict[str, TaskScore]:
     return {task: score_of(task, seeds) for task in metrics.filter("is_primary")["task"]}
 
 
+def _page(_work: Work[ComparedOnTasks], result: Result) -> Page:
+    rows = [
+        [
+            row["student"],
+            f"{row['task']} ({row['metric']})",
+            row["value"],
+            "" if row["difference"] is None else in_words(*(row[name] for name in DIFFERENCE), signed=True),
+            row["verdict"],
+        ]
+        for row in result.facts["tasks"]
+    ]
+    columns = ("student", "task", "value", "against its baseline (95 % interval)", "so it is")
+    return Page(outcome={"verdict": Words(result.facts["verdict"]), "tasks": Rows(columns, rows)})
+
+
 TASK_COMPARISON = Kind(
     name=NAME,
     code_version="1",
@@ -70,6 +88,7 @@ With one seed of each the test is McNemar's, exact, and the interval Newcombe's;
 is in the interval too. Tasks are judged one by one: of twenty that are alike, one seems told by chance.""",
     nodes=_nodes,
     make=_make,
+    page=_page,
     table=COMPARED_TASKS,
     columns={
         "student": "its name",

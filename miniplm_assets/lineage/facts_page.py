@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 MAX_TABLE_ROWS: Final = 60
 # Of a larger one of which nothing else is told.
 NUM_FIRST_ROWS: Final = 5
+FIGURES: Final = "figures"
 
 
 def page_of_table(work: "Work[Any]", result: "Result") -> Page:
@@ -28,7 +29,7 @@ def page_of_table(work: "Work[Any]", result: "Result") -> Page:
     shows_rows = any(isinstance(value, list) for value in result.facts.values())
     files = [] if kind.table is None or kind.pieces or shows_rows else result.described(kind.table)
     if not 0 < sum(file.num_rows or 0 for file in files) <= MAX_TABLE_ROWS:
-        return page if page.outcome else Page(outcome=_beginning(work, result))
+        return page if page.outcome.keys() - {FIGURES} else Page(outcome={**page.outcome, **_beginning(work, result)})
     tables: dict[str, Entry] = {}
     for file in files:
         rows = pl.read_parquet(result.folder / file.name, glob=False)
@@ -43,7 +44,7 @@ def page_of_table(work: "Work[Any]", result: "Result") -> Page:
 
 
 def _beginning(work: "Work[Any]", result: "Result") -> dict[str, Entry]:
-    """Return how a table begins that no fact tells anything of; of one in pieces, the first of them."""
+    """Return how a table begins of which facts tell figures at most; of one in pieces, the first of them."""
     ids = cs.ends_with("_id") & cs.by_dtype(pl.Int64)  # hashes, which tell a person nothing
     for one in results_of(work, result):
         for path in one.matching(work.node.kind.table or ""):
@@ -79,7 +80,7 @@ def page_of_facts(facts: Mapping[str, Any]) -> Page:
             (sentences if isinstance(entry, str | Words) else tables)[in_words(name)] = entry
     shown: dict[str, Entry] = sentences | tables
     if figures:
-        shown["figures"] = Rows(("", "value"), figures)
+        shown[FIGURES] = Rows(("", "value"), figures)
     return Page(outcome=shown)
 
 
@@ -90,6 +91,8 @@ def entry_of(value: Any) -> Entry | None:
             return Words(value) if "\n" in value or "**" in value else value
         case int() | float():
             return value
+        case [dict() as row] if len(row) > MAX_COLUMNS and all(map(_is_cell, row.values())):
+            return Rows(("", "value"), [[in_words(name), one] for name, one in row.items()])
         case [dict(), *_]:
             names = [name for name in value[0] if all(_is_cell(row.get(name)) for row in value)][:MAX_COLUMNS]
             return Rows([in_words(name) for name in names], [[row.get(name) for name in names] for row in value])
