@@ -1,11 +1,14 @@
 """How alike two selections are, against scipy and going through all candidates."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import polars as pl
 import pytest
 from scipy.stats import pearsonr, spearmanr
 
 from miniplm_assets.core.overlap import most_different, overlap, paired
+from miniplm_assets.kinds.selection_overlap import CHARACTERS_ON_A_PAGE, _page_of_differences
 
 
 def two_rankings(seed, num=60):
@@ -60,3 +63,25 @@ def test_what_does_not_vary_has_no_correlation():
     rows = pl.DataFrame({"sequence_id": [1, 2], "value": [1.0, 1.0], "is_kept": [True, False]})
     found = overlap(paired(rows, rows))
     assert (found["pearson"], found["spearman"], found["jaccard"]) == (None, None, 1.0)
+
+
+def test_the_page_of_where_selections_part_shows_texts_of_each_way(tmp_path):
+    rows = [
+        {"first": first, "second": second, "kept_by": by, "rank": rank, "domain": "web", "text": f"{by}\n {rank} " * 60}
+        for first, second in (("a", "b"), ("a", "c"), ("b", "c"), ("b", "d"))
+        for by in ("first", "second")
+        for rank in (1, 2, 3)
+    ]
+    path = tmp_path / "selection_differences.parquet"
+    pl.DataFrame(rows).write_parquet(path)
+    page = _page_of_differences(None, SimpleNamespace(matching=lambda _pattern: [path]))
+    assert list(page.outcome) == ["outcome", "a and b", "a and c", "b and c"]
+    assert page.outcome["outcome"].startswith(
+        "Of 4 pairs of selections, 24 sequences that one keeps and the other drops"
+    )
+    table = page.outcome["a and c"].rows
+    assert [row[0] for row in table] == ["a", "a", "c", "c"]
+    assert all(
+        row[2].startswith(f"{by} {rank} {by}") and len(row[2]) == CHARACTERS_ON_A_PAGE
+        for row, (by, rank) in zip(table, [("first", 1), ("first", 2), ("second", 1), ("second", 2)], strict=True)
+    )
