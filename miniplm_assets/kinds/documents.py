@@ -29,9 +29,9 @@ from miniplm_assets.storage.store import Draft, Result
 
 # What fits on a page.
 MAX_SHOWN: Final = 100
-# A second of a core or so, and ten where languages or texts that are alike are looked for: others would come too late
-# to be of use.
-LITTLE_BYTES: Final = 64 << 20
+# What one process has read by the time that others would have been of use: they take a second and more to start
+# (docs/benchmarks.md, Read). Of languages, or texts that are alike, that is less.
+LITTLE_BYTES: Final = 128 << 20
 LITTLE_BYTES_TO_LOOK_AT: Final = 8 << 20
 DOMAIN_FIELD_IS_FOUND = Check(
     "domain_field_is_found",
