@@ -25,11 +25,13 @@ from miniplm_assets.core.errors import DamagedResultError, MissingResultError, S
 from miniplm_assets.core.recipe import Recipe
 from miniplm_assets.kinds.registry import open_pipeline
 from miniplm_assets.storage.bucket.door import Bucket
+from miniplm_assets.storage.bucket.held import HeldResult
 from miniplm_assets.storage.bucket.leases import LEASES, Holder, Lease, Leases
 from miniplm_assets.storage.bucket.results import file_name, manifest_name
-from miniplm_assets.storage.bucket.store import BucketStore, HeldResult
+from miniplm_assets.storage.bucket.store import BucketStore
 from miniplm_assets.storage.files import write_note
 from miniplm_assets.storage.result import VERIFIED
+from miniplm_assets.storage.set_aside import ground_of
 from miniplm_assets.storage.store import Draft
 from tests.bucket_server import BUCKET, KEY, SECRET, BucketServer
 from tests.corpora import write_shard
@@ -306,17 +308,97 @@ def test_what_was_pruned_elsewhere_is_not_stored_and_is_put_back_from_here(
     assert machine("third").require(RECIPE).file("scores.parquet").exists()
 
 
+def anew(draft: Draft) -> None:
+    write(draft)
+    (draft.path / "more" / "empty.txt").write_text("another making")
+
+
+RESTING = Recipe(
+    kind="notes", names=("large",), code_version="1", settings={}, inputs={"teacher_scores": RECIPE.fingerprint}
+)
+
+
+def test_no_machine_finds_what_is_set_aside_nor_puts_a_copy_of_it_back(machine: Callable[[str], BucketStore]) -> None:
+    one, other = machine("one"), machine("other")
+    first = one.make(RECIPE, write).manifest
+    assert other.require(RECIPE).file("scores.parquet").exists()
+    with one.unused():
+        one.set_aside(one.require(RECIPE), None)
+    assert [aside.manifest for aside in machine("third").aside.all()] == [first]
+    for name in ("one", "other", "third"):
+        assert machine(name).find(RECIPE) is None
+    with pytest.raises(KeyboardInterrupt):
+        machine("other").make(RECIPE, killed)
+    assert [aside.manifest for aside in machine("third").aside.all()] == [first], "the earlier one stays until then"
+    machine("other").make(RECIPE, anew)
+    made = machine("one").require(RECIPE)
+    assert (made.folder / "more" / "empty.txt").read_text() == "another making"
+    assert not list(machine("third").aside.all())
+    kept = {file_name(made.manifest, file) for file in made.manifest.files}
+    assert {listed.name for listed in one.bucket.list("files/")} == kept
+    assert not list(one.bucket.list("aside/")) and list(made.problems()) == []
+
+
+def killed(_draft: Draft) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("makes", "comes_back"), [(write, True), (anew, False)])
+def test_what_rests_on_it_comes_back_with_the_same_bytes_alone(
+    machine: Callable[[str], BucketStore], makes: Callable[[Draft], None], comes_back: bool
+) -> None:
+    one = machine("one")
+    first, resting = one.make(RECIPE, write).manifest, one.make(RESTING, write).manifest
+    with one.unused():
+        one.set_aside(one.require(RESTING), [ground_of(first)])
+        one.set_aside(one.require(RECIPE), None)
+    other = machine("other")
+    assert other.find(RESTING) is None
+    other.bring_back(RESTING)
+    assert other.find(RESTING) is None, "what it rests on is not there"
+    other.make(RECIPE, makes)
+    other.bring_back(RESTING)
+    found = machine("third").find(RESTING)
+    assert (found is not None) is comes_back
+    if found is not None:
+        assert found.manifest == resting and list(found.problems()) == []
+        assert other.make(RESTING, never).manifest == resting
+    made = []
+    other.make(RESTING, lambda draft: (made.append(1), write(draft))[1])
+    assert bool(made) is not comes_back
+    assert not list(machine("third").bucket.list("aside/"))
+
+
+def test_a_result_whose_setting_aside_broke_off_is_still_stored(
+    machine: Callable[[str], BucketStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = machine("one")
+    one.make(RECIPE, write)
+
+    def killed_before(_self: Bucket, _names: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
+        broken.setattr(Bucket, "delete", killed_before)
+        one.set_aside(one.require(RECIPE), None)
+    assert not list(machine("other").aside.all())
+    assert machine("other").make(RECIPE, never).file("scores.parquet").exists()
+    # Where its files are gone, it does not come back as a manifest alone.
+    other, third = machine("other"), machine("third")
+    with other.unused():
+        other.set_aside(other.require(RECIPE), [])
+    other.bucket.delete([listed.name for listed in other.bucket.list("files/")])
+    third.bring_back(RECIPE)
+    assert third.find(RECIPE) is None
+
+
 def test_a_copy_of_another_making_gives_way_to_what_is_stored(machine: Callable[[str], BucketStore]) -> None:
     one, other = machine("one"), machine("other")
     one.make(RECIPE, write)
     with other.unused():
         other.remove(other.require(RECIPE))
 
-    def write_anew(draft: Draft) -> None:
-        write(draft)
-        (draft.path / "more" / "empty.txt").write_text("another making")
-
-    other.make(RECIPE, write_anew)
+    other.make(RECIPE, anew)
     assert (machine("one").require(RECIPE).folder / "more" / "empty.txt").read_text() == "another making"
 
 
@@ -483,13 +565,21 @@ def test_an_experiment_on_a_bucket_has_the_bytes_of_one_on_a_folder_and_no_keys_
         assert main(["plan", str(small)]) == 0
         # The catalog names files by their place, so that each machine has its own.
         assert materialise(small, instance) == dict.fromkeys(first, 0) | {"warehouse_catalog": 1}
+        assert main(["forget", "bpe/sequences", str(small)]) == 0
+        assert main(["plan", str(small)]) == 0
+        # What rests on it comes back, since the same bytes were made.
+        again = materialise(small, instance)
+        assert again == dict.fromkeys(first, 0) | {"bpe/sequences": first["bpe/sequences"]}
+        cache("one")
+        assert materialise(small, instance) == dict.fromkeys(first, 0)
+        cache("other")
     kept = contents(tmp_path / "folder")
     assert kept and contents(next(one.iterdir())) == contents(next(other.iterdir())) == kept
     for command in (["show", "bpe/sequences", str(small)], ["verify", str(small)], ["prune", str(small)]):
         assert main(command) == 0, command
-    assert main(["forget", "bpe/sequences", str(small)]) == 2
     printed = "".join(capfd.readouterr())
-    assert "nothing can be set aside so far" in printed and "all is well" in printed
+    assert "bpe/sequences" in printed and "set aside; the next run makes it anew" in printed
+    assert "all is well" in printed
     assert "0 leftovers" in printed and "never finished" not in printed
     store = open_pipeline(small).store
     assert isinstance(store, BucketStore)

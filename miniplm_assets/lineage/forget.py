@@ -5,7 +5,7 @@ wrongly) has it made once more, under the same fingerprint.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -14,19 +14,9 @@ from miniplm_assets.core.recipe import Recipe
 from miniplm_assets.lineage.fingerprints import RAW_CORPUS, Fingerprints
 from miniplm_assets.lineage.kind import EVERY_SHARD
 from miniplm_assets.lineage.pipeline import Pipeline
-from miniplm_assets.storage.latest import hide
 from miniplm_assets.storage.manifest import Manifest
-from miniplm_assets.storage.set_aside import (
-    EARLIER,
-    Ground,
-    all_set_aside,
-    ground_of,
-    grounds_of,
-    make_anew,
-    set_aside,
-    write_grounds,
-)
-from miniplm_assets.storage.store import WORK, Result, Store
+from miniplm_assets.storage.set_aside import Ground, ground_of
+from miniplm_assets.storage.store import Result, Store
 
 
 @dataclass(frozen=True)
@@ -65,27 +55,22 @@ def forget(
         MiniplmError: if there is no such asset or piece, or nothing of it is stored.
     """
     store = pipeline.store
-    if store.is_remote:
-        raise MiniplmError(
-            f"{store.address} is on an object store, where nothing can be set aside so far. To make {key} anew, make "
-            "it in another warehouse (MINIPLM_WAREHOUSE), and hold the two against each other"
-        )
     stored = [(recipe, store.find(recipe)) for recipe in _recipes(fingerprints, key, pieces)]
     again = [(recipe, one) for recipe, one in stored if one is not None and not _is_by(one, made_by)]
-    aside = {manifest.fingerprint: (work, manifest) for work, manifest in all_set_aside(store.root / WORK)}
+    aside = {one.manifest.fingerprint: one for one in store.aside.all()}
     waiting_already = [recipe for recipe, one in stored if one is None and recipe.fingerprint in aside]
     if not again and not waiting_already:
         if any(one is not None for _, one in stored):
             return Forgotten([], [])
         raise MiniplmError(f"nothing is stored of {key}{_named(pieces)}: it is made by the next run in any case")
     grounds = [ground_of(one.manifest) for _, one in again]
-    grounds += [ground_of(aside[recipe.fingerprint][1]) for recipe in waiting_already]
+    grounds += [ground_of(aside[recipe.fingerprint].manifest) for recipe in waiting_already]
     waiting = _set_dependents_aside(store, fingerprints, grounds)
     for recipe in waiting_already:
-        make_anew(aside[recipe.fingerprint][0])
-    hide(store.root, [one.folder for _, one in again])
-    for recipe, one in again:
-        set_aside(one.folder, store.work_folder(recipe.kind, recipe.fingerprint), None)
+        store.aside.note(replace(aside[recipe.fingerprint], rests_on=None))
+    store.hide(one for _, one in again)
+    for _, one in again:
+        store.set_aside(one, None)
     return Forgotten([*(recipe for recipe, _ in again), *waiting_already], waiting)
 
 
@@ -121,18 +106,17 @@ def _set_dependents_aside(store: Store, fingerprints: Fingerprints, grounds: lis
     Of other experiments too: it is read off the manifests of the warehouse.
     """
     stored = list(store.results(on_problem=_raise))
-    aside = list(all_set_aside(store.root / WORK))
+    aside = list(store.aside.all())
     inputs = {one.manifest.fingerprint: _inputs(one.manifest) for one in stored}
-    inputs |= {manifest.fingerprint: _inputs(manifest) for _, manifest in aside}
+    inputs |= {one.manifest.fingerprint: _inputs(one.manifest) for one in aside}
     affected = _affected({ground.fingerprint for ground in grounds}, inputs | _shares_of_files(fingerprints))
-    for work, manifest in aside:
-        before = grounds_of(work)
-        if manifest.fingerprint in affected and before is not None:
-            write_grounds(work, [*before, *grounds])
+    for one in aside:
+        if one.manifest.fingerprint in affected and one.rests_on is not None:
+            store.aside.note(replace(one, rests_on=[*one.rests_on, *grounds]))
     waiting = [one for one in stored if one.manifest.fingerprint in affected]
-    hide(store.root, [one.folder for one in waiting])
-    for one in sorted(waiting, key=lambda one: affected[one.manifest.fingerprint], reverse=True):
-        set_aside(one.folder, store.work_folder(one.manifest.kind, one.manifest.fingerprint), grounds)
+    store.hide(waiting)
+    for result in sorted(waiting, key=lambda one: affected[one.manifest.fingerprint], reverse=True):
+        store.set_aside(result, grounds)
     return [one.manifest for one in waiting]
 
 
@@ -184,5 +168,5 @@ def in_words(forgotten: Forgotten) -> str:
             f"{len(forgotten.waiting):,} results rest on that, and wait: each comes back as it was if the new bytes "
             f"are the same as before, and is made anew if they are not: {named}"
         )
-    lines.append(f"Nothing is deleted before the new one is whole: till then it lies in .work/*/{EARLIER}.")
+    lines.append("Nothing is deleted before the new one is whole: till then it is set aside, out of sight.")
     return "\n".join(lines)

@@ -24,8 +24,7 @@ from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.run import Run
 from miniplm_assets.lineage.tally import Tally
 from miniplm_assets.lm.part_threads import PartThreads
-from miniplm_assets.storage.set_aside import EARLIER
-from miniplm_assets.storage.store import WORK, Draft, Result
+from miniplm_assets.storage.store import Draft, Result
 
 # How often somebody who waits for another run's result looks for it.
 INPUT_POLL_SECONDS: Final = 1.0
@@ -91,7 +90,7 @@ class Work(Generic[S]):
 
     def bring_back(self) -> None:
         """Put back what was set aside with what it rests on, where that still holds; no model is loaded for it."""
-        if any((self.pipeline.store.root / WORK).glob(f"{self.node.kind.name}-*/{EARLIER}")):
+        if self.pipeline.store.aside.may_hold(self.node.kind.name):
             for recipe in self.fingerprints.stored(self.node.key):
                 self.pipeline.store.bring_back(recipe)
 

@@ -13,7 +13,7 @@ A name is no content: what is stored under another name is found by its kind and
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -37,10 +37,9 @@ from miniplm_assets.storage.manifest import (
 from miniplm_assets.storage.notes import LocalNotes, Notes
 from miniplm_assets.storage.result import VERIFIED
 from miniplm_assets.storage.result import Result as Result
-from miniplm_assets.storage.set_aside import EARLIER, Ground, come_back
+from miniplm_assets.storage.set_aside import WORK as WORK
+from miniplm_assets.storage.set_aside import Ground, LocalSetAside, SetAside
 
-# Where results are made, beside the names of the assets.
-WORK: Final = ".work"
 LOCK: Final = "lock"
 
 
@@ -90,6 +89,7 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.notes: Notes = LocalNotes(root)
+        self.aside: SetAside = LocalSetAside(root)
         self._places: dict[str, list[Path]] = {}
 
     @property
@@ -210,7 +210,7 @@ class Store:
 
     def _begun(self, recipe: Recipe, folder: Path, lock: Lock) -> Result | Draft:
         # Another run may have made it while this one waited; or it was set aside, and still holds.
-        found = self.find(recipe) or self._back(recipe, folder)
+        found = self.find(recipe) or self._back(recipe)
         if found is not None:
             shutil.rmtree(folder, ignore_errors=True)
             lock.close()
@@ -221,12 +221,20 @@ class Store:
         draft.work.mkdir(exist_ok=True)
         return draft
 
+    def set_aside(self, result: Result, rests_on: list[Ground] | None) -> None:
+        """Put a result out of sight until it is made again; see `SetAside.put`. Nobody uses the warehouse meanwhile."""
+        self.aside.put(result, rests_on)
+
+    def hide(self, results: Iterable[Result]) -> None:
+        """Take away the names that lead to some results, before these are put out of sight."""
+        hide(self.root, [one.folder for one in results])
+
     def bring_back(self, recipe: Recipe) -> None:
-        """Put a result back that was set aside, if it still holds; see `set_aside`."""
-        folder = self.work_folder(recipe.kind, recipe.fingerprint)
-        if self.find(recipe) is None and (folder / EARLIER).exists():
+        """Put a result back that was set aside, if it still holds."""
+        if self.find(recipe) is None and self.aside.holds(recipe):
+            folder = self.work_folder(recipe.kind, recipe.fingerprint)
             with closing(self._lock(recipe, folder, None)):
-                self._back(recipe, folder)
+                self._back(recipe)
 
     def publish(self, draft: Draft) -> Result:
         """Put a finished draft in its place, its manifest last, and let go of its lock.
@@ -325,11 +333,11 @@ class Store:
         """Return the folder that a result is made in."""
         return self.root / WORK / f"{kind}-{fingerprint}"
 
-    def _back(self, recipe: Recipe, folder: Path) -> Result | None:
-        def find(ground: Ground) -> Result | None:
-            return self.lookup(ground.key, ground.kind, ground.fingerprint)
+    def _back(self, recipe: Recipe) -> Result | None:
+        return self.find(recipe) if self.aside.come_back(recipe, self._stored) else None
 
-        return self.find(recipe) if come_back(folder, self.root / recipe.key / recipe.fingerprint, find) else None
+    def _stored(self, ground: Ground) -> Result | None:
+        return self.lookup(ground.key, ground.kind, ground.fingerprint)
 
     def _lock(self, recipe: Recipe, folder: Path, report: Callable[[str], None] | None) -> Lock:
         """Take the lock of one result; the system lets go of it when the process ends, however it ends."""

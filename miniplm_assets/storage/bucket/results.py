@@ -184,10 +184,11 @@ class BucketResults:
         self._bucket.delete([one.name for one in self._bucket.list(prefix)])
 
     def left_below(self, prefix: str) -> Iterator[LeftObjects]:
-        """Go through what lies below ``files`` or ``work`` and is named by no manifest, result by result."""
+        """Go through what lies below ``files``, ``work`` or ``aside`` and is named by no manifest, result by result."""
         found: dict[tuple[str, str], list[Listed]] = {}
         for one in self._bucket.list(f"{prefix}/"):
-            _, kind, fingerprint, *_ = one.name.split("/")
+            _, kind, name, *_ = one.name.split("/")
+            fingerprint = name.removesuffix(".json")
             found.setdefault((kind, fingerprint), []).append(one)
         for (kind, fingerprint), objects in found.items():
             manifest = self.manifest(kind, fingerprint)

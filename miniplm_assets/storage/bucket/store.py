@@ -9,7 +9,7 @@ it puts it back instead.
 import secrets
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from functools import cached_property
@@ -19,15 +19,19 @@ from typing import Final
 
 from miniplm_assets.core.errors import StoreError
 from miniplm_assets.core.recipe import Recipe
+from miniplm_assets.storage.bucket.aside import ASIDE, BucketSetAside
 from miniplm_assets.storage.bucket.door import PATIENCE, Bucket
-from miniplm_assets.storage.bucket.leases import LEASE_SECONDS, LEASES, Holder, Lease, Leases
+from miniplm_assets.storage.bucket.held import HeldResult
+from miniplm_assets.storage.bucket.leases import LEASE_SECONDS, LEASES, Holder, Leases
 from miniplm_assets.storage.bucket.notes import BucketNotes
 from miniplm_assets.storage.bucket.results import FILES, BucketResults, LeftObjects, in_threads, manifest_name
 from miniplm_assets.storage.bucket.work import WORK_OBJECTS, CarriedWork
 from miniplm_assets.storage.files import read_note, take_lock, write_note
+from miniplm_assets.storage.latest import hide
 from miniplm_assets.storage.leases import in_use, unused
 from miniplm_assets.storage.manifest import MANIFEST, Manifest
 from miniplm_assets.storage.result import VERIFIED, Result
+from miniplm_assets.storage.set_aside import Ground
 from miniplm_assets.storage.store import Draft, Lock, Store
 
 FETCHED: Final = ".fetched"
@@ -65,45 +69,6 @@ class BucketResult(Result):
             yield from self._local_problems()
 
 
-class HeldResult:
-    """What is held of a result in the making: the lock on this machine, and the lease for all of them."""
-
-    def __init__(self, lock: Lock, leases: Leases, lease: Lease) -> None:
-        self._lock = lock
-        self._leases = leases
-        self.lease = lease
-        self.work: CarriedWork | None = None
-
-    @property
-    def closed(self) -> bool:
-        """Whether it is held no longer."""
-        return self._lock.closed
-
-    def close(self) -> None:
-        """Carry what there is, and let go: the next one goes on with it."""
-        if self.closed:
-            return
-        try:
-            if self.work is None:  # nothing was begun: somebody else has made it
-                self._leases.remove(self.lease)
-            else:
-                self.work.give_up()
-                self._leases.release(self.lease)
-        finally:
-            self._lock.close()
-
-    def finish(self) -> None:
-        """Let go of a result that is stored: nobody will make it."""
-        try:
-            if self.work is not None:
-                self.work.finish()
-            self._leases.remove(self.lease)
-        except StoreError:  # it is stored; what is left of its making goes when somebody prunes
-            self._leases.release(self.lease)
-        finally:
-            self._lock.close()
-
-
 class BucketStore(Store):
     """All results of a warehouse on an object store.
 
@@ -121,6 +86,7 @@ class BucketStore(Store):
         self.bucket = Bucket(url, patience)
         self.stored = BucketResults(self.bucket)
         self.notes = BucketNotes(self.bucket)
+        self.aside: BucketSetAside = BucketSetAside(self.bucket)
         self._lease_seconds = lease_seconds
         self._manifests: dict[tuple[str, str], tuple[float, Manifest]] = {}
         self._listed: dict[str, tuple[float, frozenset[str]]] = {}
@@ -223,6 +189,7 @@ class BucketStore(Store):
         assert isinstance(held, HeldResult)
         manifest = self._seal(draft)
         first = self.stored.publish(draft.path, manifest)
+        self.aside.drop(first)
         self._manifests[first.kind, first.fingerprint] = monotonic(), first
         if first is manifest:
             self._put_in_place(draft.path, manifest)
@@ -257,9 +224,22 @@ class BucketStore(Store):
         if folder is not None:
             super().remove(Result(folder, manifest))
 
+    def set_aside(self, result: Result, rests_on: list[Ground] | None) -> None:
+        """Put a result out of sight in the bucket; its copy here goes, so that nobody puts that back."""
+        super().set_aside(result, rests_on)
+        self._forget(result.manifest)
+        folder = self._folder_of(result.manifest)
+        if folder is not None:
+            super().remove(Result(folder, result.manifest))
+
+    def hide(self, results: Iterable[Result]) -> None:
+        """Take away the names that lead to copies of some results here."""
+        folders = map(self._folder_of, (one.manifest for one in results))
+        hide(self.root, [folder for folder in folders if folder is not None])
+
     def left_objects(self) -> Iterator[LeftObjects]:
         """Go through what killed runs left in the bucket, and nobody works on."""
-        for prefix in (FILES, WORK_OBJECTS):
+        for prefix in (ASIDE, FILES, WORK_OBJECTS):
             for left in self.stored.left_below(prefix):
                 if not self.leases.is_held(f"{LEASES}/{left.kind}/{left.fingerprint}.json"):
                     yield left
@@ -310,9 +290,13 @@ class BucketStore(Store):
         self._manifests.pop((manifest.kind, manifest.fingerprint), None)
         self._copies.pop((manifest.kind, manifest.fingerprint), None)
 
-    def _back(self, recipe: Recipe, folder: Path) -> Result | None:  # noqa: ARG002 - nothing is set aside there
-        """Put a result back into the bucket that is here and not there."""
+    def _back(self, recipe: Recipe) -> Result | None:
+        """Put a result back that is set aside and still holds; or one that is here, and not there: it was pruned."""
         here = super().lookup(recipe.key, recipe.kind, recipe.fingerprint)
+        if here is None and not self.aside.holds(recipe):
+            return None
+        if self.aside.find(recipe.kind, recipe.fingerprint) is not None:  # then no copy of it is put back
+            return super()._back(recipe)
         if here is None:
             return None
         first = self.stored.publish(here.verified_folder(), here.manifest)
