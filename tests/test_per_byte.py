@@ -101,6 +101,7 @@ def retokenise(folder: Path, texts: list[str], selecting: Path, reading: Path, *
 @example("byte_level", "llama", ["🎉再🎉北京。the Hund", "x" * 90, "🎉"], 8, False)
 @example("llama", "byte_level", ["再🎉 the end.", "e\u0301" * 9, "👩\u200d👧" * 4], 8, False)
 @example("metaspace", "unigram", ["再" * 20, " the the"], 9, True)
+@example("unigram", "byte_level", ["the ", "नमस्ते"], 8, True)
 def test_both_are_asked_for_the_same_bytes(
     selecting: str, reading: str, texts: list[str], sequence_length: int, scores_after_end: bool
 ) -> None:
@@ -138,7 +139,9 @@ def test_both_are_asked_for_the_same_bytes(
             assert read == places[: len(read)] and bool(read) != is_whole
             found = b"".join(bytes_of(plain, after["token_ids"][one]) for one in places[len(read) :])
             if is_whole:  # each with the space of its own tokenizer
-                assert {asked, found} <= {text.encode(), b" " + text.encode()}
+                # One that a cut within a character left spells less than its text (counted below).
+                assert found in (text.encode(), b" " + text.encode())
+                assert asked in (text.encode(), b" " + text.encode()) or not is_exact
                 asked = text.encode()
             else:
                 assert (found == asked or not is_exact) and text.encode().endswith(found)
