@@ -238,7 +238,7 @@ def held_against(student, baseline, *, fewer=None, unit=PER_TOKEN, is_over_seeds
 def test_students_are_told_with_their_intervals_the_lowest_loss_first_each_once():
     rows = [student_row(name, seed, loss + seed / 100) for name, loss in (("a", 4.0), ("b", 3.0)) for seed in (1, 3)]
     held = {"b": held_against("b", "a", fewer=2.06)}
-    students, more = comparison_page._students([*rows, rows[0], rows[1]], held, 1).items()
+    students, more = comparison_page._students([*rows, rows[0], rows[1]], held).items()
     assert (students[0], more[0]) == ("students", "their seeds and tokens")
     assert students[1].columns == (
         "student",
@@ -262,7 +262,7 @@ def test_of_several_baselines_each_difference_names_its_own():
         "b": held_against("b", "a", is_over_seeds=False),
         "c": held_against("c", "b", unit=PER_BYTE, is_over_seeds=False),
     }
-    table = comparison_page._students(rows, held, 2)["students"]
+    table = comparison_page._students(rows, held)["students"]
     assert table.columns[1:3] == ("held-out loss, nats / token", "against its baseline (95 % interval)")
     assert [row[2] for row in table.rows] == [
         "b: -0.272 (-0.323 to -0.221) bits / byte; one seed",

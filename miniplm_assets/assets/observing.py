@@ -7,7 +7,7 @@ from typing import Final
 
 import dagster as dg
 
-from miniplm_assets.assets.asset_page import piece_rows
+from miniplm_assets.assets.asset_page import CHARACTERS_OF_A_RUN, piece_rows
 from miniplm_assets.assets.pages import shown
 from miniplm_assets.core.progressed import Progressed
 from miniplm_assets.lineage.tally import Tally
@@ -36,8 +36,8 @@ class Observing:
             yield
         except BaseException:
             if self._has_told:
-                run = self._context.run.run_id
-                self._show(f"ended before it was complete; what was finished is kept. Run {run[:8]} says why.")
+                run = self._context.run.run_id[:CHARACTERS_OF_A_RUN]
+                self._show(f"ended before it was complete; what was finished is kept. Run {run} says why.")
             raise
 
     def tell(self, line: str) -> None:

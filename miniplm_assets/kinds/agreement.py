@@ -194,18 +194,16 @@ def _make(work: Work[Agreeing]) -> Result:
 
 
 def _page(_work: Work[Agreeing], result: Result) -> Page:
-    rows = [
-        [in_words(row["measure"]), *(row[name] for name in row if name != "measure")]
-        for row in result.facts["measures"]
-    ]
-    of_random = {row["measure"]: row["random sample"] for row in result.facts["measures"]}
+    measures = result.facts["measures"]
+    measure, *samples = measures[0]
+    rows = [[in_words(row[measure]), *(row[sample] for sample in samples)] for row in measures]
+    of_random = {row[measure]: row["random sample"] for row in measures}
     outcome = (
         f"{'; '.join(check.description for check in result.manifest.checks)}. Of {amount(of_random['num_sequences'])} "
         f"candidates drawn at random and scored again, {percent(of_random['flip_share'])} would be kept or dropped "
         "otherwise."
     )
-    columns = ("measure", *(name for name in result.facts["measures"][0] if name != "measure"))
-    return Page(outcome={"outcome": outcome[0].upper() + outcome[1:], "measures": Rows(columns, rows)})
+    return Page(outcome={"outcome": outcome[0].upper() + outcome[1:], "measures": Rows((measure, *samples), rows)})
 
 
 SCORE_AGREEMENT = Kind(

@@ -27,7 +27,7 @@ def comparison_page(work: Work[Any], result: Result) -> Page:
     held = {row.student: row for row in differences_in(pl.read_parquet(differences, glob=False)) if row.text is None}
     outcome: dict[str, Entry] = {
         "verdict": Words(result.facts["verdict"]),
-        **_students(result.facts["students"], held, len({one.baseline for one in held.values()})),
+        **_students(result.facts["students"], held),
     }
     curves = _curves(work)
     if curves:
@@ -47,16 +47,14 @@ def comparison_page(work: Work[Any], result: Result) -> Page:
     return Page(outcome=outcome, made_of=made_of)
 
 
-def _students(
-    rows: Sequence[Mapping[str, Any]], held: Mapping[str, HeldAgainst], num_baselines: int
-) -> dict[str, Entry]:
+def _students(rows: Sequence[Mapping[str, Any]], held: Mapping[str, HeldAgainst]) -> dict[str, Entry]:
     """Return the students side by side, each once, the lowest loss first; of several seeds the means.
 
     Args:
         rows: of the comparison's table.
         held: how each differs from its baseline, by the student.
-        num_baselines: that there are; of one alone the head of the column says its name.
     """
+    baselines = {one.baseline for one in held.values()}
     of_students: dict[str, dict[int, Mapping[str, Any]]] = {}
     for row in rows:  # what is a baseline of others stands there once more
         of_students.setdefault(row["student"], {}).setdefault(row["seed"], row)
@@ -70,7 +68,7 @@ def _students(
     }
     for student, losses in sorted(losses_of.items(), key=lambda one: fmean(one[1])):
         seeds = of_students[student]
-        table.append([student, fmean(losses), *_against(held.get(student), has_name=num_baselines > 1)])
+        table.append([student, fmean(losses), *_against(held.get(student), has_name=len(baselines) > 1)])
         more.append(
             [
                 student,
@@ -80,7 +78,7 @@ def _students(
                 fmean(row["num_tokens"] for row in seeds.values()),
             ]
         )
-    against = f"against {next(iter(held.values())).baseline}" if num_baselines == 1 else "against its baseline"
+    against = f"against {next(iter(baselines)) if len(baselines) == 1 else 'its baseline'}"
     columns = ("student", f"held-out loss, nats / token{of_seeds}", f"{against} (95 % interval)", "times fewer tokens")
     return {
         "students": Rows(columns, table),
@@ -97,8 +95,8 @@ def _against(held: HeldAgainst | None, *, has_name: bool) -> tuple[str, str]:
     difference, fewer = differences_in_words(held)
     unit = " bits / byte" if held.unit == PER_BYTE else ""
     one_seed = "" if held.is_over_seeds else "; one seed"
-    name = f" {held.baseline}:" if has_name else ""
-    return f"{name} {difference}{unit}{one_seed}".strip(), fewer
+    name = f"{held.baseline}: " if has_name else ""
+    return f"{name}{difference}{unit}{one_seed}", fewer
 
 
 def _few(curves: Mapping[str, Curve], baselines: Collection[str | None]) -> dict[str, Curve]:

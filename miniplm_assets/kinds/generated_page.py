@@ -4,8 +4,9 @@ from typing import Any, Final
 
 import polars as pl
 
+from miniplm_assets.core.words import cut
 from miniplm_assets.lineage.facts_page import results_of
-from miniplm_assets.lineage.page import Cell, Entry, Page, Rows, amount, percent, seconds_in_words
+from miniplm_assets.lineage.page import Cell, Entry, Page, Rows, amount, device_time_in_words, percent
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.storage.store import Result
 
@@ -16,10 +17,8 @@ CHARACTERS_OF_AN_EXAMPLE: Final = 160
 def generated_page(work: Work[Any], result: Result) -> Page:
     """Return the page of sequences that a teacher continued."""
     facts = result.facts
-    seconds, written = facts.get("device_seconds"), facts["num_generated_tokens"]
-    speed = f", {written / seconds:,.0f} tokens a second" if seconds else ""
-    took = f" in {seconds_in_words(seconds)} of a device{speed}" if seconds else ""
-    sequences = facts["num_sequences"]
+    sequences, written = facts["num_sequences"], facts["num_generated_tokens"]
+    took = device_time_in_words(facts.get("device_seconds"), written)
     outcome: dict[str, Entry] = {
         "outcome": f"Of {amount(sequences)} sequences the teacher wrote {amount(written)} of "
         f"{amount(facts['num_tokens'])} tokens ({percent(written, facts['num_tokens'])}){took}; the others are the "
@@ -44,12 +43,14 @@ def _examples(work: Work[Any], result: Result) -> dict[str, Entry]:
         rows = (
             pl.scan_parquet(piece.matching(work.node.kind.table or ""), glob=False)
             .filter(wanted)
-            .select("domain", pl.col("continuation").str.slice(0, CHARACTERS_OF_AN_EXAMPLE))
+            .select("domain", "continuation")
             .head(NUM_EXAMPLES)
             .collect()
         )
         if rows.height:
-            told: list[list[Cell]] = [[domain, " ".join(text.split())] for domain, text in rows.iter_rows()]
+            told: list[list[Cell]] = [
+                [domain, cut(text, CHARACTERS_OF_AN_EXAMPLE)] for domain, text in rows.iter_rows()
+            ]
             return {"how what it wrote begins": Rows(("domain", "text"), told)}
     return {}
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from miniplm_assets.core.facts import model_tokens
 from miniplm_assets.core.splits import CANDIDATE
-from miniplm_assets.lineage.page import Cell, Entry, Page, Rows, amount, seconds_in_words
+from miniplm_assets.lineage.page import Cell, Entry, Page, Rows, amount, device_time_in_words
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.lm.score_shard import mean_nll
 from miniplm_assets.storage.store import Result
@@ -15,9 +15,8 @@ def scores_page(work: Work[Any], result: Result) -> Page:
     """Return the page of the scores of some sequences under one model."""
     facts = result.facts
     by_split = facts.get("by_split_and_domain", {})
-    num_tokens, seconds = model_tokens(facts), facts.get("device_seconds")
-    speed = f", {num_tokens / seconds:,.0f} tokens a second" if seconds else ""
-    took = "" if seconds is None else f" in {seconds_in_words(seconds)} of a device{speed}"
+    num_tokens = model_tokens(facts)
+    took = device_time_in_words(facts.get("device_seconds"), num_tokens)
     losses = ", ".join(_losses(by_split))
     follows = "" if work.settings.scoring.score_after_end_of_document else " or follows the end of a document"
     unscored = f"No token is scored that begins a sequence{follows}: nothing is before it."

@@ -13,6 +13,7 @@ import polars as pl
 from miniplm_assets.core.overlap import most_different, overlap, paired
 from miniplm_assets.core.recipe import key_of
 from miniplm_assets.core.selection import is_kept
+from miniplm_assets.core.words import cut
 from miniplm_assets.experiment import Experiment
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.agreement import CUTOFF
@@ -126,7 +127,7 @@ def _page_of_differences(_work: Work[Pairs], result: Result) -> Page:
     for first, second in pairs.head(MAX_PAIRS_ON_A_PAGE).iter_rows():
         own = rows.filter(first=first, second=second).filter(pl.col("rank") <= NUM_ON_A_PAGE)
         told: list[list[Cell]] = [
-            [first if kept_by == "first" else second, domain, " ".join(text.split())[:CHARACTERS_ON_A_PAGE]]
+            [first if kept_by == "first" else second, domain, cut(text, CHARACTERS_ON_A_PAGE)]
             for kept_by, domain, text in own.select("kept_by", "domain", "text").iter_rows()
         ]
         outcome[f"{first} and {second}"] = Rows(("kept by it alone", "domain", "text"), told)

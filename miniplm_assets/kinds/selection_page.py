@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from miniplm_assets.core.words import cut
 from miniplm_assets.evaluation.report.drawings import as_document, column_lineage
 from miniplm_assets.experiment.settings import Settings
 from miniplm_assets.kinds.agreement import CUTOFF
@@ -42,7 +43,7 @@ def lineage_drawing(node: Node[Any]) -> Drawing | None:
 
 
 def _cutoff(work: Work[Any], result: Result) -> Page:
-    return Page(outcome={"outcome": _kept_in_words(result.facts), **_extremes_of(work)}, made_of=_asked(work))
+    return Page(outcome={"outcome": _kept_in_words(result.facts), **_extremes_of(work)}, made_of=_asked(work.settings))
 
 
 def _refined(work: Work[Any], result: Result) -> Page:
@@ -52,8 +53,8 @@ def _refined(work: Work[Any], result: Result) -> Page:
     files = [[file.name.removesuffix(".parquet"), file.num_rows, _mb(file.num_bytes)] for file in result.manifest.files]
     outcome |= _extremes_of(work)
     # How much is kept, the cutoff was asked.
-    asked = _asked(work) if key is None else _asked_of(work.input_node(CUTOFF).settings)
-    return Page(outcome=outcome, made_of={**asked, "files": Rows(("corpus file", "sequences", "MB"), files)})
+    asked = work.settings if key is None else work.input_node(CUTOFF).settings
+    return Page(outcome=outcome, made_of={**_asked(asked), "files": Rows(("corpus file", "sequences", "MB"), files)})
 
 
 def _kept_in_words(facts: Mapping[str, Any]) -> str:
@@ -70,11 +71,7 @@ def _kept_in_words(facts: Mapping[str, Any]) -> str:
     )
 
 
-def _asked(work: Work[Any]) -> dict[str, Entry]:
-    return _asked_of(work.settings)
-
-
-def _asked_of(own: Settings) -> dict[str, Entry]:
+def _asked(own: Settings) -> dict[str, Entry]:
     settings = own.model_dump(exclude_none=True)
     rows = [[name.replace("_", " "), str(value)] for name, value in settings.items() if value not in ((), {})]
     return {"settings asked for": Rows(("setting", "value"), rows)} if rows else {}
@@ -102,7 +99,7 @@ def _texts(result: Result) -> dict[str, Entry]:
         f"{NUM_TEXTS} {extreme}": Rows(
             ("score", "domain", "text"),
             [
-                [row["rank_difference"], row["domain"], " ".join(row["text"].split())[:CHARACTERS_OF_A_TEXT]]
+                [row["rank_difference"], row["domain"], cut(row["text"], CHARACTERS_OF_A_TEXT)]
                 for row in rows
                 if row["extreme"] == extreme
             ][:NUM_TEXTS],

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import polars as pl
 
+from miniplm_assets.core.words import cut
 from miniplm_assets.kinds.agreement import CUTOFF
 from miniplm_assets.kinds.parameters import WORDS_OF_UNIT
 from miniplm_assets.kinds.rankings import RANKINGS
@@ -94,7 +95,7 @@ def _deciles(_work: Work[Any], result: Result) -> Page:
         [
             row["decile"],
             ", ".join(row["domains"].split(", ")[:NUM_DOMAINS]),
-            " ".join((row["example_1"] or "").split())[:CHARACTERS_OF_AN_EXAMPLE],
+            cut(row["example_1"] or "", CHARACTERS_OF_AN_EXAMPLE),
         ]
         for row in rows
     ]

@@ -15,7 +15,7 @@ from miniplm_assets.lineage.fingerprints import RAW_CORPUS, Fingerprints
 from miniplm_assets.lineage.kind import EVERY_SHARD
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.storage.manifest import Manifest
-from miniplm_assets.storage.set_aside import Ground, ground_of
+from miniplm_assets.storage.set_aside import Aside, Ground, ground_of
 from miniplm_assets.storage.store import Result, Store
 
 
@@ -65,7 +65,7 @@ def forget(
         raise MiniplmError(f"nothing is stored of {key}{_named(pieces)}: it is made by the next run in any case")
     grounds = [ground_of(one.manifest) for _, one in again]
     grounds += [ground_of(aside[recipe.fingerprint].manifest) for recipe in waiting_already]
-    waiting = _set_dependents_aside(store, fingerprints, grounds)
+    waiting = _set_dependents_aside(store, fingerprints, grounds, aside.values())
     for recipe in waiting_already:
         store.aside.note(replace(aside[recipe.fingerprint], rests_on=None))
     store.hide(one for _, one in again)
@@ -100,13 +100,14 @@ def _is_by(result: Result, run: str | None) -> bool:
     return run is not None and result.manifest.made_by.get("run") == run
 
 
-def _set_dependents_aside(store: Store, fingerprints: Fingerprints, grounds: list[Ground]) -> list[Manifest]:
+def _set_dependents_aside(
+    store: Store, fingerprints: Fingerprints, grounds: list[Ground], aside: Collection[Aside]
+) -> list[Manifest]:
     """Set aside what rests on some results, at whatever distance; what is farthest from them first.
 
     Of other experiments too: it is read off the manifests of the warehouse.
     """
     stored = list(store.results(on_problem=_raise))
-    aside = list(store.aside.all())
     inputs = {one.manifest.fingerprint: _inputs(one.manifest) for one in stored}
     inputs |= {one.manifest.fingerprint: _inputs(one.manifest) for one in aside}
     affected = _affected({ground.fingerprint for ground in grounds}, inputs | _shares_of_files(fingerprints))

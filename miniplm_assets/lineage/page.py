@@ -136,6 +136,12 @@ def seconds_in_words(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def device_time_in_words(seconds: float | None, num_tokens: int) -> str:
+    """Return what some tokens took, as a sentence ends: in 20 s of a device, 50 tokens a second; empty: unknown."""
+    speed = f", {num_tokens / seconds:,.0f} tokens a second" if seconds else ""
+    return "" if seconds is None else f" in {seconds_in_words(seconds)} of a device{speed}"
+
+
 def percent(part: float | None, whole: float | None = 1) -> str:
     """Return a share: 36.5%."""
     return "" if part is None or not whole else f"{100 * part / whole:.1f}%"

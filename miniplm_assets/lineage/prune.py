@@ -20,6 +20,7 @@ from miniplm_assets.storage.curves import CURVES, SHOWN_DIGITS
 from miniplm_assets.storage.files import try_lock
 from miniplm_assets.storage.latest import hide
 from miniplm_assets.storage.manifest import MANIFEST, Manifest
+from miniplm_assets.storage.set_aside import work_folder
 from miniplm_assets.storage.store import LOCK, WORK, Result, Store
 
 _FINGERPRINT: Final = re.compile(rf"[0-9a-f]{{{FINGERPRINT_HEX_DIGITS}}}")
@@ -129,7 +130,7 @@ def _without_manifest(place: Path) -> Iterator[tuple[Path, str, str]]:
 @contextmanager
 def _unless_in_use(root: Path, kind: str, fingerprint: str) -> Iterator[bool]:
     """Hold the store's lock of a result, if no process holds it."""
-    path = root / WORK / f"{kind}-{fingerprint}" / LOCK
+    path = work_folder(root, kind, fingerprint) / LOCK
     if not path.exists():  # who makes the result would have made it
         yield True
         return

@@ -109,6 +109,11 @@ def still_holds(grounds: list[Ground] | None, find: Find) -> bool:
     return all(stored is not None and ground_of(stored.manifest).files == ground.files for ground, stored in found)
 
 
+def work_folder(root: Path, kind: str, fingerprint: str) -> Path:
+    """Return the folder of a warehouse that a result is made in."""
+    return root / WORK / f"{kind}-{fingerprint}"
+
+
 class LocalSetAside:
     """What is set aside of a warehouse that is a folder.
 
@@ -122,7 +127,7 @@ class LocalSetAside:
     def put(self, result: Stored, rests_on: list[Ground] | None) -> None:
         """Put a result out of sight; see `SetAside.put`."""
         manifest = result.manifest
-        work = self._work(manifest.kind, manifest.fingerprint)
+        work = work_folder(self._root, manifest.kind, manifest.fingerprint)
         work.mkdir(parents=True, exist_ok=True)
         if rests_on is not None:
             self._write(work, [*(_grounds_of(work) or []), *rests_on])
@@ -143,11 +148,11 @@ class LocalSetAside:
 
     def holds(self, recipe: Recipe) -> bool:
         """Say whether the result of a recipe is set aside."""
-        return (self._work(recipe.kind, recipe.fingerprint) / EARLIER).exists()
+        return (work_folder(self._root, recipe.kind, recipe.fingerprint) / EARLIER).exists()
 
     def note(self, aside: Aside) -> None:
         """Write down what one rests on by now."""
-        work = self._work(aside.manifest.kind, aside.manifest.fingerprint)
+        work = work_folder(self._root, aside.manifest.kind, aside.manifest.fingerprint)
         if aside.rests_on is None:
             (work / RESTS_ON).unlink(missing_ok=True)
         else:
@@ -155,7 +160,10 @@ class LocalSetAside:
 
     def come_back(self, recipe: Recipe, find: Find) -> bool:
         """Put one back, if it still holds; see `SetAside.come_back`."""
-        work, folder = self._work(recipe.kind, recipe.fingerprint), self._root / recipe.key / recipe.fingerprint
+        work, folder = (
+            work_folder(self._root, recipe.kind, recipe.fingerprint),
+            self._root / recipe.key / recipe.fingerprint,
+        )
         is_whole = (work / EARLIER / MANIFEST).exists() and not folder.exists()
         if not is_whole or not still_holds(_grounds_of(work), find):
             return False
@@ -163,10 +171,6 @@ class LocalSetAside:
         (work / EARLIER).rename(folder)
         flush_to_disk(folder.parent)
         return True
-
-    def _work(self, kind: str, fingerprint: str) -> Path:
-        """Return the folder that a result is made in."""
-        return self._root / WORK / f"{kind}-{fingerprint}"
 
     def _write(self, work: Path, grounds: list[Ground]) -> None:
         write_json(work / RESTS_ON, [asdict(ground) for ground in grounds])

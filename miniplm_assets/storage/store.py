@@ -38,7 +38,7 @@ from miniplm_assets.storage.notes import LocalNotes, Notes
 from miniplm_assets.storage.result import VERIFIED
 from miniplm_assets.storage.result import Result as Result
 from miniplm_assets.storage.set_aside import WORK as WORK
-from miniplm_assets.storage.set_aside import Ground, LocalSetAside, SetAside
+from miniplm_assets.storage.set_aside import Ground, LocalSetAside, SetAside, work_folder
 
 LOCK: Final = "lock"
 
@@ -96,11 +96,6 @@ class Store:
     def address(self) -> str:
         """Where results are stored, as the experiment file names it."""
         return str(self.root)
-
-    @property
-    def is_remote(self) -> bool:
-        """Whether results are stored elsewhere, and `root` holds copies of them."""
-        return False
 
     def in_use(self, report: Callable[[str], None]) -> AbstractContextManager[None]:
         """Keep what is stored from being deleted; see `leases.in_use`."""
@@ -318,6 +313,9 @@ class Store:
     def remove(self, result: Result) -> None:
         """Delete a result. Its manifest goes first, so that what is left of it is never taken for a result."""
         hide(self.root, [result.folder])
+        self._delete(result)
+
+    def _delete(self, result: Result) -> None:
         (result.folder / MANIFEST).unlink()
         flush_to_disk(result.folder)
         shutil.rmtree(result.folder)
@@ -331,7 +329,7 @@ class Store:
 
     def work_folder(self, kind: str, fingerprint: str) -> Path:
         """Return the folder that a result is made in."""
-        return self.root / WORK / f"{kind}-{fingerprint}"
+        return work_folder(self.root, kind, fingerprint)
 
     def _back(self, recipe: Recipe) -> Result | None:
         return self.find(recipe) if self.aside.come_back(recipe, self._stored) else None

@@ -15,13 +15,11 @@ from miniplm_assets.core.doors import cause_of
 from miniplm_assets.core.errors import DamagedResultError
 from miniplm_assets.core.recipe import Recipe
 from miniplm_assets.storage.bucket.door import Bucket
-from miniplm_assets.storage.bucket.results import file_name, manifest_name
+from miniplm_assets.storage.bucket.results import SEEN_SECONDS, file_name, manifest_name
 from miniplm_assets.storage.manifest import Manifest
 from miniplm_assets.storage.set_aside import Aside, Find, Ground, Stored, still_holds
 
 ASIDE: Final = "aside"
-# What is listed is not listed again for so long: nothing is set aside while a run is at work.
-LISTING_SECONDS: Final = 30.0
 
 
 class BucketSetAside:
@@ -103,15 +101,16 @@ class BucketSetAside:
 
     def drop(self, manifest: Manifest) -> None:
         """Delete what was set aside of a result that is stored again, but for the files that it still has."""
-        aside = self.find(manifest.kind, manifest.fingerprint) if self.may_hold(manifest.kind) else None
+        address = (manifest.kind, manifest.fingerprint)
+        aside = self.find(*address) if address in self._seen() else None
         if aside is None:
             return
         kept = {file_name(manifest, file) for file in manifest.files}
-        self._bucket.delete([_name(manifest.kind, manifest.fingerprint)])
+        self._bucket.delete([_name(*address)])
         self._bucket.delete(sorted({file_name(aside.manifest, file) for file in aside.manifest.files} - kept))
 
     def _seen(self) -> frozenset[tuple[str, str]]:
-        if self._listed is None or monotonic() - self._listed[0] > LISTING_SECONDS:
+        if self._listed is None or monotonic() - self._listed[0] > SEEN_SECONDS:
             self._listed = monotonic(), self._list()
         return self._listed[1]
 

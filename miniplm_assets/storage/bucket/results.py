@@ -27,6 +27,8 @@ T = TypeVar("T")
 MANIFESTS: Final = "manifests"
 FILES: Final = "files"
 THREADS: Final = 4
+# What was seen is not asked for again for so long: nothing is deleted, or set aside, while a run is at work.
+SEEN_SECONDS: Final = 30.0
 # Of the checksum in a name: enough to tell apart what one file of one result ever was.
 CHECKSUM_DIGITS: Final = 16
 

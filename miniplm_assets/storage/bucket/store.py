@@ -24,7 +24,14 @@ from miniplm_assets.storage.bucket.door import PATIENCE, Bucket
 from miniplm_assets.storage.bucket.held import HeldResult
 from miniplm_assets.storage.bucket.leases import LEASE_SECONDS, LEASES, Holder, Leases
 from miniplm_assets.storage.bucket.notes import BucketNotes
-from miniplm_assets.storage.bucket.results import FILES, BucketResults, LeftObjects, in_threads, manifest_name
+from miniplm_assets.storage.bucket.results import (
+    FILES,
+    SEEN_SECONDS,
+    BucketResults,
+    LeftObjects,
+    in_threads,
+    manifest_name,
+)
 from miniplm_assets.storage.bucket.work import WORK_OBJECTS, CarriedWork
 from miniplm_assets.storage.files import read_note, take_lock, write_note
 from miniplm_assets.storage.latest import hide
@@ -36,8 +43,6 @@ from miniplm_assets.storage.store import Draft, Lock, Store
 
 FETCHED: Final = ".fetched"
 PLACE: Final = ".place.json"
-# A manifest that was seen is not asked for again for so long: nothing is deleted while a run is at work.
-MANIFEST_SECONDS: Final = 30.0
 
 
 class BucketResult(Result):
@@ -97,11 +102,6 @@ class BucketStore(Store):
         """The URL of the warehouse."""
         return self.bucket.url
 
-    @property
-    def is_remote(self) -> bool:
-        """Results are stored in the bucket."""
-        return True
-
     @cached_property
     def leases(self) -> Leases:
         """The leases of the warehouse."""
@@ -138,7 +138,7 @@ class BucketStore(Store):
             StoreError: if the bucket cannot be read.
         """
         seen, manifest = self._manifests.get((kind, fingerprint), (0.0, None))
-        if manifest is None or monotonic() - seen > MANIFEST_SECONDS:
+        if manifest is None or monotonic() - seen > SEEN_SECONDS:
             manifest = self.stored.manifest(kind, fingerprint)
             if manifest is None:
                 return None
@@ -150,8 +150,8 @@ class BucketStore(Store):
 
         Of many of a kind, a listing tells at once; what it does not show is asked for by its name.
         """
-        seen, listed = self._listed.get(recipe.kind, (-MANIFEST_SECONDS, frozenset()))
-        if monotonic() - seen > MANIFEST_SECONDS:
+        seen, listed = self._listed.get(recipe.kind, (-SEEN_SECONDS, frozenset()))
+        if monotonic() - seen > SEEN_SECONDS:
             listed = frozenset(fingerprint for _, fingerprint in self.stored.all(recipe.kind))
             self._listed[recipe.kind] = monotonic(), listed
         name = manifest_name(recipe.kind, recipe.fingerprint)
@@ -229,8 +229,8 @@ class BucketStore(Store):
         super().set_aside(result, rests_on)
         self._forget(result.manifest)
         folder = self._folder_of(result.manifest)
-        if folder is not None:
-            super().remove(Result(folder, result.manifest))
+        if folder is not None:  # no name leads to it: see `hide`
+            self._delete(Result(folder, result.manifest))
 
     def hide(self, results: Iterable[Result]) -> None:
         """Take away the names that lead to copies of some results here."""
