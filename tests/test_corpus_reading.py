@@ -3,6 +3,8 @@
 import gzip
 import io
 import json
+import random
+import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +21,7 @@ from miniplm_assets.core.errors import CorpusChangedError, CorpusError
 from miniplm_assets.core.splits import split_of
 from miniplm_assets.corpus.cleaning import Document, Rejected
 from miniplm_assets.corpus.documents import write_documents
-from miniplm_assets.corpus.readers import read_rows
+from miniplm_assets.corpus.readers import _parse, read_rows
 from miniplm_assets.corpus.row_keys import RowKeys
 from miniplm_assets.corpus.shards import FileSource, observe_corpus
 from miniplm_assets.corpus.streams import bounded_lines
@@ -88,6 +90,60 @@ def test_bad_rows_have_their_line_and_reason(tmp_path: Path) -> None:
     assert accepted[1].text == "first, behind a byte order mark" and accepted[1].domain == "web"
     assert accepted[12].text == "a null \x00 is text"
     assert [row.excerpt for row in found if isinstance(row, Rejected)][:2] == ["{not json", '["a list"]']
+
+
+def as_python_reads(content: bytes) -> Any:
+    try:
+        row = json.loads(content.decode())
+    except UnicodeDecodeError:
+        return "not_utf8"
+    except (ValueError, RecursionError):
+        return "not_json"
+    return row if isinstance(row, dict) else "not_an_object"
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Whether two values are the same, to the type and the bits of each number, and the order of the keys."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(is_same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(is_same, one, other))
+    return struct.pack("d", one) == struct.pack("d", other) if isinstance(one, float) else bool(one == other)
+
+
+def test_a_line_is_read_as_by_python_itself() -> None:
+    """The oracle: Python's own decoder, of which ours takes only what it refuses itself."""
+    good = [
+        b'{"text": "a\\u00e9\\n\xc3\xa9 \xf0\x9f\x98\x80", "m": {"d": 1.5e3, "x": [1,2,-3,true,false,null]}, "n": 1}',
+        b'{"text":"\\ud83d\\ude00 x \\ud800 y", "k\xc3\xa9\\u0041":"\\/\\b\\f\\"\\\\"}',
+        b'{"a":-0,"b":-0.0,"c":1E400,"d":1e-400,"e":0.1,"f":123.456789012345678901234567890,"g":5e-324,"h":1,"h":2}',
+        b'{"a":18446744073709551615,"b":-9223372036854775809,"c":123456789012345678901234567890}',
+        b' \t\r\n{"a" : NaN , "b": Infinity, "c":-Infinity, "d":"\x7f"}\r\n',
+        b'"text"',
+        b"[1, 2]",
+    ]
+    damage = [
+        bytes([byte]) for byte in b'{}[]",:\\u01239deE.+- \t\r\n\x00\x1f\x7f\x80\xbf\xc0\xc2\xe0\xed\xa0\xf0\xf4\xff'
+    ]
+    damage += [b"\\ud800", b"\\udc00", b"1e", b"0.", b"NaN", b"null", b"\xc3\xa9", b"9" * 25, b"\xef\xbb\xbf", b""]
+    rng, kinds = random.Random(0), set()
+    for number in range(20_000):
+        content = bytearray(rng.choice(good))
+        for _ in range(rng.randint(0, 3)):
+            place = rng.randrange(len(content) + 1)
+            content[place : place + rng.choice([0, 0, 1, 3])] = rng.choice(damage)
+        if number % 4 == 0:  # any number there is
+            written = rng.choice(["%r", "%.25e", "%.17g", "%f"]) % struct.unpack("d", rng.randbytes(8))[0]
+            content = bytearray(f'{{"a": {written}}}'.encode())
+        found, expected = _parse(bytes(content)), as_python_reads(bytes(content))
+        assert is_same(found, expected), (bytes(content), found, expected)
+        kinds.add(expected if isinstance(expected, str) else "row")
+    assert kinds == {"row", "not_json", "not_utf8", "not_an_object"}
+    for depth in (100, 900, 990, 1_010, 1_100, 50_000):
+        nested = b'{"a":' + b"[" * depth + b"]" * depth + b"}"
+        assert type(_parse(nested)) is type(as_python_reads(nested)), depth
 
 
 def test_a_line_of_any_length_is_never_held() -> None:

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 Reason = Literal[
     "not_json", "not_an_object", "no_text", "text_not_a_string", "not_utf8", "empty", "too_long"
@@ -14,9 +14,11 @@ EXCERPT_CHARACTERS: Final = 120
 UNKNOWN_DOMAIN: Final = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
-    """One accepted row: its line (1-based) in the shard, its domain, its text and the UTF-8 size of it."""
+class Document(NamedTuple):
+    """One accepted row: its line (1-based) in the shard, its domain, its text and the UTF-8 size of it.
+
+    A tuple, for each row of a corpus becomes one: a frozen dataclass takes four times as long to make.
+    """
 
     line: int
     domain: str

@@ -173,8 +173,10 @@ class LocalCrew:
         """End the processes."""
         with self._lock:
             self._is_closed = True
-            processes = [*self._free, *self._busy]
-        for process in processes:
+            free, busy = [*self._free], [*self._busy]
+        for process in free:  # has nothing to lose
+            process.end(patience_seconds=0.0)
+        for process in busy:
             process.end(patience_seconds=0.0 if is_at_once else END_SECONDS)
 
 

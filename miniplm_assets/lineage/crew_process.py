@@ -3,9 +3,14 @@
 import contextlib
 import json
 import pickle
+import sys
 import traceback
+import warnings
 from multiprocessing.connection import Connection
+from types import ModuleType
 from typing import Any
+
+import pyarrow as pa
 
 from miniplm_assets.core.errors import MiniplmError
 from miniplm_assets.lm.engine_process import Sender, serve
@@ -13,6 +18,7 @@ from miniplm_assets.lm.engine_process import Sender, serve
 
 def work(connection: Connection, _settings: dict[str, Any]) -> None:
     """Do tasks until the parent says the end."""
+    keep_pandas_out()
     sender = Sender(connection)
 
     def report(line: str) -> None:
@@ -25,6 +31,23 @@ def work(connection: Connection, _settings: dict[str, Any]) -> None:
         except Exception as error:  # noqa: BLE001 - the parent raises it
             answer, has_raised = portable(error), True
         sender.send({"has_raised": has_raised}, answer)
+
+
+def keep_pandas_out() -> None:
+    """Let pyarrow take pandas for too old to be asked whether a list is one of its Series.
+
+    It asks once, and imports pandas for it: half a second of a core, in a process of which no task has a Series.
+    """
+    if "pandas" in sys.modules:
+        return
+    old = ModuleType("pandas")
+    old.__version__ = "0"  # type: ignore[attr-defined]
+    sys.modules["pandas"] = old
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            pa.array([])
+    finally:
+        del sys.modules["pandas"]
 
 
 def portable(error: Exception) -> bytes:
