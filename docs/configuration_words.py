@@ -43,6 +43,7 @@ UNITS: Final = {
     "num_evaluations": "evaluations",
     "num_fewshot": "examples",
     "num_held_out_sequences": "sequences",
+    "num_nodes": "nodes",
     "num_parameters": "parameters",
     "num_permutations": "permutations, a byte each",
     "num_processes": "corpus files at once",

@@ -510,13 +510,15 @@ for _name, _default, _other in (
     ("parallelism", "ddp", "fsdp"),
     ("max_loss_rise_nats_per_token", None, 1.5),
     ("reporters", (), ["wandb"]),
+    ("num_nodes", 1, 2),
 ):
     # The comparison alone says where a student was measured less than the file asks for.
     _shown = COMPARISON if _name in ("num_evaluations", "num_held_out_sequences") else NOTHING
+    _variant = "spread" if _name == "num_nodes" else ""
     ROWS += [
-        Row(f"teachers.large.model.training.{_name}", _default, _other, NOTHING),
-        Row(f"references.small.model.training.{_name}", _default, _other, NOTHING),
-        Row(f"students.plain.training.{_name}", _default, _other, _shown),
+        Row(f"teachers.large.model.training.{_name}", _default, _other, NOTHING, _variant),
+        Row(f"references.small.model.training.{_name}", _default, _other, NOTHING, _variant),
+        Row(f"students.plain.training.{_name}", _default, _other, _shown, _variant),
     ]
 
 
@@ -575,6 +577,13 @@ def last(content: dict[str, Any]) -> None:
     content["students"]["plain"]["training"]["last_checkpoints"] = {"number": 2}
 
 
+def spread(content: dict[str, Any]) -> None:
+    """Models that two processes train."""
+    for model in (content["teachers"]["large"]["model"], content["references"]["small"]["model"]):
+        model["training"]["num_processes"] = 2
+    content["students"]["plain"]["training"]["num_processes"] = 2
+
+
 def sparse_kd(content: dict[str, Any]) -> None:
     """A student that learns from these."""
     kept(content)
@@ -618,6 +627,7 @@ VARIANTS |= {
     "last": last,
     "kept": kept,
     "sparse_kd": sparse_kd,
+    "spread": spread,
     "third": third,
     "budget": budget,
     "hard": one_more("hard", **PAIR),

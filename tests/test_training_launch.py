@@ -228,6 +228,8 @@ def test_more_processes_than_devices_are_refused(monkeypatch: pytest.MonkeyPatch
 def test_what_cannot_be_shared_or_spread_is_refused_in_the_file() -> None:
     with pytest.raises(ValueError, match="num_processes is 5, but a step has 4 sequences to share"):
         Training(token_budget=10, sequences_per_step=4, num_processes=5)
+    with pytest.raises(ValueError, match="num_processes is 3, of which 2 nodes cannot have as many each"):
+        Training(token_budget=10, num_processes=3, num_nodes=2)
     with pytest.raises(ValueError, match="fsdp scales no loss, which dtype float16 needs; set dtype to bfloat16"):
         Training(token_budget=10, dtype="float16", parallelism="fsdp")
     spread = Training(token_budget=10, num_processes=2, parallelism="fsdp")

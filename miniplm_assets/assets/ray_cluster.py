@@ -1,4 +1,4 @@
-"""The connection to Ray, as a Dagster resource; only where an experiment asks for `engine: ray`."""
+"""The connection to Ray, as a Dagster resource; only where an experiment asks for Ray."""
 
 import importlib.util
 from functools import cache
@@ -24,7 +24,8 @@ def ray_resources(graph: Graph) -> dict[str, Any]:
     if importlib.util.find_spec("dagster_ray") is None:
         raise ExperimentError(
             f"{asking[0]}: its engine is ray, but ray is not installed here; run: pip install "
-            "'miniplm_assets[ray]' (or set the engine, of scoring or of processing, to local)"
+            "'miniplm_assets[ray]' (or set the engine, of scoring or of processing, to local, and num_nodes of "
+            "training to 1)"
         )
     return {RAY_RESOURCE: _own_ray()}
 

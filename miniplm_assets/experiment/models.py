@@ -80,6 +80,7 @@ class Training(Settings):
             "gradient_checkpointing",
             "compile",
             "num_processes",
+            "num_nodes",
             "parallelism",
             "max_loss_rise_nats_per_token",
             "checkpoint_minutes",
@@ -128,6 +129,12 @@ class Training(Settings):
     num_processes: int = Field(
         1, ge=1, description="that share each step, a device for each; on a CPU they share the cores"
     )
+    num_nodes: int = Field(
+        1,
+        ge=1,
+        description="of the Ray cluster that RAY_ADDRESS names, among which the processes are dealt out; 1: this "
+        "machine",
+    )
     parallelism: Literal["ddp", "fsdp"] = Field(
         "ddp", description="of those: the whole model on each device; or a part of it, gathered where it is computed"
     )
@@ -149,9 +156,19 @@ class Training(Settings):
                 f"num_processes is {self.num_processes}, but a step has {self.sequences_per_step} sequences to share; "
                 "lower num_processes, or raise sequences_per_step"
             )
+        if self.num_processes % self.num_nodes:
+            raise ValueError(
+                f"num_processes is {self.num_processes}, of which {self.num_nodes} nodes cannot have as many each; set "
+                "it to a multiple of num_nodes"
+            )
         if self.parallelism == "fsdp" and self.dtype == "float16":
             raise ValueError("parallelism fsdp scales no loss, which dtype float16 needs; set dtype to bfloat16")
         return self
+
+    @property
+    def num_devices_here(self) -> int:
+        """How many devices of this machine it takes; 0 where it runs on other ones."""
+        return self.num_processes if self.num_nodes == 1 else 0
 
 
 class LastCheckpoints(Settings):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -123,7 +124,10 @@ def train(
         last_checkpoints=last_checkpoints,
     )
     folder = curves_folder(work.pipeline.store.root, draft.recipe)
-    with work.run.device(), EventFile(folder, work.report) as curves:
+    if training.num_nodes > 1:
+        work.run.connect_ray()
+    device = work.run.device() if training.num_devices_here else nullcontext()
+    with device, EventFile(folder, work.report) as curves:
         draft.facts = train_language_model(
             job, work=draft.work, target=draft.path, report=work.report, stop=work.run.stop, curves=curves
         )

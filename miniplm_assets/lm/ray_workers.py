@@ -11,7 +11,7 @@ Any thread may ask at any time: it takes a free actor for one part and gives it 
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, ClassVar, Final, Protocol, cast
@@ -225,7 +225,7 @@ class RayWorkers:
                 elif time.monotonic() > deadline:
                     raise ScoringError(
                         f"no node of the Ray cluster had room for a {self._does} in {START_SECONDS:,.0f} s; each needs "
-                        f"{self._resources}, {_what_there_is()}"
+                        f"{self._resources}, {what_there_is()}"
                     ) from None
                 continue
             if isinstance(found, MiniplmError):
@@ -298,31 +298,33 @@ class RayWorkers:
 
 def _share_out(scoring: Scoring, num_workers: int | None) -> tuple[int, dict[str, float]]:
     """Return how many actors there are to be, and what each asks Ray for."""
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = nodes_of_cluster()
     num_gpus = sum(int(node.get("GPU", 0)) for node in nodes)
     if num_gpus and scoring.device != "cpu":
         per_worker = scoring.tensor_parallel_size
         if num_gpus < per_worker:
-            raise ScoringError(f"tensor_parallel_size is {per_worker}, but {_what_there_is()}")
+            raise ScoringError(f"tensor_parallel_size is {per_worker}, but {what_there_is()}")
         return num_workers or num_gpus // per_worker, {"num_gpus": per_worker}
     wanted = num_workers or len(nodes)
     cpus = [int(node.get("CPU", 0)) for node in nodes if node.get("CPU", 0) >= 1]
     if not cpus:
-        raise ScoringError(f"a model needs a GPU or a CPU, but {_what_there_is()}")
+        raise ScoringError(f"a model needs a GPU or a CPU, but {what_there_is()}")
     # One that every node has room for, whichever of them goes.
     return wanted, {"num_cpus": max(1, min(sum(cpus) // wanted, min(cpus)))}
 
 
-def _what_there_is() -> str:
+def nodes_of_cluster() -> list[Mapping[str, float]]:
+    """Return what each node of the cluster has, which must be connected: CPU, GPU."""
     import ray
 
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    each = "; ".join(
-        f"{int(n['Resources'].get('CPU', 0))} CPUs, {int(n['Resources'].get('GPU', 0))} GPUs" for n in nodes
-    )
-    return f"the cluster has {len(nodes)} nodes: {each}"
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def what_there_is() -> str:
+    """Say what the cluster has, which must be connected."""
+    nodes = nodes_of_cluster()
+    each = "; ".join(f"{int(node.get('CPU', 0))} CPUs, {int(node.get('GPU', 0))} GPUs" for node in nodes)
+    return f"the cluster has {len(nodes)} {'node' if len(nodes) == 1 else 'nodes'}: {each}"
 
 
 def _first_line(error: Exception) -> str:

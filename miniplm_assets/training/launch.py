@@ -8,7 +8,6 @@ All that is handed over is JSON, by paths. Whatever ends the workers, the folder
 from which any number of processes goes on.
 """
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -17,40 +16,42 @@ from miniplm_assets.core import errors
 from miniplm_assets.core.errors import MiniplmError, TrainingError
 from miniplm_assets.core.progressed import Progressed
 from miniplm_assets.core.stop import Stop, Stopped
-from miniplm_assets.corpus.cores import cores_of_this_process
 from miniplm_assets.experiment.models import Training
 from miniplm_assets.experiment.objectives import MiniLlm
 from miniplm_assets.lm.engine_process import EngineFailure, EngineProcess
 from miniplm_assets.storage.curves import Curves
 from miniplm_assets.training.job import TrainingJob
+from miniplm_assets.training.nodes import Launchers, start_launcher
 
-LAUNCHER: Final = "miniplm_assets.training.launcher"
 # How soon a request to stop is passed on.
 POLL_SECONDS: Final = 0.2
 # An answer that has begun to come is whole at once.
 SILENCE_SECONDS: Final = 60.0
 HERE: Final = "127.0.0.1"
-NUM_THREADS: Final = "OMP_NUM_THREADS"
 
 
 def train_by_processes(
     job: TrainingJob, *, work: Path, target: Path, report: Callable[[str], None], stop: Stop, curves: Curves
 ) -> dict[str, Any]:
-    """Train a model by several processes on this machine; as `train_language_model`, whose arguments these are.
+    """Train a model by several processes; as `train_language_model`, whose arguments these are.
 
     Raises:
-        TrainingError: if the machine has too few devices, or a process is lost.
+        TrainingError: if the machine, or the cluster, has too few devices, or a process is lost.
     """
     for problem in parallelism_problems(job.training, job.objective):
         raise TrainingError(f"{job.name}: {problem}")
-    require_devices(job.training.num_processes, name=job.name)
     message = {"job": job.to_json(), "work": str(work), "target": str(target)}
-    environment = _environment(job.training.num_processes)
-    process = EngineProcess(LAUNCHER, message, environment=environment, called="the training")
+    process: EngineProcess | Launchers
+    if job.training.num_nodes > 1:
+        process = Launchers(message, job.training, name=job.name, report=report, stop=stop)
+    else:
+        require_devices(job.training.num_processes, name=job.name)
+        process = start_launcher(message, job.training.num_processes)
     try:
         with stop.held():  # the workers look after each step
             facts = follow(process, report=report, stop=stop, curves=curves)
     except EngineFailure as failure:
+        process.end(patience_seconds=0)
         raise TrainingError(
             f"{job.name}: {failure}\nThe last checkpoint is kept; run again to go on from there, by any number of "
             "processes"
@@ -101,15 +102,9 @@ def require_devices(num_processes: int, *, name: str) -> None:
         )
 
 
-def _environment(num_processes: int) -> dict[str, str]:
-    """Return the environment of the workers: this process's own, and its cores dealt out among them."""
-    share = max(1, cores_of_this_process() // num_processes)
-    asked = os.environ.get(NUM_THREADS, "")
-    threads = min(share, int(asked)) if asked.isdecimal() and int(asked) else share
-    return {**os.environ, NUM_THREADS: str(threads)}
-
-
-def follow(process: EngineProcess, *, report: Callable[[str], None], stop: Stop, curves: Curves) -> dict[str, Any]:
+def follow(
+    process: "EngineProcess | Launchers", *, report: Callable[[str], None], stop: Stop, curves: Curves
+) -> dict[str, Any]:
     """Return the facts that the workers end with; hand on what they report, and the request to stop.
 
     Raises:

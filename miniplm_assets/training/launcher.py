@@ -23,6 +23,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch  # noqa:
 
 from miniplm_assets.lm.engine_process import CAUSE, HARMLESS, LAST_LOG_LINES, Sender, how_it_ended, serve
 from miniplm_assets.training.launch import HERE
+from miniplm_assets.training.nodes import HAS_ENDED
 
 WORKER: Final = "miniplm_assets.training.worker"
 # A worker that has ended has closed its connection.
@@ -115,13 +116,7 @@ def _answer(connection: Connection, settings: dict[str, Any]) -> None:
     logs = folder.parent / "ranks"  # beside the log of this process, which stays after a failure
     number = settings["job"]["training"]["num_processes"]
     config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=number,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint=f"{HERE}:0",
-        local_addr=HERE,
+        **_meeting(settings.get("node"), number),
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(log_dir=str(logs), redirects=Std.ALL),
     )
@@ -132,6 +127,36 @@ def _answer(connection: Connection, settings: dict[str, Any]) -> None:
         parent.send(why_they_ended(lost.failures, switchboard.first_trouble, number=number, logs=logs))
     else:
         switchboard.hear_all()
+        if "node" in settings:
+            parent.send({HAS_ENDED: True})
+
+
+def _meeting(node: Mapping[str, Any] | None, num_processes: int) -> dict[str, Any]:
+    """Return how many processes the agent starts, and where it meets those of other nodes.
+
+    Args:
+        node: its rank, the number of nodes, and the endpoint, which is the first one's; None where there is one alone.
+        num_processes: on all nodes.
+    """
+    if node is None:
+        return {
+            "min_nodes": 1,
+            "max_nodes": 1,
+            "nproc_per_node": num_processes,
+            "run_id": uuid.uuid4().hex,
+            "rdzv_backend": "c10d",
+            "rdzv_endpoint": f"{HERE}:0",
+            "local_addr": HERE,
+        }
+    return {
+        "min_nodes": node["number"],
+        "max_nodes": node["number"],
+        "nproc_per_node": num_processes // node["number"],
+        "run_id": node["endpoint"],
+        "rdzv_backend": "static",  # the first node has the first ranks
+        "rdzv_endpoint": node["endpoint"],
+        "rdzv_configs": {"rank": node["rank"]},
+    }
 
 
 def _obey(connection: Connection, switchboard: Switchboard) -> None:
