@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from miniplm_assets.storage.sql_checks import PLAIN
 from miniplm_assets.storage.sql_project import SqlProject, load_sql_project
-from miniplm_assets.storage.sql_run import run_model
+from miniplm_assets.storage.sql_run import Spread, run_model
 
 SQL_FOLDER = Path(__file__).parents[1] / "dbt_like_sql"
 SPAN = pa.struct([("document_id", pa.int64()), ("char_start", pa.int64()), ("char_end", pa.int64())])
@@ -120,14 +120,22 @@ class Tables:
             self.write(table, rows, num_files=3, seed=len(table))
 
     def run(
-        self, sql: SqlProject, name: str, *, traits: frozenset[str] = PLAIN, **parameters: object
+        self,
+        sql: SqlProject,
+        name: str,
+        *,
+        traits: frozenset[str] = PLAIN,
+        spread: Spread | None = None,
+        **parameters: object,
     ) -> dict[str, Any]:
         """Run a model on what is there, make its result an input of the next, and return its checks by name."""
         target = self.folder / name
         target.mkdir()
         nothing = dict.fromkeys(("keep_fraction", "token_budget", "within"))
         settings = {"rank_by": "nats_per_token", **nothing, **parameters}
-        outcomes = run_model(sql, name, inputs=self.paths, parameters=settings, target=target, traits=traits)
+        outcomes = run_model(
+            sql, name, inputs=self.paths, parameters=settings, target=target, traits=traits, spread=spread
+        )
         self.paths[name] = sorted(target.glob("*.parquet"))
         return {outcome.name: outcome for outcome in outcomes}
 

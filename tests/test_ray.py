@@ -146,6 +146,26 @@ def test_a_teacher_writes_the_same_on_the_nodes_of_a_cluster(local, cluster, tmp
     assert value_of(event.materialization, "num_results_computed") == 3
 
 
+def test_a_selection_is_the_same_by_the_tasks_of_a_cluster(local, cluster, tmp_path):
+    shutil.copytree(local[0] / "warehouse", tmp_path / "warehouse")
+    content = {**local[1], "warehouse": str(tmp_path / "warehouse"), "processing": {"engine": "ray"}}
+    path = write_experiment(tmp_path / "ray.yaml", content)
+    keys = ["half/difference_scores", "half/refined_corpus"]
+
+    def written(root):
+        files = sorted(file for key in keys for file in (root / key).rglob("*.parquet"))
+        return {file.relative_to(root): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+    expected = written(tmp_path / "warehouse")
+    for key in keys:
+        shutil.rmtree(tmp_path / "warehouse" / key)
+    pipeline, result = materialise(path, keys)
+    assert written(pipeline.store.root) == expected and len(expected) == 2 * 3
+    for event in result.get_asset_materialization_events():
+        assert value_of(event.materialization, "num_results_computed") == 1
+    assert all(check.passed for check in result.get_asset_check_evaluations())
+
+
 def listening():
     """Return the addresses at which this process and its children listen."""
     me = psutil.Process()

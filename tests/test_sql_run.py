@@ -1,6 +1,8 @@
 import hashlib
 import math
+import pickle
 import shutil
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from miniplm_assets.core.errors import SqlError
 from miniplm_assets.storage import sql_run
 from miniplm_assets.storage.sql_project import load_sql_project
-from miniplm_assets.storage.sql_run import run_model
+from miniplm_assets.storage.sql_run import Failures, ShardRun, run_model
 from tests.sql_tables import SQL_FOLDER, Tables, document, project, score, sequence
 
 SQL = project()
@@ -395,6 +397,38 @@ def test_the_same_inputs_give_the_same_bytes_with_any_number_of_threads(
     first = digests(tmp_path / "one", 1)
     assert len(first) == 2 * 2 + 6
     assert digests(tmp_path / "four", 4) == first
+
+
+def test_corpus_files_that_others_write_have_the_same_bytes_and_checks(tmp_path: Path) -> None:
+    def elsewhere(shards: Sequence[ShardRun], target: Path) -> Iterator[dict[str, Failures]]:
+        for shard in pickle.loads(pickle.dumps(shards)):
+            folder = target / "elsewhere"
+            folder.mkdir()
+            found = shard.write(folder, num_threads=1, memory_limit="1GB")
+            [written] = folder.iterdir()
+            written.rename(target / shard.ids.file_name)
+            folder.rmdir()
+            yield pickle.loads(pickle.dumps(found))
+
+    made = []
+    for name, spread in (("here", None), ("there", elsewhere)):
+        (tmp_path / name).mkdir()
+        tables = Tables(tmp_path / name)
+        four_sequences(tables)
+        rows = tables.rows("teacher_scores")
+        # Two corpus files have what a check of each finds.
+        tables.write("teacher_scores", [row | {"logprob_nats": abs(row["logprob_nats"])} for row in rows])
+        checks = {
+            table: tables.run(SQL, table, keep_fraction=0.5, spread=spread)
+            for table in ("difference_scores", "selection_cutoff", "refined_corpus")
+        }
+        files = [path for table in checks for path in tables.paths[table]]
+        made.append((checks, [(path.name, path.read_bytes()) for path in files]))
+    assert made[0] == made[1]
+    [failed] = [
+        check for check in made[0][0]["difference_scores"].values() if not check.passed and "logprob" in check.name
+    ]
+    assert failed.facts["num_failing_rows"] == 4 and len({row["shard"] for row in failed.facts["first_rows"]}) > 1
 
 
 def test_a_run_under_a_small_memory_limit_leaves_nothing_behind(tables: Tables, tmp_path: Path):

@@ -147,6 +147,6 @@ def _column_lineage(node: Node[Any], prefix: Sequence[str]) -> dg.TableColumnLin
                 for role, source in sources
                 if role in node.inputs
             ]
-            for column, sources in node.kind.column_sources.items()
+            for column, sources in node.kind.column_sources().items()
         }
     )

@@ -1,4 +1,4 @@
-"""Where corpus files are read and packed, and how many at once."""
+"""Where corpus files are read, packed and selected from, and how many at once."""
 
 from typing import Literal
 
@@ -8,7 +8,7 @@ from miniplm_assets.experiment.settings import Settings
 
 
 class Processing(Settings):
-    """Where `documents` and `sequences` are made: the results are the same bytes, whatever stands here."""
+    """Where `documents`, `sequences` and the tables of selections are made: the same bytes, whatever stands here."""
 
     engine: Literal["local", "ray"] = Field(
         "local", description="local: in processes of this machine; ray: as tasks of a Ray cluster"

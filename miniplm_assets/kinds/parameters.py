@@ -1,9 +1,9 @@
 """What a selection ranks by and how much it keeps: the values that its SQL is run with."""
 
 from collections.abc import Collection
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
-from miniplm_assets.experiment import Experiment, Selection
+from miniplm_assets.experiment import Experiment, Processing, Selection
 from miniplm_assets.experiment.selections import PER_BYTE, ScaleCorrection, Score
 from miniplm_assets.experiment.settings import Settings
 
@@ -33,8 +33,11 @@ WORDS_OF_UNIT: Final[dict[str, str]] = {
 class SelectionParameters(Settings):
     """Values of the parameters of dbt_like_sql, by their names there; of a model that does not use one, its default.
 
-    The defaults are those of `Selection`. What is no parameter of any SQL is there for those who rank in other ways.
+    The defaults are those of `Selection`. What is no parameter of any SQL is there for those who rank in other ways, or
+    says where the corpus files of a table are made.
     """
+
+    runtime_only: ClassVar[frozenset[str]] = frozenset({"processing"})
 
     score: Score = "difference"
     rank_by: Unit = "nats_per_token"
@@ -46,6 +49,7 @@ class SelectionParameters(Settings):
     within: Literal["domain"] | None = None
     keep_fraction: float | None = None
     token_budget: int | None = None
+    processing: Processing = Processing()
 
 
 def parameters_of(
@@ -55,7 +59,7 @@ def parameters_of(
 
     What ranks by nats per byte is a table of its own, which divides what the tables before it have per sequence.
     """
-    wanted = SelectionParameters.model_fields.keys() if names is None else names
+    wanted = SelectionParameters.model_fields.keys() - {"processing"} if names is None else names
     values = {name: getattr(selection, name) for name in wanted}
     if names is not None and values.get("rank_by") == PER_BYTE:
         values["rank_by"] = "nats_per_sequence"

@@ -153,7 +153,7 @@ def _columns(inputs: Inputs, key: str, place: int) -> Picture:
     node = inputs.assets[key]
     sources = {
         column: [(node.inputs[role], source) for role, source in pairs if role in node.inputs]
-        for column, pairs in node.kind.column_sources.items()
+        for column, pairs in node.kind.column_sources().items()
     }
     title = f"Where each column of {key} comes from"
     return Picture(

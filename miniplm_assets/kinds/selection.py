@@ -37,6 +37,7 @@ from miniplm_assets.kinds.rankings import (
 )
 from miniplm_assets.kinds.retokenised_scores import scores_of_everything
 from miniplm_assets.kinds.scored_bytes import SCORED_BYTES
+from miniplm_assets.kinds.selection_on_ray import spread_of
 from miniplm_assets.kinds.selection_page import page_of_model
 from miniplm_assets.kinds.selection_verify import verify_selection
 from miniplm_assets.kinds.sequences import SEQUENCES, sequences_key
@@ -87,10 +88,11 @@ def _kind_of(model: SqlModel) -> Kind[SelectionParameters]:
         sql=model.sql,
         nodes=lambda _: (),
         make=partial(_make, model),
+        needs_ray=lambda settings: settings.processing.engine == "ray",
         table=ALL_FILES,
         is_view=model.name in VIEWS,
         columns={column.name: column.description for column in model.columns},
-        column_sources=model.column_lineage,
+        column_sources=lambda: model.column_lineage,  # reading it off the SQL takes as long as all else of it
         checks=tuple(
             Check(check.name, check.description, check.severity != "warn", check.is_of_columns)
             for check in model.checks
@@ -111,6 +113,8 @@ def _nodes(
         keys = {mart.name: key_of(mart.name, name) for mart in blueprint.sql.marts}
         keys |= _inputs_of(experiment, name, model.name)
         settings = parameters_of(experiment, selection, model.parameters)
+        if model.entry.config.per_shard:
+            settings = settings.model_copy(update={"processing": experiment.processing})
         if model.name == CUTOFF:
             settings = settings.model_copy(update={"rank_by": unit_of(selection)})
         gates = _gates(name, selection) if model.name == REFINED_CORPUS else ()
@@ -165,9 +169,10 @@ def _make(model: SqlModel, work: Work[SelectionParameters]) -> Result:
             model.project,
             model.name,
             inputs={role: work.input_tables(role) for role in work.node.inputs},
-            parameters=work.settings.model_dump(),
+            parameters=work.settings.model_dump(exclude={"processing"}),
             target=draft.path,
             traits=model.traits,
+            spread=spread_of(work, work.settings.processing),
         )
         tables = sorted(draft.path.glob("*.parquet"))
         if model.name == WHAT_IF:

@@ -34,7 +34,7 @@ def lineage_drawing(node: Node[Any]) -> Drawing | None:
     """Return a drawing of which columns of its inputs each column of a table is computed from; None where none is."""
     sources = {
         column: [(node.inputs[role], source) for role, source in pairs if role in node.inputs]
-        for column, pairs in node.kind.column_sources.items()
+        for column, pairs in node.kind.column_sources().items()
     }
     if not any(sources.values()):
         return None

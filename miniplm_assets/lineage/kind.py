@@ -86,7 +86,7 @@ class Kind(Generic[S]):
         make: makes the result of one asset, unless it is stored.
         pieces: whether there is a stored result for each corpus file or each seed, which the asset's own lists.
         columns: descriptions of the columns of its table.
-        column_sources: for a column, the (role of an input, column) pairs that it is computed from.
+        column_sources: gives, for a column, the (role of an input, column) pairs that it is computed from.
         checks: its asset checks.
         needs_ray: whether a Ray cluster runs a model for it.
         num_devices: of this machine that a model is trained or run on for it; 0 where none is, or elsewhere.
@@ -113,7 +113,7 @@ class Kind(Generic[S]):
     name_columns: tuple[str, ...] = ()
     pieces: Literal["shard", "seed"] | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
-    column_sources: Mapping[str, Iterable[tuple[str, str]]] = field(default_factory=dict)
+    column_sources: Callable[[], Mapping[str, Iterable[tuple[str, str]]]] = dict
     checks: tuple[Check, ...] = ()
     needs_ray: Callable[[S], bool] = lambda _settings: False
     num_devices: Callable[[S], int] = lambda _settings: 0

@@ -173,11 +173,13 @@ class SqlProject:
     """All models and sources of one folder.
 
     Attributes:
+        folder: where it stands.
         models: by name.
         sources: the tables that other kinds of assets write, by name.
     """
 
-    def __init__(self, sources: Mapping[str, TableEntry]) -> None:
+    def __init__(self, folder: Path, sources: Mapping[str, TableEntry]) -> None:
+        self.folder = folder
         self.models: dict[str, SqlModel] = {}
         self.sources = dict(sources)
 
@@ -216,7 +218,7 @@ def load_sql_project(folder: Path) -> SqlProject:
             and YAML do not name the same models and columns; a test is unknown, or belongs to no model.
     """
     entries, sources = _read_schemas(folder)
-    project = SqlProject(sources)
+    project = SqlProject(folder, sources)
     paths = {path.stem: path for path in sorted((folder / "models").rglob("*.sql"))}
     _require_same(paths, entries, folder)
     singular: dict[str, list[SqlCheck]] = {name: [] for name in paths}

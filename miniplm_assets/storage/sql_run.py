@@ -5,27 +5,25 @@ are views over Parquet: only the columns and row groups that a query needs are r
 pasted. What is written has the same bytes for the same inputs, whatever the number of threads.
 
 A `per_shard` model runs once for each corpus file and writes a file for each, so that neither its memory nor
-the files that it opens grow with the corpus (see `shard_ranges`).
+the files that it opens grow with the corpus (see `shard_ranges`). Other processes may do that, too (`ShardRun`).
 """
 
-import errno
-import os
 import re
-import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
 import duckdb
 
 from miniplm_assets.core.errors import SqlError
+from miniplm_assets.storage.duckdb_session import duckdb_in_memory, explained_duckdb
 from miniplm_assets.storage.files import path_for_duckdb
 from miniplm_assets.storage.manifest import CheckOutcome
 from miniplm_assets.storage.shard_ranges import SEQUENCE_ID, IdIndex, ShardRange, shard_ranges
 from miniplm_assets.storage.sql_checks import PLAIN, SqlCheck
-from miniplm_assets.storage.sql_project import SqlModel, SqlProject
+from miniplm_assets.storage.sql_project import SqlModel, SqlProject, load_sql_project
 from miniplm_assets.storage.sql_text import parameters_of, render
 
 SEQUENCES: Final = "sequences"
@@ -46,6 +44,7 @@ def run_model(
     target: Path,
     memory_limit: str | None = None,
     traits: Collection[str] = PLAIN,
+    spread: "Spread | None" = None,
 ) -> list[CheckOutcome]:
     """Write the rows of a model as Parquet and test them.
 
@@ -58,6 +57,7 @@ def run_model(
             that has sequences (or rows of the model's first table that has shards), even where it has no row.
         memory_limit: for DuckDB, for example "4GB"; beyond it, work goes through files in `target`.
         traits: of the selection, which decide what is tested; see `sql_checks`.
+        spread: has the corpus files of a `per_shard` model done elsewhere; None where this process does them.
 
     Returns:
         How each check ended, in the order of `SqlModel.checks`.
@@ -75,38 +75,77 @@ def run_model(
             raise SqlError(f"{name} reads {table}, which has no file. Materialise {table} first")
     for parameter in sorted(model.parameters - parameters.keys()):
         raise SqlError(f"{name}: no value for its parameter ${parameter}")
-    try:
-        with _connection(target, memory_limit) as connection:
-            run = _Run(connection, model, {table: inputs[table] for table in model.inputs}, dict(parameters), target)
-            return run.outcomes()
-    except duckdb.OutOfMemoryException as error:
-        raise SqlError(f"{name}: more memory is needed than {memory_limit or 'this machine has'} ({error})") from error
-    except duckdb.Error as error:
-        if os.strerror(errno.ENOSPC) in str(error):
-            raise OSError(errno.ENOSPC, str(error)) from error
-        raise SqlError(f"{name}: {error}") from error
-
-
-@contextmanager
-def _connection(target: Path, memory_limit: str | None) -> Iterator[duckdb.DuckDBPyConnection]:
-    spill = target / ".spill"
-    config = {"temp_directory": str(spill)}
-    if memory_limit is not None:
-        config["memory_limit"] = memory_limit
-    try:
-        with duckdb.connect(config=config) as connection:
-            connection.execute("set enable_progress_bar = false")  # it would draw itself into the log of a run
-            yield connection
-    finally:
-        shutil.rmtree(spill, ignore_errors=True)
+    with explained_duckdb(name, memory_limit), duckdb_in_memory(target, memory_limit) as connection:
+        run = _Run(connection, model, {table: inputs[table] for table in model.inputs}, dict(parameters), target)
+        return run.outcomes(spread)
 
 
 @dataclass
-class _Failures:
+class Failures:
     """What one check found, over all the shards so far."""
 
     num_rows: int = 0
     first_rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, num_rows: int, rows: Sequence[dict[str, Any]]) -> None:
+        """Add the failing rows of a shard, of which the first are given."""
+        self.num_rows += num_rows
+        self.first_rows = [*self.first_rows, *rows][:NUM_SHOWN_ROWS]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardRun:
+    """What a `per_shard` model has for one corpus file, for a process that knows nothing of it.
+
+    Attributes:
+        project: the folder of the SQL.
+        model: its name.
+        traits: of the selection.
+        inputs: the files of each table, of keyed ones those that may hold ids of the corpus file.
+        ids: of the corpus file.
+        parameters: values of the model's parameters.
+    """
+
+    project: Path
+    model: str
+    traits: frozenset[str]
+    inputs: Mapping[str, Sequence[Path]]
+    ids: ShardRange
+    parameters: Mapping[str, object]
+
+    def write(
+        self, target: Path, *, num_threads: int | None = None, memory_limit: str | None = None
+    ) -> dict[str, Failures]:
+        """Write the rows of the corpus file into a folder, as `ids.file_name`, and test them.
+
+        Args:
+            target: an existing folder.
+            num_threads: of DuckDB; the bytes are the same on any number. None: as many as there are cores.
+            memory_limit: as for `run_model`.
+
+        Returns:
+            What the checks of each shard found, by name.
+
+        Raises:
+            SqlError: as `run_model`.
+        """
+        model = _project(self.project).model(self.model).of(self.traits)
+        with (
+            explained_duckdb(self.model, memory_limit),
+            duckdb_in_memory(target, memory_limit, num_threads) as connection,
+        ):
+            run = _Run(connection, model, self.inputs, dict(self.parameters), target)
+            return run.failures_of_shard(self.ids)
+
+
+# Has corpus files done elsewhere, each into the folder that is given; what `ShardRun.write` returns of each, in order.
+Spread = Callable[[Sequence[ShardRun], Path], Iterator[dict[str, Failures]]]
+
+
+@lru_cache(maxsize=1)
+def _project(folder: Path) -> SqlProject:
+    """Read the SQL once in a process that does many corpus files."""
+    return load_sql_project(folder)
 
 
 class _Run:
@@ -125,41 +164,80 @@ class _Run:
         self._inputs = inputs
         self._parameters = parameters
         self._target = target
-        self._failures = {check.name: _Failures() for check in model.checks}
+        self._failures = {check.name: Failures() for check in model.checks}
 
-    def outcomes(self) -> list[CheckOutcome]:
+    def outcomes(self, spread: Spread | None) -> list[CheckOutcome]:
         """Write and test the model."""
         whole = [check for check in self._model.checks if check.scope == "whole"]
-        by_shard = [check for check in self._model.checks if check.scope == "shard"]
         self._open_inputs()
         self._test(check for check in whole if not self._is_behind(check.refs))
         if self._model.entry.config.per_shard:
-            paths = list(self._write_shards(by_shard))
+            paths = list(self._write_shards() if spread is None else self._spread_shards(spread))
             self._open_inputs()
             self._open(self._model.name, paths)
         else:
             self._write(self._target / f"{self._model.name}.parquet", num_threads=1)
-            self._test(by_shard)
+            self._test(self._checks_of_shards)
         self._open_steps(behind_the_model=True)
         self._test(check for check in whole if self._is_behind(check.refs))
         return [self._outcome(check) for check in self._model.checks]
 
-    def _write_shards(self, checks: Sequence[SqlCheck]) -> Iterator[Path]:
-        columns = {
-            table: [column.name for column in self._model.project.entry(table).columns] for table in self._inputs
-        }
-        keyed = [table for table, names in columns.items() if SEQUENCE_ID in names]
+    def failures_of_shard(self, ids: ShardRange) -> dict[str, Failures]:
+        """Write and test what a corpus file has; return what its tests found, by name."""
+        self._open_inputs()
+        self._write_shard(ids, self._inputs)
+        return self._failures
+
+    @property
+    def _checks_of_shards(self) -> list[SqlCheck]:
+        return [check for check in self._model.checks if check.scope == "shard"]
+
+    @property
+    def _keyed(self) -> dict[str, list[str]]:
+        """The inputs that are cut by the ids of a corpus file, and their columns."""
+        entries = {table: self._model.project.entry(table) for table in self._inputs}
+        columns = {table: [column.name for column in entry.columns] for table, entry in entries.items()}
+        return {table: names for table, names in columns.items() if SEQUENCE_ID in names}
+
+    def _write_shards(self) -> Iterator[Path]:
+        for ids, files in self._shards():
+            yield self._write_shard(ids, files)
+
+    def _spread_shards(self, spread: Spread) -> Iterator[Path]:
+        shards = [
+            ShardRun(
+                project=self._model.project.folder,
+                model=self._model.name,
+                traits=self._model.traits,
+                inputs={**self._inputs, **files},
+                ids=ids,
+                parameters=self._parameters,
+            )
+            for ids, files in self._shards()
+        ]
+        for shard, failures in zip(shards, spread(shards, self._target), strict=True):
+            for name, found in failures.items():
+                self._failures[name].add(found.num_rows, found.first_rows)
+            yield self._target / shard.ids.file_name
+
+    def _shards(self) -> Iterator[tuple[ShardRange, dict[str, Sequence[Path]]]]:
+        """Go through the corpus files: the ids of each, and the files of the keyed tables that may hold them."""
+        keyed = self._keyed
         index = IdIndex(self._inputs, keyed)
         # Of what rests on no sequences, the table before it says which corpus files there are.
-        by_shard = SEQUENCES if SEQUENCES in keyed else next(table for table in keyed if "shard" in columns[table])
+        by_shard = SEQUENCES if SEQUENCES in keyed else next(table for table in keyed if "shard" in keyed[table])
         for ids in shard_ranges(self._connection.table(by_shard)):
-            for table in keyed:
-                self._open(table, index.files(table, ids) or self._inputs[table][:1], ids)
-            self._test(check for check in checks if not self._is_behind(check.refs))
-            path = self._target / ids.file_name
-            self._write(path)
-            self._test(check for check in checks if self._is_behind(check.refs))
-            yield path
+            yield ids, {table: index.files(table, ids) or self._inputs[table][:1] for table in keyed}
+
+    def _write_shard(self, ids: ShardRange, files: Mapping[str, Sequence[Path]]) -> Path:
+        for table in self._keyed:
+            self._open(table, files[table], ids)
+        checks = self._checks_of_shards
+        self._test(check for check in checks if not self._is_behind(check.refs))
+        path = self._target / ids.file_name
+        self._write(path)
+        self._test(check for check in checks if self._is_behind(check.refs))
+        return path
 
     def _write(self, path: Path, *, num_threads: int | None = None) -> None:
         """Write the model's rows, ordered by the grain.
@@ -227,9 +305,7 @@ class _Run:
             rows = [dict(zip(names, row, strict=True)) for row in shown.fetchall()]
             if check.severity == "stop":
                 raise SqlError(self._stopped(check, rows[0], num_rows))
-            failures = self._failures[check.name]
-            failures.num_rows += num_rows
-            failures.first_rows = [*failures.first_rows, *rows][:NUM_SHOWN_ROWS]
+            self._failures[check.name].add(num_rows, rows)
 
     def _parameters_in(self, template: str) -> dict[str, Any]:
         """Return the model's own parameters that a test of it names."""

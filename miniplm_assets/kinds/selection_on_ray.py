@@ -1,0 +1,70 @@
+"""The corpus files of a selection's tables, as tasks of a Ray cluster."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from miniplm_assets.corpus.cores import cores_of_this_process
+from miniplm_assets.corpus.progress import Report
+from miniplm_assets.experiment import Processing
+from miniplm_assets.lineage.work import Work
+from miniplm_assets.lm.part_threads import PartThreads
+from miniplm_assets.storage.sql_run import Failures, ShardRun, Spread
+
+# What DuckDB takes by itself of a machine; beyond its part of that, a task works through files.
+SHARE_OF_MEMORY: Final = 0.8
+
+
+def spread_of(work: Work[Any], processing: Processing) -> Spread | None:
+    """Return what has the corpus files of a table done by Ray; None where DuckDB does them, on all cores from here."""
+    return partial(_on_ray, work, processing) if processing.engine == "ray" else None
+
+
+def _on_ray(
+    work: Work[Any], processing: Processing, shards: Sequence[ShardRun], target: Path
+) -> Iterator[dict[str, Failures]]:
+    """Do each corpus file in a task, several at once; yield what the checks found, in the order of the files."""
+    if len(shards) == 1:
+        yield shards[0].write(target)
+        return
+    from miniplm_assets.lineage.ray_crew import RayCrew, cores_of_cluster
+
+    work.run.connect_ray()
+    crew = RayCrew(min(processing.num_processes or cores_of_cluster(), len(shards)), {})
+    work.report(f"{work.node.key}: {len(shards)} corpus files by Ray, {crew.num_at_once} at once")
+
+    def task_of(number: int, shard: ShardRun) -> Callable[[], dict[str, Failures]]:
+        # A task that is done again begins with an empty folder.
+        folder = target / f".shard-{number}"
+        folder.mkdir()
+
+        def do() -> dict[str, Failures]:
+            found: dict[str, Failures] = crew.do(
+                partial(write_shard, shard, folder), shard.ids.shard, folder, work.report
+            )
+            (folder / shard.ids.file_name).rename(target / shard.ids.file_name)
+            folder.rmdir()
+            return found
+
+        return do
+
+    works = ((shard, task_of(number, shard)) for number, shard in enumerate(shards))
+    with PartThreads(crew.num_at_once) as threads:
+        try:
+            for _, found in threads.in_order(works, work.run.errands):
+                assert found is not None, "each corpus file is a work"
+                work.run.stop.look()
+                yield found
+        except BaseException:
+            crew.close(is_at_once=True)
+            raise
+    crew.close()
+
+
+def write_shard(shard: ShardRun, folder: Path, *, report: Report) -> dict[str, Failures]:  # noqa: ARG001 - a Task's
+    """Write a corpus file's rows into a folder, by the core that a task asks Ray for, and a core's share of memory."""
+    share = SHARE_OF_MEMORY * psutil.virtual_memory().total / cores_of_this_process()
+    return shard.write(folder, num_threads=1, memory_limit=f"{share / 1e6:.0f}MB")
