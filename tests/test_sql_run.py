@@ -3,6 +3,7 @@ import math
 import pickle
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -404,6 +405,8 @@ def test_corpus_files_that_others_write_have_the_same_bytes_and_checks(tmp_path:
         for shard in pickle.loads(pickle.dumps(shards)):
             folder = target / "elsewhere"
             folder.mkdir()
+            with pytest.raises(SqlError, match="holds another SQL than the run has that asks for it"):
+                replace(shard, code_version="older").write(folder)
             found = shard.write(folder, num_threads=1, memory_limit="1GB")
             [written] = folder.iterdir()
             written.rename(target / shard.ids.file_name)

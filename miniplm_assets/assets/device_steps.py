@@ -1,9 +1,8 @@
 """Which steps of a run have a model trained or run for them, on how many devices, and which of them wait for a gate."""
 
-import os
 from collections.abc import Iterable
 from functools import cached_property
-from typing import Any, Final
+from typing import Any
 
 import dagster as dg
 from dagster._core.storage.tags import PRIORITY_TAG
@@ -14,9 +13,7 @@ from miniplm_assets.core.errors import MiniplmError
 from miniplm_assets.lineage.fingerprints import Fingerprints
 from miniplm_assets.lineage.kind import Node
 from miniplm_assets.lineage.pipeline import Pipeline
-
-# Ray's own: a cluster that somebody else has started.
-RAY_ADDRESS: Final = "RAY_ADDRESS"
+from miniplm_assets.lineage.ray_crew import is_cluster_named
 
 
 class DeviceSteps:
@@ -63,9 +60,11 @@ class DeviceSteps:
         machine has all of its devices.
         """
         node = self._pipeline.graph.get(self._keys.get(step, ""))
-        has_own_ray = os.environ.get(RAY_ADDRESS, "local") == "local"
         return self._is_asked_again(step) or (
-            node is not None and has_own_ray and node.kind.needs_ray(node.settings) and self._is_missing(node)
+            node is not None
+            and not is_cluster_named()
+            and node.kind.needs_ray(node.settings)
+            and self._is_missing(node)
         )
 
     def _is_missing(self, node: Node[Any]) -> bool:

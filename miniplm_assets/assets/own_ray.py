@@ -13,8 +13,8 @@ from typing import Any, Final
 from dagster_ray import LocalRay  # noqa: TID253 - nobody imports this module unless Ray is asked for
 from pydantic import PrivateAttr
 
-# Ray's own: a cluster that somebody else has started, and answers for.
-ADDRESS: Final = "RAY_ADDRESS"
+from miniplm_assets.lineage.ray_crew import is_cluster_named
+
 # What Ray reads as it starts here, and its processes after it.
 LOOPBACK_ALONE: Final = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # named after the systems where it is the default
 TOKEN: Final = "RAY_AUTH_TOKEN"  # noqa: S105 - the name of a variable
@@ -28,7 +28,7 @@ class OwnRay(LocalRay):  # type: ignore[misc, unused-ignore]
 
     def connect(self, context: Any) -> Any:
         """Connect, or start Ray and connect."""
-        if os.environ.get(ADDRESS, "local") != "local":
+        if is_cluster_named():
             return super().connect(context)
         self._folder = tempfile.mkdtemp(prefix="miniplm-ray-")
         os.environ.update(LOOPBACK_ALONE | {TEMPORARY: self._folder})

@@ -1,6 +1,7 @@
 """The corpus files of a selection's tables, as tasks of a Ray cluster."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -10,6 +11,7 @@ import psutil
 from miniplm_assets.corpus.cores import cores_of_this_process
 from miniplm_assets.corpus.progress import Report
 from miniplm_assets.experiment import Processing
+from miniplm_assets.lineage.ray_crew import RayCrew, cores_of_cluster, is_cluster_named
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.lm.part_threads import PartThreads
 from miniplm_assets.storage.sql_run import Failures, ShardRun, Spread
@@ -19,19 +21,19 @@ SHARE_OF_MEMORY: Final = 0.8
 
 
 def spread_of(work: Work[Any], processing: Processing) -> Spread | None:
-    """Return what has the corpus files of a table done by Ray; None where DuckDB does them, on all cores from here."""
-    return partial(_on_ray, work, processing) if processing.engine == "ray" else None
+    """Return what has the corpus files of a table done by a cluster; None where DuckDB does them, on all cores of here.
+
+    Args:
+        work: the table.
+        processing: where. A Ray that is started on this machine has no more cores than DuckDB.
+    """
+    return partial(_on_ray, work, processing) if processing.engine == "ray" and is_cluster_named() else None
 
 
 def _on_ray(
     work: Work[Any], processing: Processing, shards: Sequence[ShardRun], target: Path
 ) -> Iterator[dict[str, Failures]]:
     """Do each corpus file in a task, several at once; yield what the checks found, in the order of the files."""
-    if len(shards) == 1:
-        yield shards[0].write(target)
-        return
-    from miniplm_assets.lineage.ray_crew import RayCrew, cores_of_cluster
-
     work.run.connect_ray()
     crew = RayCrew(min(processing.num_processes or cores_of_cluster(), len(shards)), {})
     work.report(f"{work.node.key}: {len(shards)} corpus files by Ray, {crew.num_at_once} at once")
@@ -66,5 +68,7 @@ def _on_ray(
 
 def write_shard(shard: ShardRun, folder: Path, *, report: Report) -> dict[str, Failures]:  # noqa: ARG001 - a Task's
     """Write a corpus file's rows into a folder, by the core that a task asks Ray for, and a core's share of memory."""
+    from miniplm_assets.kinds.registry import SQL
+
     share = SHARE_OF_MEMORY * psutil.virtual_memory().total / cores_of_this_process()
-    return shard.write(folder, num_threads=1, memory_limit=f"{share / 1e6:.0f}MB")
+    return replace(shard, project=SQL).write(folder, num_threads=1, memory_limit=f"{share / 1e6:.0f}MB")

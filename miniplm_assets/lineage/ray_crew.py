@@ -5,13 +5,21 @@ import pickle
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from miniplm_assets.core.errors import CorpusError, StoreError
 from miniplm_assets.corpus.cores import NUM_THREADS
 from miniplm_assets.corpus.progress import Report
 from miniplm_assets.lineage.crew import MAX_LOSSES, Task, empty
 from miniplm_assets.lineage.crew_process import portable
+
+# Ray's own: a cluster that somebody else has started, and answers for.
+ADDRESS: Final = "RAY_ADDRESS"
+
+
+def is_cluster_named() -> bool:
+    """Whether RAY_ADDRESS names a cluster; else Ray is started on this machine, for one run."""
+    return os.environ.get(ADDRESS, "local") != "local"
 
 
 def cores_of_cluster() -> int:

@@ -57,7 +57,8 @@ def run_model(
             that has sequences (or rows of the model's first table that has shards), even where it has no row.
         memory_limit: for DuckDB, for example "4GB"; beyond it, work goes through files in `target`.
         traits: of the selection, which decide what is tested; see `sql_checks`.
-        spread: has the corpus files of a `per_shard` model done elsewhere; None where this process does them.
+        spread: has the corpus files of a `per_shard` model done elsewhere, where there are several; None where this
+            process does them.
 
     Returns:
         How each check ended, in the order of `SqlModel.checks`.
@@ -100,6 +101,7 @@ class ShardRun:
     Attributes:
         project: the folder of the SQL.
         model: its name.
+        code_version: of it, which that process must have, too.
         traits: of the selection.
         inputs: the files of each table, of keyed ones those that may hold ids of the corpus file.
         ids: of the corpus file.
@@ -108,6 +110,7 @@ class ShardRun:
 
     project: Path
     model: str
+    code_version: str
     traits: frozenset[str]
     inputs: Mapping[str, Sequence[Path]]
     ids: ShardRange
@@ -127,9 +130,14 @@ class ShardRun:
             What the checks of each shard found, by name.
 
         Raises:
-            SqlError: as `run_model`.
+            SqlError: as `run_model`; or if the SQL is another one here.
         """
         model = _project(self.project).model(self.model).of(self.traits)
+        if model.code_version != self.code_version:
+            raise SqlError(
+                f"{self.model}: {self.project} holds another SQL than the run has that asks for it; have the same "
+                "version of the project on all machines"
+            )
         with (
             explained_duckdb(self.model, memory_limit),
             duckdb_in_memory(target, memory_limit, num_threads) as connection,
@@ -172,7 +180,11 @@ class _Run:
         self._open_inputs()
         self._test(check for check in whole if not self._is_behind(check.refs))
         if self._model.entry.config.per_shard:
-            paths = list(self._write_shards() if spread is None else self._spread_shards(spread))
+            shards = list(self._shards())
+            if spread is None or len(shards) == 1:
+                paths = [self._write_shard(ids, files) for ids, files in shards]
+            else:
+                paths = list(self._spread_shards(shards, spread))
             self._open_inputs()
             self._open(self._model.name, paths)
         else:
@@ -199,26 +211,25 @@ class _Run:
         columns = {table: [column.name for column in entry.columns] for table, entry in entries.items()}
         return {table: names for table, names in columns.items() if SEQUENCE_ID in names}
 
-    def _write_shards(self) -> Iterator[Path]:
-        for ids, files in self._shards():
-            yield self._write_shard(ids, files)
-
-    def _spread_shards(self, spread: Spread) -> Iterator[Path]:
-        shards = [
+    def _spread_shards(
+        self, shards: Sequence[tuple[ShardRange, Mapping[str, Sequence[Path]]]], spread: Spread
+    ) -> Iterator[Path]:
+        runs = [
             ShardRun(
                 project=self._model.project.folder,
                 model=self._model.name,
+                code_version=self._model.code_version,
                 traits=self._model.traits,
                 inputs={**self._inputs, **files},
                 ids=ids,
                 parameters=self._parameters,
             )
-            for ids, files in self._shards()
+            for ids, files in shards
         ]
-        for shard, failures in zip(shards, spread(shards, self._target), strict=True):
+        for run, failures in zip(runs, spread(runs, self._target), strict=True):
             for name, found in failures.items():
                 self._failures[name].add(found.num_rows, found.first_rows)
-            yield self._target / shard.ids.file_name
+            yield self._target / run.ids.file_name
 
     def _shards(self) -> Iterator[tuple[ShardRange, dict[str, Sequence[Path]]]]:
         """Go through the corpus files: the ids of each, and the files of the keyed tables that may hold them."""
