@@ -1,5 +1,6 @@
 """Which assets have a model trained or run for them, and which of those wait until a gate has spoken."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -74,6 +75,18 @@ def test_no_student_begins_before_the_pilot_has_spoken(opened):
     assert steps.is_held("plain__student_checkpoint")  # the other selection's has not
     steps.end("again__pilot", is_failed=False)
     assert not steps.is_held("plain__student_checkpoint")
+
+
+def test_the_pilot_keeps_students_waiting_where_scores_are_a_clusters_too(opened):
+    pipeline = opened()
+    for key in ("large/teacher_scores", "small/reference_scores"):
+        node = pipeline.graph[key]
+        scoring = node.settings.scoring.model_copy(update={"engine": "ray"})
+        settings = node.settings.model_copy(update={"scoring": scoring})
+        pipeline.graph[key] = replace(node, settings=settings)
+        assert key not in devices_by_key(pipeline)
+    assert steps_of(pipeline).gates == {"half/pilot", "again/pilot"}
+    assert steps_of(pipeline).is_held("plain__student_checkpoint")
 
 
 def test_a_pilot_that_will_never_speak_keeps_nobody(opened):

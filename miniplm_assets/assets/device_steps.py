@@ -33,7 +33,7 @@ class DeviceSteps:
         keys = keys_of_steps(pipeline)
         self._keys = {step: keys[step] for step in step_keys if step in keys}
         # Of each gate that keeps a model from being paid for, and has not spoken: itself, and all that it needs.
-        gated = [node for node in pipeline.graph.values() if _num_devices(node)]
+        gated = [node for node in pipeline.graph.values() if _has_model(node)]
         gates = {gate for node in gated for gate in node.gates} & set(self._keys.values())
         self._before = {gate: self._all_before(gate) for gate in gates}
 
@@ -130,6 +130,11 @@ class ReadyStep:
         self.rank = -int(step.tags.get(PRIORITY_TAG, 0))
         self.num_devices = steps.num_devices(step.key)
         self.is_alone = steps.is_alone(step.key)
+
+
+def _has_model(node: Node[Any]) -> bool:
+    """Whether a model is trained or run for an asset, on this machine or on a cluster, where SQL is run, too."""
+    return bool(_num_devices(node)) or (node.kind.needs_ray(node.settings) and not node.kind.sql)
 
 
 def _num_devices(node: Node[Any]) -> int:
