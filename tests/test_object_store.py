@@ -97,6 +97,23 @@ def test_one_of_many_creates_an_object_and_one_of_many_replaces_it(url: str) -> 
     assert bucket.replace("none", b"", created[0]) is None and bucket.read("none") is None
 
 
+def test_a_store_that_takes_no_quotes_decides_likewise(url: str, server: BucketServer) -> None:
+    server.takes_no_quotes = True
+    try:
+        bucket = Bucket(url)
+        first = bucket.create("a", b"first")
+        assert first is not None and bucket.create("a", b"other") is None
+        second = bucket.replace("a", b"second", first)
+        assert second is not None and bucket.replace("a", b"third", first) is None
+        assert Bucket(url).replace("a", b"third", second) is not None
+    finally:
+        server.takes_no_quotes = False
+    assert bucket.replace("a", b"fourth", second) is None  # and so the quotes are taken again
+    last = bucket.read("a")
+    assert last is not None and last.content == b"third"
+    assert bucket.replace("a", b"fourth", last.version) is not None
+
+
 def test_what_one_machine_publishes_another_finds_with_the_same_bytes_and_fetches_once(
     machine: Callable[[str], BucketStore], server: BucketServer
 ) -> None:
