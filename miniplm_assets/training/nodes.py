@@ -27,7 +27,7 @@ NUM_THREADS: Final = "OMP_NUM_THREADS"
 # What a launcher says last whose workers have done all that there was to do.
 HAS_ENDED: Final = "ended"
 # How long the nodes have to say why they fail, once one has: where one is lost, the others miss it.
-SECONDS_TO_HEAR: Final = 10.0
+SECONDS_TO_HEAR: Final = 30.0
 # How often it is looked whether the nodes are free.
 POLL_SECONDS: Final = 1.0
 # An answer that has begun to come is whole at once.
