@@ -89,6 +89,21 @@ def test_the_pilot_keeps_students_waiting_where_scores_are_a_clusters_too(opened
     assert steps_of(pipeline).is_held("plain__student_checkpoint")
 
 
+def test_the_pilot_keeps_students_of_a_cluster_waiting_until_they_are_stored(opened, monkeypatch):
+    pipeline = opened("spread")
+    node = pipeline.graph["plain/student_checkpoint"]
+    training = node.settings.training.model_copy(update={"num_nodes": 2})
+    settings = node.settings.model_copy(update={"training": training})
+    pipeline.graph["plain/student_checkpoint"] = replace(node, settings=settings)
+    monkeypatch.setattr(DeviceSteps, "_is_missing", lambda *_: True)
+    steps = steps_of(pipeline)
+    assert steps.num_devices("plain__student_checkpoint") == 0 and steps.is_clusters("plain__student_checkpoint")
+    assert steps.is_held("plain__student_checkpoint")
+    assert not steps.is_clusters("large__teacher_scores") and not steps.is_clusters("half__difference_scores")
+    monkeypatch.setattr(DeviceSteps, "_is_missing", lambda *_: False)
+    assert not steps.is_clusters("plain__student_checkpoint")
+
+
 def test_a_pilot_that_will_never_speak_keeps_nobody(opened):
     steps = steps_of(opened())
     steps.end("bpe__tokenizer", is_failed=False)

@@ -108,7 +108,7 @@ def test_a_store_that_takes_no_quotes_decides_likewise(url: str, server: BucketS
         assert Bucket(url).replace("a", b"third", second) is not None
     finally:
         server.takes_no_quotes = False
-    assert bucket.replace("a", b"fourth", second) is None  # and so the quotes are taken again
+    assert bucket.replace("a", b"fourth", second) is None
     last = bucket.read("a")
     assert last is not None and last.content == b"third"
     assert bucket.replace("a", b"fourth", last.version) is not None

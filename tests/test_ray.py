@@ -301,7 +301,7 @@ def test_a_cluster_without_room_is_described(one_node, tmp_path, monkeypatch):
     monkeypatch.setattr(ray_workers, "START_SECONDS", 2.0)
     monkeypatch.setattr(ray_workers, "_share_out", lambda *_: (1, {"num_cpus": 3}))
     workers = RayWorkers(LightModel(tmp_path), num_workers=1, report=print)
-    with pytest.raises(ScoringError, match="each needs .*3.*, the cluster has 1 nodes: 1 CPUs, 0 GPUs"):
+    with pytest.raises(ScoringError, match="each needs .*3.*, the cluster has 1 node: 1 CPUs, 0 GPUs"):
         workers.score([np.array([1, 2, 3], np.int32)], np.array([5]))
     workers.close()
 

@@ -16,12 +16,13 @@ import pytest
 
 from miniplm_assets.core.errors import CorpusError
 from miniplm_assets.core.stop import Stopped
+from miniplm_assets.corpus.cores import memory_of_this_machine
 from miniplm_assets.experiment import Experiment, Processing
 from miniplm_assets.kinds.documents import DOCUMENTS
 from miniplm_assets.kinds.raw_corpus import RAW_CORPUS
 from miniplm_assets.kinds.sequences import SEQUENCES
 from miniplm_assets.kinds.tokenizer import TOKENIZER
-from miniplm_assets.lineage.crew import LocalCrew, open_crew, parts_of
+from miniplm_assets.lineage.crew import LocalCrew, empty, open_crew, parts_of
 from miniplm_assets.lineage.graph import build_graph
 from miniplm_assets.lineage.pipeline import Pipeline
 from miniplm_assets.lineage.side_by_side import Steps, make_side_by_side
@@ -295,3 +296,19 @@ def test_processes_end_with_a_run_that_is_killed(tmp_path):
     run.wait()
     _, alive = psutil.wait_procs(workers, timeout=60)
     assert not alive
+
+
+def test_what_a_lost_process_left_is_removed_folders_too(tmp_path: Path) -> None:
+    (tmp_path / "documents.parquet").touch()
+    (tmp_path / ".spill").mkdir()
+    (tmp_path / ".spill" / "one.tmp").touch()
+    empty(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_container_has_no_more_memory_than_its_limit(tmp_path: Path) -> None:
+    limit, whole = tmp_path / "memory.max", psutil.virtual_memory().total
+    for said, expected in ((None, whole), ("max", whole), ("1048576", 1 << 20), (str(2 * whole), whole)):
+        if said is not None:
+            limit.write_text(f"{said}\n")
+        assert memory_of_this_machine(limit) == expected

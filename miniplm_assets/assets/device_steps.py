@@ -53,17 +53,23 @@ class DeviceSteps:
             return 0
         return _num_devices(node)
 
+    def is_clusters(self, step: str) -> bool:
+        """Whether a cluster trains or runs a model for what a step makes, and something of that is still to be made."""
+        node = self._pipeline.graph.get(self._keys.get(step, ""))
+        return node is not None and _has_model(node) and not _num_devices(node) and self._is_missing(node)
+
     def is_alone(self, step: str) -> bool:
         """Whether nothing else may be made beside what a step makes.
 
         What is to be done again is put aside first, while nobody reads the warehouse. A Ray that is started on this
-        machine has all of its devices.
+        machine has all of its devices; SQL has none of it.
         """
         node = self._pipeline.graph.get(self._keys.get(step, ""))
         return self._is_asked_again(step) or (
             node is not None
             and not is_cluster_named()
             and node.kind.needs_ray(node.settings)
+            and not node.kind.sql
             and self._is_missing(node)
         )
 
@@ -116,6 +122,7 @@ class ReadyStep:
         key: of the step.
         rank: of two, the lower one begins.
         num_devices: that its model needs; 0 where this process executes it.
+        is_clusters: whether its model is a cluster's.
         is_alone: whether nothing else may be executed meanwhile.
     """
 
@@ -129,6 +136,7 @@ class ReadyStep:
         self.key: str = step.key
         self.rank = -int(step.tags.get(PRIORITY_TAG, 0))
         self.num_devices = steps.num_devices(step.key)
+        self.is_clusters = steps.is_clusters(step.key)
         self.is_alone = steps.is_alone(step.key)
 
 

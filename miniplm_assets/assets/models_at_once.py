@@ -175,6 +175,8 @@ class Execution:
         for step in list(self._ready):
             if step.is_alone and self._running:
                 has_room = False
+            elif step.is_clusters and self._shares.at_once > 1 and self._steps.is_held(step.key):
+                continue
             elif not step.num_devices or self._shares.at_once == 1:
                 self._ready.remove(step)
                 return step.key

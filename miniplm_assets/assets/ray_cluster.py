@@ -23,7 +23,7 @@ def ray_resources(graph: Graph) -> dict[str, Any]:
         return {}
     if importlib.util.find_spec("dagster_ray") is None:
         raise ExperimentError(
-            f"{asking[0]}: its engine is ray, but ray is not installed here; run: pip install "
+            f"{asking[0]}: it asks for Ray, which is not installed here; run: pip install "
             "'miniplm_assets[ray]' (or set the engine, of scoring or of processing, to local, and num_nodes of "
             "training to 1)"
         )

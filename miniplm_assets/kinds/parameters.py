@@ -3,6 +3,8 @@
 from collections.abc import Collection
 from typing import ClassVar, Final, Literal
 
+from pydantic import Field
+
 from miniplm_assets.experiment import Experiment, Processing, Selection
 from miniplm_assets.experiment.selections import PER_BYTE, ScaleCorrection, Score
 from miniplm_assets.experiment.settings import Settings
@@ -49,7 +51,7 @@ class SelectionParameters(Settings):
     within: Literal["domain"] | None = None
     keep_fraction: float | None = None
     token_budget: int | None = None
-    processing: Processing = Processing()
+    processing: Processing = Field(Processing(), exclude=True)  # no value of any SQL
 
 
 def parameters_of(

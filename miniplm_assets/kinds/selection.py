@@ -169,7 +169,7 @@ def _make(model: SqlModel, work: Work[SelectionParameters]) -> Result:
             model.project,
             model.name,
             inputs={role: work.input_tables(role) for role in work.node.inputs},
-            parameters=work.settings.model_dump(exclude={"processing"}),
+            parameters=work.settings.model_dump(),
             target=draft.path,
             traits=model.traits,
             spread=spread_of(work, work.settings.processing),

@@ -6,9 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import psutil
-
-from miniplm_assets.corpus.cores import cores_of_this_process
+from miniplm_assets.corpus.cores import cores_of_this_process, memory_of_this_machine
 from miniplm_assets.corpus.progress import Report
 from miniplm_assets.experiment import Processing
 from miniplm_assets.lineage.ray_crew import RayCrew, cores_of_cluster, is_cluster_named
@@ -54,15 +52,19 @@ def _on_ray(
         return do
 
     works = ((shard, task_of(number, shard)) for number, shard in enumerate(shards))
-    with PartThreads(crew.num_at_once) as threads:
+    error: BaseException | None = None
+    with PartThreads(crew.num_at_once - 1) as threads:
         try:
             for _, found in threads.in_order(works, work.run.errands):
                 assert found is not None, "each corpus file is a work"
                 work.run.stop.look()
                 yield found
-        except BaseException:
+        except BaseException as raised:  # noqa: BLE001 - raised below
             crew.close(is_at_once=True)
-            raise
+            error = raised
+    # All threads have ended: nobody writes into a draft that is given up.
+    if error is not None:
+        raise error
     crew.close()
 
 
@@ -70,5 +72,5 @@ def write_shard(shard: ShardRun, folder: Path, *, report: Report) -> dict[str, F
     """Write a corpus file's rows into a folder, by the core that a task asks Ray for, and a core's share of memory."""
     from miniplm_assets.kinds.registry import SQL
 
-    share = SHARE_OF_MEMORY * psutil.virtual_memory().total / cores_of_this_process()
+    share = SHARE_OF_MEMORY * memory_of_this_machine() / cores_of_this_process()
     return replace(shard, project=SQL).write(folder, num_threads=1, memory_limit=f"{share / 1e6:.0f}MB")

@@ -6,6 +6,7 @@ there is one file that cannot be parted, or little to do: then the run's own pro
 
 import os
 import pickle
+import shutil
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -23,7 +24,7 @@ from miniplm_assets.lm.engine_process import EngineFailure, EngineProcess
 MAX_LOSSES: Final = 2
 # A task that waits for a disk or a network says nothing, and nobody ends it: as in the run's own process.
 SILENCE_SECONDS: Final = 1e6
-# What is idle ends in a moment.
+# What it does is of no more use to anybody: it ends in a moment.
 END_SECONDS: Final = 5.0
 WORKER: Final = "miniplm_assets.lineage.crew_process"
 
@@ -204,4 +205,7 @@ def _return(answer: Any) -> Any:
 def empty(folder: Path) -> None:
     """Remove the files that a lost process has left in a draft."""
     for path in folder.iterdir():
-        path.unlink()
+        if path.is_dir():  # of a DuckDB that had no more room in memory
+            shutil.rmtree(path)
+        else:
+            path.unlink()

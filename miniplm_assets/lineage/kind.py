@@ -88,7 +88,7 @@ class Kind(Generic[S]):
         columns: descriptions of the columns of its table.
         column_sources: gives, for a column, the (role of an input, column) pairs that it is computed from.
         checks: its asset checks.
-        needs_ray: whether a Ray cluster runs a model for it.
+        needs_ray: whether it asks for Ray: for a model, or for its corpus files.
         num_devices: of this machine that a model is trained or run on for it; 0 where none is, or elsewhere.
         table: which files of a result are its table, as a glob pattern; None where it has no table.
         is_view: whether the catalog shows its table from where it is stored; for large ones. Else it is copied in.

@@ -131,6 +131,7 @@ class ShardRun:
 
         Raises:
             SqlError: as `run_model`; or if the SQL is another one here.
+            OSError: if the disk is full.
         """
         model = _project(self.project).model(self.model).of(self.traits)
         if model.code_version != self.code_version:
@@ -262,11 +263,11 @@ class _Run:
             f"copy (select * from (\n{self._model.sql}\n) order by {grain}) to $target "  # noqa: S608
             f"(format parquet, parquet_version v2, compression zstd, row_group_size {rows_per_group})"
         )
-        if num_threads is not None:
-            self._connection.execute(f"set threads = {num_threads}")
+        before = self._connection.execute("select current_setting('threads')").fetchall()[0][0]
+        self._connection.execute(f"set threads = {num_threads or before}")
         bound = {name: self._parameters[name] for name in parameters_of(self._model.tree)}
         self._connection.execute(copy, {**bound, "target": str(path)})
-        self._connection.execute("reset threads")
+        self._connection.execute(f"set threads = {before}")  # and not reset, which would be all cores
         self._open(self._model.name, [path])
         self._require_types()
 

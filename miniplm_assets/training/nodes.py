@@ -12,6 +12,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,13 +42,13 @@ def start_launcher(message: Mapping[str, Any], num_processes: int) -> EngineProc
         message: what it is told.
         num_processes: that it starts here.
     """
-    return EngineProcess(LAUNCHER, message, environment=_environment(num_processes), called="the training")
+    asked = message.get("node", os.environ).get(NUM_THREADS, "")
+    return EngineProcess(LAUNCHER, message, environment=_environment(num_processes, asked), called="the training")
 
 
-def _environment(num_processes: int) -> dict[str, str]:
-    """Return the environment of the workers: this process's own, and its cores dealt out among them."""
+def _environment(num_processes: int, asked: str) -> dict[str, str]:
+    """Return the environment of the workers: this process's own, its cores dealt out, or as few as are asked for."""
     share = max(1, cores_of_this_process() // num_processes)
-    asked = os.environ.get(NUM_THREADS, "")
     threads = min(share, int(asked)) if asked.isdecimal() and int(asked) else share
     return {**os.environ, NUM_THREADS: str(threads)}
 
@@ -179,10 +180,11 @@ class Launchers:
                 options = {"num_cpus": share.get("CPU", 0), "num_gpus": share.get("GPU", 0)}
                 actor: Any = ray.remote(NodeActor)
                 self._actors.append(actor.options(scheduling_strategy=place, **options).remote())
-            endpoint = _answer(self._actors[0].address.remote())
-            node = {"number": number, "endpoint": endpoint}
+            endpoint = _answer(self._actors[0].address.remote(), seconds=START_SECONDS)
+            # Not the node's own: Ray sets it to the cores that an actor asks for.
+            node = {"number": number, "endpoint": endpoint, NUM_THREADS: os.environ.get(NUM_THREADS, "")}
             for rank, actor in enumerate(self._actors):
-                _answer(actor.begin.remote({**message, "node": {**node, "rank": rank}}))
+                _answer(actor.begin.remote({**message, "node": {**node, "rank": rank}}), seconds=START_SECONDS)
         except EngineFailure as failure:
             self.end(patience_seconds=0)
             raise TrainingError(f"{name}: {failure}") from None
@@ -191,12 +193,12 @@ class Launchers:
             raise
 
     def send(self, message: Mapping[str, Any]) -> None:
-        """Tell all launchers something.
+        """Tell all launchers something that have not ended.
 
         Raises:
             EngineFailure: if a node is lost.
         """
-        for told in [actor.tell.remote(message) for actor in self._actors]:
+        for told in [self._actors[rank].tell.remote(message) for rank in sorted(self._under_way)]:
             _answer(told)
 
     def has_message(self, seconds: float) -> bool:
@@ -258,9 +260,12 @@ class Launchers:
         """End the launchers, and give the nodes back; gracefully where they end within this time."""
         import ray
 
-        ending = [actor.end.remote(patience_seconds) for actor in self._actors]
-        ray.wait(ending, num_returns=len(ending), timeout=patience_seconds + END_SECONDS) if ending else None
-        ray.util.remove_placement_group(self._group)  # which ends the actors, and they their launchers
+        with suppress(ray.exceptions.RayError):  # where Ray is gone, so are the actors
+            ending = [actor.end.remote(patience_seconds) for actor in self._actors]
+            if ending:
+                ray.wait(ending, num_returns=len(ending), timeout=patience_seconds + END_SECONDS)
+        with suppress(ray.exceptions.RayError):
+            ray.util.remove_placement_group(self._group)  # which ends the actors, and they their launchers
 
 
 def _wait_for(group: Any, training: Training, *, name: str, stop: Stop) -> None:
@@ -276,8 +281,8 @@ def _wait_for(group: Any, training: Training, *, name: str, stop: Stop) -> None:
             )
 
 
-def _answer(asked: Any) -> Any:
-    """Return what a method of an actor returns.
+def _answer(asked: Any, *, seconds: float | None = None) -> Any:
+    """Return what a method of an actor returns, in this time, where one is given.
 
     Raises:
         TrainingError: as the method raised it.
@@ -286,7 +291,7 @@ def _answer(asked: Any) -> Any:
     import ray
 
     try:
-        return ray.get(asked)
+        return ray.get(asked, timeout=seconds)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, TrainingError | EngineFailure):
             raise error.cause from None

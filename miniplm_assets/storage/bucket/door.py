@@ -190,24 +190,24 @@ class Bucket:
         return self._asked("opened", "", lambda: from_url(self.url, client_options=client, retry_config=retry))
 
     def _put_if(self, name: str, content: bytes, mode: Any) -> Version | None:
-        version = self._put_as(name, content, mode)
+        is_quoted = self._takes_quotes
+        version = self._put_as(name, content, mode, is_quoted=is_quoted)
         if version is None:
             there = self.read(name)
             if there is not None and there.content == content:  # by this put, whose answer was lost
                 return there.version
-            if there is not None and there.version == mode and self._takes_quotes:
-                # It was refused, and nobody has written since.
-                self._takes_quotes = False
-                version = self._put_as(name, content, mode)
-                self._takes_quotes = version is None
+            if there is not None and there.version == mode:  # refused, though nobody has written since
+                version = self._put_as(name, content, mode, is_quoted=not is_quoted)
+                if version is not None:
+                    self._takes_quotes = not is_quoted
         return version
 
-    def _put_as(self, name: str, content: bytes, mode: Any) -> Version | None:
+    def _put_as(self, name: str, content: bytes, mode: Any, *, is_quoted: bool) -> Version | None:
         import obstore
         from obstore.exceptions import AlreadyExistsError, NotFoundError, PreconditionError
 
         sent: Any = mode
-        if mode != "create" and not self._takes_quotes:
+        if mode != "create" and not is_quoted:
             sent = {key: value.strip('"') for key, value in mode.items()}
 
         def put() -> Version | None:
