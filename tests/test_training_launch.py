@@ -8,9 +8,11 @@ import signal
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -20,8 +22,10 @@ from miniplm_assets.core.errors import TrainingError
 from miniplm_assets.core.stop import Stop, Stopped
 from miniplm_assets.experiment import Training
 from miniplm_assets.experiment.objectives import CrossEntropy, MiniLlm, VanillaKd
+from miniplm_assets.lm.engine_process import EngineFailure
 from miniplm_assets.training import TrainingJob, train_language_model
 from miniplm_assets.training.launch import parallelism_problems, require_devices
+from miniplm_assets.training.nodes import Launchers
 from miniplm_assets.training.objectives import Input
 from tests.test_training import NO_DROPOUT, every_step, train
 from tests.test_training import job as job
@@ -238,3 +242,45 @@ def test_what_cannot_be_shared_or_spread_is_refused_in_the_file() -> None:
     assert "minillm reads texts of different lengths" in problem and problem.endswith("set parallelism to ddp")
     assert not list(parallelism_problems(spread, CrossEntropy()))
     assert not list(parallelism_problems(spread.model_copy(update={"parallelism": "ddp"}), minillm))
+
+
+class Node:
+    """An actor that has said all that it will, a list each time that it is asked, and notes what it is told."""
+
+    def __init__(self, *said: list[dict[str, Any]]) -> None:
+        self.said, self.told = list(said), []
+        self.heard = SimpleNamespace(remote=lambda _seconds: self.said.pop(0) if self.said else [])
+        self.tell = SimpleNamespace(remote=self.told.append)
+
+
+def nodes(monkeypatch: pytest.MonkeyPatch, *actors: Node) -> Launchers:
+    """Return the launchers of some nodes, as if Ray had started them."""
+    monkeypatch.setattr("miniplm_assets.training.nodes._answer", lambda asked: asked)
+    launchers = object.__new__(Launchers)
+    launchers._actors, launchers._under_way, launchers._messages = list(actors), set(range(len(actors))), deque()
+    return launchers
+
+
+def test_what_the_first_node_says_counts_also_after_another_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = Node([], [{"line": "step 2"}, {"facts": {}}, {"ended": True}]), Node([{"ended": True}])
+    launchers = nodes(monkeypatch, first, second)
+    assert not launchers.has_message(0.1)
+    launchers.send({"stop": True})
+    assert (first.told, second.told) == ([{"stop": True}], [])  # who has ended hears nothing
+    assert [launchers.receive(silence_seconds=1) for _ in range(2)] == [{"line": "step 2"}, {"facts": {}}]
+    with pytest.raises(EngineFailure, match="the nodes have ended, and the first said nothing of what came of it"):
+        launchers.receive(silence_seconds=1)
+
+
+def test_each_node_says_why_it_fails_and_an_error_in_words_is_the_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    late = Node([], [], [{"lost": "node b: process 3 of 4 has ended: SIGKILL ended it"}])
+    launchers = nodes(monkeypatch, Node([{"lost": "node a: process 0 failed: connection closed"}]), late)
+    with pytest.raises(EngineFailure) as failed:
+        launchers.has_message(0.1)
+    assert str(failed.value).splitlines() == [
+        "node a: process 0 failed: connection closed",
+        "node b: process 3 of 4 has ended: SIGKILL ended it",
+    ]
+    error = {"error": "TrainingError", "message": "the loss is not finite"}
+    launchers = nodes(monkeypatch, Node([{"lost": "node a: connection closed"}]), Node([error, {"lost": "node b"}]))
+    assert launchers.receive(silence_seconds=1) == error
