@@ -22,6 +22,8 @@ from miniplm_assets.storage.store import Store
 
 FOLDER = "AT_ONCE_FOLDER"
 DEVICES = "devices"
+# Of a step whose model is a cluster's: the gate that it waits for.
+HELD_BY = "held_by"
 RANK = "dagster/priority"
 SECONDS = 240.0
 
@@ -101,6 +103,19 @@ def after_gate():
     note("after_gate")
 
 
+@dg.asset(op_tags={DEVICES: "1", RANK: "-1"})
+def pilot():
+    """Speaks after a while."""
+    time.sleep(2)
+    note("pilot")
+
+
+@dg.asset(op_tags={DEVICES: "0", RANK: "-2", HELD_BY: "pilot"})
+def on_cluster():
+    """Needs nothing that the pilot makes, but waits until that has spoken."""
+    note("on_cluster", pilot_has_spoken=noted("pilot") is not None)
+
+
 def goes_on(key: str) -> None:
     """Go on until told to stop, and keep what there is."""
     stop = Stop()
@@ -126,11 +141,12 @@ def as_long():
 
 PIPELINE = Pipeline({}, Store(Path(os.environ[FOLDER])), models_at_once=2)
 defs = dg.Definitions(
-    assets=[left, right, both, killed, after_killed, gate, after_gate, long, as_long],
+    assets=[left, right, both, killed, after_killed, gate, after_gate, pilot, on_cluster, long, as_long],
     jobs=[
         dg.define_asset_job("meeting", dg.AssetSelection.assets(left, right, both)),
         dg.define_asset_job("losing", dg.AssetSelection.assets(killed, after_killed)),
         dg.define_asset_job("gated", dg.AssetSelection.assets(gate, after_gate)),
+        dg.define_asset_job("held", dg.AssetSelection.assets(pilot, on_cluster)),
         dg.define_asset_job("endless", dg.AssetSelection.assets(long, as_long)),
     ],
     executor=own_executor(PIPELINE),
@@ -142,6 +158,7 @@ class TaggedSteps:
 
     def __init__(self, _pipeline, _instance, _run, _step_keys):
         """Know nothing of an experiment."""
+        self._ended = set()
 
     def key_of(self, step):
         """Return its name."""
@@ -155,12 +172,17 @@ class TaggedSteps:
         """None is."""
         return False
 
-    def is_held(self, _step):
-        """Nothing is."""
-        return False
+    def is_clusters(self, step):
+        """Return whether it waits for a gate."""
+        return HELD_BY in defs.get_assets_def(step).op.tags
 
-    def end(self, step, *, is_failed):
-        """Nobody waits."""
+    def is_held(self, step):
+        """Whether the gate that its tag names has not spoken."""
+        return defs.get_assets_def(step).op.tags.get(HELD_BY, step) not in {step, *self._ended}
+
+    def end(self, step, *, is_failed):  # noqa: ARG002 - as `DeviceSteps`
+        """A gate has spoken."""
+        self._ended.add(step)
 
 
 def execute(job, instance, **config):

@@ -82,6 +82,12 @@ def test_two_are_made_at_once_each_with_cores_of_its_own(job, instance):
     assert not psutil.pid_exists(left["pid"]) and not psutil.pid_exists(right["pid"])
 
 
+@needs_two_cores
+def test_a_model_of_a_cluster_waits_for_the_gate_before_it(job, instance):
+    assert job.execute("held", instance).success
+    assert job.noted("on_cluster")["pilot_has_spoken"]
+
+
 def test_a_run_may_ask_for_one_at_a_time(job, instance, monkeypatch):
     monkeypatch.setattr(job, "SECONDS", 0.0)
     result = job.execute("meeting", instance, models_at_once=1)
