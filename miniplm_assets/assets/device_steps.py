@@ -66,11 +66,7 @@ class DeviceSteps:
         """
         node = self._pipeline.graph.get(self._keys.get(step, ""))
         return self._is_asked_again(step) or (
-            node is not None
-            and not is_cluster_named()
-            and node.kind.needs_ray(node.settings)
-            and not node.kind.sql
-            and self._is_missing(node)
+            node is not None and not is_cluster_named() and _is_rays(node) and self._is_missing(node)
         )
 
     def _is_missing(self, node: Node[Any]) -> bool:
@@ -141,8 +137,13 @@ class ReadyStep:
 
 
 def _has_model(node: Node[Any]) -> bool:
-    """Whether a model is trained or run for an asset, on this machine or on a cluster, where SQL is run, too."""
-    return bool(_num_devices(node)) or (node.kind.needs_ray(node.settings) and not node.kind.sql)
+    """Whether a model is trained or run for an asset, on this machine or by Ray."""
+    return bool(_num_devices(node)) or _is_rays(node)
+
+
+def _is_rays(node: Node[Any]) -> bool:
+    """Whether Ray makes an asset, wherever it is; SQL is run by a cluster alone, with no model and beside others."""
+    return node.kind.needs_ray(node.settings) and not node.kind.sql
 
 
 def _num_devices(node: Node[Any]) -> int:

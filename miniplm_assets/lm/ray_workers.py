@@ -70,7 +70,7 @@ class ModelActor:
         folder = self._settings.model_folder
         if not folder.exists():
             raise ModelError(
-                f"{folder} is not there on node {_node_name()}; the nodes of a Ray cluster read models "
+                f"{folder} is not there on node {node_name()}; the nodes of a Ray cluster read models "
                 "from the warehouse, which must lie at the same path on each, on a shared file system"
             )
         self._compute = self._stack.enter_context(self._settings.open(self._lines.append))
@@ -84,10 +84,11 @@ class ModelActor:
 
     def _take_lines(self) -> list[str]:
         lines, self._lines[:] = list(self._lines), []
-        return [f"{_node_name()}: {line}" for line in lines]
+        return [f"{node_name()}: {line}" for line in lines]
 
 
-def _node_name() -> str:
+def node_name() -> str:
+    """Return the address of the node that this process of a cluster is on."""
     import ray
 
     return str(ray.util.get_node_ip_address())
@@ -191,7 +192,7 @@ class RayWorkers:
                 raise cause from None
             raise ScoringError(f"a {self._does} on the Ray cluster failed: {error}") from None
         except ray.exceptions.RayError as loss:
-            raise _LostError(f"{type(loss).__name__}: {_first_line(loss)}") from None
+            raise _LostError(f"{type(loss).__name__}: {first_line(loss)}") from None
         except Exception as error:  # who waits for an actor must hear of whatever ends it
             name = type(error).__name__
             raise ScoringError(f"asking a {self._does} on the Ray cluster failed: {name}: {error}") from error
@@ -327,5 +328,6 @@ def what_there_is() -> str:
     return f"the cluster has {len(nodes)} {'node' if len(nodes) == 1 else 'nodes'}: {each}"
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says: Ray's go on for a page."""
     return next(iter(str(error).strip().splitlines()), "")

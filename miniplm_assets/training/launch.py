@@ -21,12 +21,10 @@ from miniplm_assets.experiment.objectives import MiniLlm
 from miniplm_assets.lm.engine_process import EngineFailure, EngineProcess
 from miniplm_assets.storage.curves import Curves
 from miniplm_assets.training.job import TrainingJob
-from miniplm_assets.training.nodes import Launchers, start_launcher
+from miniplm_assets.training.nodes import SILENCE_SECONDS, Launchers, start_launcher
 
 # How soon a request to stop is passed on.
 POLL_SECONDS: Final = 0.2
-# An answer that has begun to come is whole at once.
-SILENCE_SECONDS: Final = 60.0
 HERE: Final = "127.0.0.1"
 
 

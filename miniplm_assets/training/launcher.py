@@ -138,25 +138,14 @@ def _meeting(node: Mapping[str, Any] | None, num_processes: int) -> dict[str, An
         node: its rank, the number of nodes, and the endpoint, which is the first one's; None where there is one alone.
         num_processes: on all nodes.
     """
+    number = 1 if node is None else node["number"]
+    nodes = {"min_nodes": number, "max_nodes": number, "nproc_per_node": num_processes // number}
     if node is None:
-        return {
-            "min_nodes": 1,
-            "max_nodes": 1,
-            "nproc_per_node": num_processes,
-            "run_id": uuid.uuid4().hex,
-            "rdzv_backend": "c10d",
-            "rdzv_endpoint": f"{HERE}:0",
-            "local_addr": HERE,
-        }
-    return {
-        "min_nodes": node["number"],
-        "max_nodes": node["number"],
-        "nproc_per_node": num_processes // node["number"],
-        "run_id": node["endpoint"],
-        "rdzv_backend": "static",  # the first node has the first ranks
-        "rdzv_endpoint": node["endpoint"],
-        "rdzv_configs": {"rank": node["rank"]},
-    }
+        alone = {"rdzv_backend": "c10d", "rdzv_endpoint": f"{HERE}:0", "local_addr": HERE}
+        return {**nodes, **alone, "run_id": uuid.uuid4().hex}
+    # By `static`, the first node has the first ranks.
+    together = {"rdzv_backend": "static", "rdzv_endpoint": node["endpoint"], "rdzv_configs": {"rank": node["rank"]}}
+    return {**nodes, **together, "run_id": node["endpoint"]}
 
 
 def _obey(connection: Connection, switchboard: Switchboard) -> None:

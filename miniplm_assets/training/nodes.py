@@ -21,7 +21,7 @@ from miniplm_assets.core.stop import Stop
 from miniplm_assets.corpus.cores import cores_of_this_process
 from miniplm_assets.experiment.models import Training
 from miniplm_assets.lm.engine_process import END_SECONDS, EngineFailure, EngineProcess
-from miniplm_assets.lm.ray_workers import START_SECONDS, nodes_of_cluster, what_there_is
+from miniplm_assets.lm.ray_workers import START_SECONDS, first_line, node_name, nodes_of_cluster, what_there_is
 
 LAUNCHER: Final = "miniplm_assets.training.launcher"
 NUM_THREADS: Final = "OMP_NUM_THREADS"
@@ -61,9 +61,7 @@ class NodeActor:
 
     def address(self) -> str:
         """Return where the launchers can meet, if they meet here: host and a port that nobody listens at."""
-        import ray
-
-        host = ray.util.get_node_ip_address()
+        host = node_name()
         with socket.socket() as free:
             free.bind((host, 0))
             return f"{host}:{free.getsockname()[1]}"
@@ -79,8 +77,8 @@ class NodeActor:
         """
         if not Path(message["work"]).is_dir():
             raise TrainingError(
-                f"{message['work']} is not there on node {_host()}; the nodes that train a model read and write the "
-                "warehouse, which must lie at the same path on each, on a shared file system"
+                f"{message['work']} is not there on node {node_name()}; the nodes that train a model read and write "
+                "the warehouse, which must lie at the same path on each, on a shared file system"
             )
         number = message["job"]["training"]["num_processes"] // message["node"]["number"]
         self._process = start_launcher(message, number)
@@ -100,19 +98,13 @@ class NodeActor:
                     break
                 messages.append(self._process.receive(silence_seconds=SILENCE_SECONDS))
         except EngineFailure as failure:
-            messages.append({"lost": f"node {_host()}: {failure}"})
+            messages.append({"lost": f"node {node_name()}: {failure}"})
         return messages
 
     def end(self, patience_seconds: float) -> None:
         """End the launcher and its workers."""
         if self._process is not None:
             self._process.end(patience_seconds=patience_seconds)
-
-
-def _host() -> str:
-    import ray
-
-    return str(ray.util.get_node_ip_address())
 
 
 def require_nodes(training: Training, *, name: str) -> dict[str, float]:
@@ -297,5 +289,5 @@ def _answer(asked: Any, *, seconds: float | None = None) -> Any:
             raise error.cause from None
         raise EngineFailure(str(error)) from None
     except ray.exceptions.RayError as loss:
-        first = next(iter(str(loss).strip().splitlines()), "")
-        raise EngineFailure(f"a node of the Ray cluster was lost: {type(loss).__name__}: {first}") from None
+        words = f"{type(loss).__name__}: {first_line(loss)}"
+        raise EngineFailure(f"a node of the Ray cluster was lost: {words}") from None
