@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.pages import with_bookkeeping
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 SELECTOR = {"repositoryName": "__repository__", "repositoryLocationName": "miniplm"}
@@ -169,9 +169,7 @@ def running_dagster(experiment_file: Path, home: Path, *commands: list[str]) -> 
     home.mkdir(parents=True, exist_ok=True)
     if not (home / "dagster.yaml").exists():
         shutil.copy(ROOT / "dagster.yaml", home)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     dagster = str(Path(sys.executable).with_name("dagster"))
     environment = os.environ | {"DAGSTER_HOME": str(home), "MINIPLM_EXPERIMENT": str(experiment_file)}
     # Else webserver and daemon make the databases at once, as two who do not know of each other.

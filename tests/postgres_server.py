@@ -3,12 +3,13 @@
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.ports import free_port
 
 # Debian keeps the server's programs out of PATH, by version.
 PROGRAMS = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), default=None)
@@ -26,9 +27,7 @@ def running_postgres() -> Iterator[int]:
     try:
         if runs_as is not None:
             os.chown(folder, pwd.getpwnam(runs_as).pw_uid, -1)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
 
         def run(program: str, *arguments: str) -> None:
             command = [str(PROGRAMS / program), *arguments]

@@ -8,7 +8,6 @@ Nothing of it is a service of the machine, and nothing outlives it.
 
 import atexit
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import Final
 
 import boto3
+
+from tests.ports import free_port
 
 START_SECONDS: Final = 120.0
 CONFIGURATION: Final = """
@@ -71,7 +72,7 @@ class RadosServer:
         """
         self._folder = Path(tempfile.mkdtemp(prefix="ceph-"))
         self._processes: list[subprocess.Popen[bytes]] = []
-        monitor, gateway = _free_port(), _free_port()
+        monitor, gateway = free_port(), free_port()
         self.address = f"127.0.0.1:{gateway}"
         self._file = self._folder / "ceph.conf"
         fsid = str(uuid.uuid4())
@@ -137,12 +138,6 @@ def _run(*command: str) -> None:
         raise RuntimeError(
             f"{' '.join(command)} ended with {done.returncode}: {done.stdout[-2_000:]}{done.stderr[-2_000:]}"
         )
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def _answers(url: str) -> bool:

@@ -1,7 +1,6 @@
 """Several processes that train together, forked from one that has the libraries: starting one takes no time."""
 
 import os
-import socket
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +12,7 @@ from typing import Any
 from miniplm_assets.core.stop import Stop
 from miniplm_assets.storage.curves import NoCurves
 from miniplm_assets.training import TrainingJob
+from tests.ports import free_port
 
 FORKS = get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.ranks_libraries"])
@@ -36,9 +36,7 @@ def train_by_ranks(
     (folder / "work").mkdir(parents=True, exist_ok=True)
     (folder / "target").mkdir(exist_ok=True)
     job = replace(job, training=job.training.model_copy(update={"num_processes": number, **training}))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     ours, theirs = zip(*(FORKS.Pipe(duplex=False) for _ in range(number)), strict=True)
     ranks = [
         FORKS.Process(target=_rank, args=(rank, number, port, job, folder, patch, end), daemon=True)

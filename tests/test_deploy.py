@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import yaml
 from miniplm_assets.kinds.registry import PROJECT
 from tests.corpora import MODULES, tiny_experiment, write_experiment, write_shard
 from tests.dagster_server import running_dagster
+from tests.ports import free_port
 from tests.postgres_server import PROGRAMS, running_postgres
 
 DEPLOY = PROJECT / "docs" / "deploy"
@@ -112,10 +112,8 @@ def test_its_services_run_and_what_one_code_location_began_the_next_finishes(tmp
     write_shard(tmp_path / "corpus" / "a.jsonl", MODULES)
     content = tiny_experiment(tmp_path / "corpus", tmp_path / "warehouse", students={})
     experiment_file = write_experiment(tmp_path / "experiment.yaml", content)
-    with running_postgres() as postgres_port, socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        code_port = str(free.getsockname()[1])
-        free.close()
+    with running_postgres() as postgres_port:
+        code_port = str(free_port())
         home = tmp_path / "home"
         home.mkdir()
         settings = yaml.safe_load((DEPLOY / "dagster.yaml").read_text(encoding="utf-8"))

@@ -85,10 +85,14 @@ def materialise(experiment_file, select=None):
     return pipeline, result
 
 
+def digests(root, keys, name="*.parquet"):
+    """Return the digest of every file of some assets, by its place in the warehouse."""
+    files = sorted(path for key in keys for path in (root / key).rglob(name))
+    return {path.relative_to(root): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
 def scores(pipeline):
-    """Return the digest of every file of scores, by its place."""
-    files = sorted(path for key in SCORES for path in (pipeline.store.root / key).rglob("scores.parquet"))
-    return {path.relative_to(pipeline.store.root): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return digests(pipeline.store.root, SCORES, "scores.parquet")
 
 
 def on_ray(local, folder, **scoring):
@@ -132,15 +136,10 @@ def test_a_teacher_writes_the_same_on_the_nodes_of_a_cluster(local, cluster, tmp
         tmp_path / "ray.yaml", {**local[1], "warehouse": str(tmp_path / "warehouse"), "generations": generation}
     )
     corpus = "continued/generated_corpus"
-
-    def written(root):
-        files = sorted((root / corpus).rglob("generated_corpus.parquet"))
-        return {file.relative_to(root): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-
-    expected = written(tmp_path / "warehouse")
+    expected = digests(tmp_path / "warehouse", [corpus], "generated_corpus.parquet")
     shutil.rmtree(tmp_path / "warehouse" / corpus)
     pipeline, result = materialise(path, [corpus])
-    assert written(pipeline.store.root) == expected
+    assert digests(pipeline.store.root, [corpus], "generated_corpus.parquet") == expected
     assert len(expected) == 3
     [event] = result.get_asset_materialization_events()
     assert value_of(event.materialization, "num_results_computed") == 3
@@ -151,16 +150,11 @@ def test_a_selection_is_the_same_by_the_tasks_of_a_cluster(local, cluster, tmp_p
     content = {**local[1], "warehouse": str(tmp_path / "warehouse"), "processing": {"engine": "ray"}}
     path = write_experiment(tmp_path / "ray.yaml", content)
     keys = ["half/difference_scores", "half/refined_corpus"]
-
-    def written(root):
-        files = sorted(file for key in keys for file in (root / key).rglob("*.parquet"))
-        return {file.relative_to(root): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-
-    expected = written(tmp_path / "warehouse")
+    expected = digests(tmp_path / "warehouse", keys)
     for key in keys:
         shutil.rmtree(tmp_path / "warehouse" / key)
     pipeline, result = materialise(path, keys)
-    assert written(pipeline.store.root) == expected and len(expected) == 2 * 3
+    assert digests(pipeline.store.root, keys) == expected and len(expected) == 2 * 3
     for event in result.get_asset_materialization_events():
         assert value_of(event.materialization, "num_results_computed") == 1
     assert all(check.passed for check in result.get_asset_check_evaluations())
