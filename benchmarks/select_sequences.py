@@ -1,9 +1,11 @@
 """Selection at scale: the differences, the exact cutoff and the marks of every candidate.
 
     python benchmarks/select_sequences.py --num-sequences 100_000_000 --data <folder to keep the generated scores in>
+    python benchmarks/select_sequences.py --num-sequences 100_000_000 --shuffled
     python benchmarks/select_sequences.py --num-sequences 1_000_000_000 --num-shards 300 --file-by-file
 
-Ours is the project's own SQL, run as the assets run it: scores paired by key, every test of the two models, Parquet
+Scores stand in the order of the sequences, as scoring writes them, or shuffled in each file, as other tools may. Ours
+is the project's own SQL, run as the assets run it: scores paired by key, every test of the two models, Parquet
 to Parquet. The published way loads two bare arrays, subtracts by position and sorts: no key, no test, no tie rule,
 float32; re-written here plainly, as the yardstick. Both run in turn, round after round, in processes of their own, and
 the medians are reported: seconds, CPU seconds, which other work on the machine does not stretch, and peak memory. The
@@ -52,11 +54,13 @@ class Scored(NamedTuple):
         return nats / self.num_scored_tokens
 
 
-def generate(folder: Path, *, num_sequences: int, num_shards: int) -> None:
+def generate(folder: Path, *, num_sequences: int, num_shards: int, is_shuffled: bool) -> None:
     """Write sequences and scores, a Parquet file a shard, and the same scores as bare arrays."""
     bare: dict[str, list[Any]] = {"teacher": [], "reference": []}
     for number in range(num_shards):
-        scored = generate_shard(folder, number, num_rows=_rows_of(number, num_sequences, num_shards))
+        scored = generate_shard(
+            folder, number, num_rows=_rows_of(number, num_sequences, num_shards), is_shuffled=is_shuffled
+        )
         for model, nats in scored.logprobs_nats.items():
             bare[model].append((nats / scored.num_scored_tokens).astype(np.float32))
     for model, arrays in bare.items():
@@ -68,7 +72,7 @@ def _rows_of(number: int, num_sequences: int, num_shards: int) -> int:
     return share + (number < rest)
 
 
-def generate_shard(folder: Path, number: int, *, num_rows: int) -> Scored:
+def generate_shard(folder: Path, number: int, *, num_rows: int, is_shuffled: bool) -> Scored:
     """Write the sequences and scores of one corpus file; return what they say."""
     generator, shard = np.random.default_rng(number), f"shard-{number:04d}.jsonl"
     ids = row_ids(fingerprint_of(shard), num_rows=num_rows, shard=shard)
@@ -89,7 +93,7 @@ def generate_shard(folder: Path, number: int, *, num_rows: int) -> Scored:
     # A sixteenth of a nat: ties everywhere.
     teacher = -np.round(num_tokens * generator.gamma(9.0, 0.3, num_rows) * 16) / 16
     reference = np.minimum(teacher - np.round(num_tokens * generator.normal(0.6, 0.4, num_rows) * 16) / 16, 0.0)
-    order = generator.permutation(num_rows)
+    order = generator.permutation(num_rows) if is_shuffled else np.arange(num_rows)
     for model, logprobs in (("teacher", teacher), ("reference", reference)):
         scores = {
             "sequence_id": ids[order],
@@ -142,7 +146,9 @@ def select_with_sql(data: Path, folder: Path, memory_limit: str) -> dict[str, An
     return {"seconds": seconds, "cutoff": pq.read_table(inputs["selection_cutoff"][0]).to_pylist()[0]}
 
 
-def select_file_by_file(folder: Path, *, num_sequences: int, num_shards: int, memory_limit: str) -> dict[str, Any]:
+def select_file_by_file(
+    folder: Path, *, num_sequences: int, num_shards: int, is_shuffled: bool, memory_limit: str
+) -> dict[str, Any]:
     """Generate the scores of a file, pair them, and remove them, file after file; then find the cutoff and mark."""
     differences, paired, seconds = (
         folder / "differences",
@@ -156,7 +162,8 @@ def select_file_by_file(folder: Path, *, num_sequences: int, num_shards: int, me
                 data, target = Path(one_file) / "data", Path(one_file) / "target"
                 data.mkdir()
                 target.mkdir()
-                scored = generate_shard(data, number, num_rows=_rows_of(number, num_sequences, num_shards))
+                num_rows = _rows_of(number, num_sequences, num_shards)
+                scored = generate_shard(data, number, num_rows=num_rows, is_shuffled=is_shuffled)
                 np.save(folder / f"{number}.npy", scored.differences)
                 inputs = {path.name: sorted(path.glob("*.parquet")) for path in data.iterdir()}
                 done = pool.apply(run_sql, ("difference_scores", inputs, target, memory_limit))
@@ -272,6 +279,7 @@ def main() -> None:
     parser.add_argument("--num-shards", type=int, default=30, help="the Pile has 30 files")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--memory-limit", default="2GB", help="of DuckDB's buffers; the process needs some more")
+    parser.add_argument("--shuffled", action="store_true", help="scores in another order than the sequences")
     parser.add_argument("--file-by-file", action="store_true", help="for more rows than the disk holds")
     parser.add_argument("--data", type=Path, help="keeps the generated scores for the next run; default: they go")
     options = parser.parse_args()
@@ -279,17 +287,22 @@ def main() -> None:
         options.data.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.data) as temporary:
         folder = Path(temporary)
+        generated = {
+            "num_sequences": options.num_sequences,
+            "num_shards": options.num_shards,
+            "is_shuffled": options.shuffled,
+        }
         if options.file_by_file:
-            sizes = {"num_sequences": options.num_sequences, "num_shards": options.num_shards}
-            done = select_file_by_file(folder, **sizes, memory_limit=options.memory_limit)
+            done = select_file_by_file(folder, **generated, memory_limit=options.memory_limit)
             report({"this project's SQL": [done]})
             return
-        data = (options.data or folder) / f"{options.num_sequences}-sequences-{options.num_shards}-shards"
+        order = "shuffled" if options.shuffled else "ordered"
+        data = (options.data or folder) / f"{options.num_sequences}-sequences-{options.num_shards}-shards-{order}"
         if not data.exists():
-            generated = folder / "generated"
-            generated.mkdir()
-            generate(generated, num_sequences=options.num_sequences, num_shards=options.num_shards)
-            generated.rename(data)
+            making = folder / "generated"
+            making.mkdir()
+            generate(making, **generated)
+            making.rename(data)
         ways: dict[str, Callable[[], dict[str, Any]]] = {
             "this project's SQL": lambda: select_once(data, folder, options.memory_limit),
             "the published way": lambda: measure(select_as_published, data, folder),

@@ -100,9 +100,11 @@ class Tables:
         self.folder = folder
         self.paths: dict[str, Sequence[Path]] = {}
 
-    def write(self, table: str, rows: Rows, *, num_files: int = 1, seed: int = 0) -> None:
+    def write(self, table: str, rows: Rows, *, num_files: int = 1, seed: int | None = 0) -> None:
+        """Write a table; as it is, and so in one file, where no seed shuffles it."""
         schema = SCHEMAS["scores" if table.endswith("_scores") else table]
-        shuffled = [rows[place] for place in np.random.default_rng(seed).permutation(len(rows))]
+        order = range(len(rows)) if seed is None else np.random.default_rng(seed).permutation(len(rows))
+        shuffled = [rows[place] for place in order]
         self.paths[table] = []
         for number in range(num_files):
             path = self.folder / f"{table}-{number}.parquet"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from miniplm_assets.core.errors import SqlError
 from miniplm_assets.storage.sql_checks import generic_check
 from miniplm_assets.storage.sql_project import load_sql_project
-from miniplm_assets.storage.sql_text import render
+from miniplm_assets.storage.sql_text import render, runnable
 from tests.sql_tables import SQL_FOLDER, project
 
 MARTS = [
@@ -205,6 +205,16 @@ def test_the_code_version_changes_with_the_meaning(copy: Path, file: str, old: s
         ("models/marts/schema.yml", "tests: [not_null, unique]", "tests: [not_nul]", "unknown test 'not_nul'"),
         ("models/marts/schema.yml", "accepted_range: {min: 1}", "accepted_range: {least: 1}", "wrong arguments"),
         ("models/marts/schema.yml", "per_shard: true", "per_shards: true", "did you mean 'per_shard'"),
+        ("shortcuts/difference_scores.paired.sql", "\n\nselect * from final", "\n\nselect from", "not valid SQL"),
+        ("shortcuts/difference_scores.paired.sql", "-- screen", "-- scren", "which is one of scores_pair_one_to_one"),
+        ("shortcuts/difference_scores.paired.sql", "one_to_one", "one", "which is one of scores_pair_one_to_one"),
+        ("shortcuts/difference_scores.paired.sql", "'stg_teacher_scores'", "'stg_teachers'", "is none of its tables"),
+        (
+            "shortcuts/difference_scores.paired.sql",
+            "= 'candidate'",
+            "= $split",
+            "gives its CTE 'paired' other parameters",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(copy: Path, file: str, old: str, new: str, message: str):
@@ -217,6 +227,46 @@ def test_a_screen_without_its_test_is_refused(copy: Path):
     (copy / "tests/scores_pair_one_to_one.sql").unlink()
     with pytest.raises(SqlError, match=r"screens/scores_pair_one_to_one\.sql: there is no test"):
         load_sql_project(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("difference_score.paired", "no model 'difference_score'; did you mean 'difference_scores'"),
+        ("difference_scores.pared", "has no CTE 'pared'; did you mean 'paired'"),
+    ],
+)
+def test_a_shortcut_of_nothing_is_refused(copy: Path, name: str, message: str):
+    (copy / "shortcuts/difference_scores.paired.sql").rename(copy / f"shortcuts/{name}.sql")
+    with pytest.raises(SqlError, match=message):
+        load_sql_project(copy)
+
+
+def test_a_model_has_one_shortcut(copy: Path):
+    shortcut = copy / "shortcuts/difference_scores.paired.sql"
+    (copy / "shortcuts/difference_scores.differences.sql").write_text(shortcut.read_text())
+    with pytest.raises(SqlError, match="difference_scores has another shortcut"):
+        load_sql_project(copy)
+
+
+def test_neither_a_shortcut_nor_a_hint_to_the_runner_is_part_of_a_code_version(copy: Path):
+    before = {model.name: model.code_version for model in load_sql_project(copy).marts}
+    shutil.rmtree(copy / "shortcuts")
+    edit(copy / "models/marts/schema.yml", ", is_exact: true", "")
+    after = load_sql_project(copy)
+    assert {model.name: model.code_version for model in after.marts} == before
+    assert [model for model in after.marts if model.shortcut is not None] == []
+
+
+def test_an_imported_table_is_read_and_not_copied():
+    template = """with
+    a as (
+        select * from {{ ref('x') }}
+    ),
+    b as (select i from a)
+    select * from a cross join b"""
+    assert "a as not materialized (\n        select * from x\n    )," in runnable(template)
+    assert "b as (select i from a)" in runnable(template)
 
 
 keys = st.lists(st.tuples(st.none() | st.integers(0, 5), st.sampled_from("ab")), max_size=6)

@@ -1,14 +1,18 @@
+import contextlib
 import hashlib
 import math
 import pickle
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import duckdb
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -16,9 +20,12 @@ from hypothesis import strategies as st
 
 from miniplm_assets.core.errors import SqlError
 from miniplm_assets.storage import sql_run
-from miniplm_assets.storage.sql_project import load_sql_project
-from miniplm_assets.storage.sql_run import Failures, ShardRun, run_model
-from tests.sql_tables import SQL_FOLDER, Tables, document, project, score, sequence
+from miniplm_assets.storage.duckdb_session import each_beside
+from miniplm_assets.storage.shard_ranges import MAX_ID, MIN_ID, ShardRange
+from miniplm_assets.storage.sql_project import SqlProject, load_sql_project
+from miniplm_assets.storage.sql_run import ShardRun, run_model
+from miniplm_assets.storage.sql_testing import Failures
+from tests.sql_tables import SPAN, SQL_FOLDER, Tables, document, project, score, sequence
 
 SQL = project()
 ALL = [
@@ -398,6 +405,198 @@ def test_the_same_inputs_give_the_same_bytes_with_any_number_of_threads(
     first = digests(tmp_path / "one", 1)
     assert len(first) == 2 * 2 + 6
     assert digests(tmp_path / "four", 4) == first
+
+
+def without_shortcuts() -> SqlProject:
+    sql = project()
+    sql.models.update({name: replace(model, shortcut=None) for name, model in sql.models.items()})
+    return sql
+
+
+WITHOUT_SHORTCUTS = without_shortcuts()
+# In the order of the sequences, but for what is done to some of them.
+CHANGES = ("drop", "double", "swap", "of another sequence", "over fewer tokens", "NULL tokens", "NaN", "no id")
+
+
+def changed(scores: list[dict[str, Any]], changes: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
+    rows = [dict(row) for row in scores]
+    for change, number in changes:
+        if not rows:
+            break
+        place = number % len(rows)
+        if change == "drop":
+            del rows[place]
+        elif change == "double":
+            rows.insert(place, dict(rows[place]))
+        elif change == "swap":
+            rows[place], rows[-1] = rows[-1], rows[place]
+        elif change == "of another sequence":
+            rows[place]["sequence_id"] = 1 + number
+        elif change == "over fewer tokens":
+            rows[place]["num_scored_tokens"] = 1
+        elif change == "NULL tokens":
+            rows[place]["num_scored_tokens"] = None
+        elif change == "NaN":
+            rows[place]["logprob_nats"] = math.nan
+        else:
+            rows[place]["sequence_id"] = None
+    return rows
+
+
+some_changes = st.lists(st.tuples(st.sampled_from(CHANGES), st.integers(0, 20)), max_size=2)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    splits=st.lists(st.sampled_from(["candidate", "candidate", "validation", "reference"]), min_size=1, max_size=9),
+    num_shards=st.integers(1, 3),
+    teacher=some_changes,
+    reference=some_changes,
+    sequences=st.permutations(range(3)),
+)
+def test_a_shortcut_leads_to_the_same_rows_checks_and_errors(
+    splits: list[str],
+    num_shards: int,
+    teacher: list[tuple[str, int]],
+    reference: list[tuple[str, int]],
+    sequences: list[int],
+):
+    per_shard = -(-len(splits) // num_shards)
+    rows = [sequence(i, shard=f"s{i // per_shard}", split=split) for i, split in enumerate(splits)]
+    scored = [row["sequence_id"] for row in rows if row["split"] != "reference"]
+    outcomes = []
+    for sql in (SQL, WITHOUT_SHORTCUTS):
+        with TemporaryDirectory() as folder:
+            tables = Tables(Path(folder))
+            # The first three rows in another order, at times.
+            tables.write("sequences", [rows[place] for place in sequences if place < len(rows)] + rows[3:], seed=None)
+            for table, factor, changes in (("teacher", 1.0, teacher), ("reference", 2.0, reference)):
+                scores = [score(id_, -factor * (1 + id_ % 4)) for id_ in scored]
+                tables.write(f"{table}_scores", changed(scores, changes), seed=None)
+            try:
+                checks = tables.run(sql, "difference_scores")
+                outcomes.append((repr(checks), repr(tables.rows("difference_scores"))))  # for NaN is not NaN
+            except SqlError as error:
+                outcomes.append((str(error), "nothing"))
+    assert outcomes[0] == outcomes[1]
+    if not teacher and not reference and "candidate" in splits:
+        assert outcomes[0][1].count("'sequence_id'") == splits.count("candidate")
+
+
+@pytest.mark.parametrize("seed", [None, 1])
+def test_scores_in_the_order_of_the_sequences_are_not_joined(
+    tables: Tables, monkeypatch: pytest.MonkeyPatch, seed: int | None
+):
+    sequences = [sequence(i, shard=f"s{i // 20}", split="candidate" if i % 5 else "validation") for i in range(60)]
+    tables.write("sequences", sequences, seed=None)
+    for number, table in enumerate(("teacher_scores", "reference_scores")):
+        tables.write(table, [score(i, -(i * 7 % 11) - number) for i in range(60)], seed=seed)
+    copied: list[str] = []
+    real = sql_run._Run._copy
+
+    def copy(run: Any, sql: str, path: Path) -> None:
+        copied.append("by place" if "POSITIONAL JOIN" in sql else "by key")
+        real(run, sql, path)
+
+    monkeypatch.setattr(sql_run._Run, "_copy", copy)
+    checks = tables.run(SQL, "difference_scores")
+    assert all(check.passed for check in checks.values())
+    assert [row["difference_nats"] for row in tables.rows("difference_scores")] == [1.0] * 48
+    assert sorted(copied) == (["by place"] * 3 if seed is None else ["by key"] * 3 + ["by place"] * 3)
+
+
+def test_a_corpus_file_that_fails_among_many_is_the_first_one_and_ends_the_others(tables: Tables):
+    def scores(wrong: Sequence[int]) -> list[dict[str, Any]]:
+        return [score(i, math.nan if i in wrong else -1.0 - i % 3) for i in range(400)]
+
+    tables.write("sequences", [sequence(i, shard=f"s{i // 4:02}") for i in range(400)], seed=None)
+    tables.write("teacher_scores", scores([]), seed=None)
+    tables.write("reference_scores", scores([41, 390]), seed=None)
+    with pytest.raises(SqlError, match="the reference score of sequence 41 is nan"):
+        tables.run(SQL, "difference_scores")
+    assert 10 <= len(list((tables.folder / "difference_scores").glob("*.parquet"))) < 60
+
+
+def test_an_interrupt_ends_the_queries_of_all_threads():
+    def begin(connection: duckdb.DuckDBPyConnection) -> Callable[[int], int]:
+        def do(number: int) -> int:
+            if number == 0:
+                raise KeyboardInterrupt
+            began.append(number)
+            while True:  # one query after the other, each of which ends only when it is interrupted
+                with contextlib.suppress(duckdb.InterruptException):
+                    connection.execute("select count(*) from range(1000000000000)").fetchall()
+                ended.append(number)
+                if ended.count(number) == 2:
+                    return number
+
+        return do
+
+    began: list[int] = []
+    ended: list[int] = []
+    with duckdb.connect() as connection, pytest.raises(KeyboardInterrupt):
+        list(each_beside(connection, begin, range(200), num_at_once=3))
+    assert sorted(ended) == sorted(began * 2) and len(began) < 10
+
+
+def test_corpus_files_whose_names_differ_by_what_duckdb_puts_before_one(tables: Tables):
+    shards = ("a", "tmp_a", "tmp_tmp_a")
+    sequences = [sequence(i, shard=shards[i // 20]) for i in range(60)]
+    for _ in range(5):
+        # In another order than the sequences, so that each file is written a second time.
+        tables.write_all(sequences, {i: -float(i) for i in range(60)}, {i: -2.0 * i for i in range(60)})
+        tables.run(SQL, "difference_scores")
+        rows = [pq.read_table(path).to_pylist() for path in tables.paths["difference_scores"]]
+        assert [[row["sequence_id"] for row in of] for of in rows] == [
+            [i for i in range(60) if shards[i // 20] == shard] for shard in shards
+        ]
+        assert all(row["difference_nats"] == row["sequence_id"] for of in rows for row in of)
+        shutil.rmtree(tables.folder / "difference_scores")
+
+
+def test_what_a_shortcut_writes_has_the_same_bytes_on_any_number_of_threads(tmp_path: Path):
+    num_rows = 300_000
+    generator = np.random.default_rng(0)
+    ids, splits = np.arange(num_rows), np.where(np.arange(num_rows) % 50 == 7, "validation", "candidate")
+    num_tokens = generator.integers(2, 1025, num_rows, dtype=np.int32)
+    empty = pa.array(np.zeros(num_rows + 1, np.int32))
+    no_spans = pa.ListArray.from_arrays(empty, pa.array([], SPAN))
+    sequences = {
+        "sequence_id": ids,
+        "shard": ["a"] * num_rows,
+        "domain": generator.choice(["code", "web"], num_rows),
+        "split": splits,
+        "num_tokens": num_tokens,
+        "num_bytes": num_tokens.astype(np.int64) * 4,
+        "token_ids": pa.ListArray.from_arrays(empty, pa.array([], pa.int32())),
+        "spans": no_spans,
+        "texts": pa.ListArray.from_arrays(empty, pa.array([], pa.string())),
+    }
+    inputs = {"sequences": [tmp_path / "sequences.parquet"]}
+    pq.write_table(pa.table(sequences), inputs["sequences"][0], row_group_size=70_000)
+    for table in ("teacher_scores", "reference_scores"):
+        logprobs = -num_tokens * generator.gamma(9.0, 0.3, num_rows)
+        scores = {"sequence_id": ids, "logprob_nats": logprobs, "num_scored_tokens": num_tokens - 1}
+        inputs[table] = [tmp_path / f"{table}.parquet"]
+        pq.write_table(pa.table(scores), inputs[table][0], row_group_size=50_000)
+    model = SQL.model("difference_scores")
+    shard = ShardRun(
+        project=SQL_FOLDER,
+        model=model.name,
+        code_version=model.code_version,
+        traits=model.traits,
+        inputs=inputs,
+        ids=ShardRange("a", MIN_ID, MAX_ID),
+        parameters={"rank_by": "nats_per_token"},
+    )
+    digests = set()
+    for num_threads in (1, 2, 4):
+        (tmp_path / str(num_threads)).mkdir()
+        shard.write(tmp_path / str(num_threads), num_threads=num_threads)
+        [written] = (tmp_path / str(num_threads)).iterdir()
+        digests.add(hashlib.sha256(written.read_bytes()).hexdigest())
+        assert pq.read_table(written)["sequence_id"].to_pylist() == ids[splits == "candidate"].tolist()
+    assert len(digests) == 1
 
 
 def test_corpus_files_that_others_write_have_the_same_bytes_and_checks(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from miniplm_assets.experiment import Processing
 from miniplm_assets.lineage.ray_crew import RayCrew, cores_of_cluster, is_cluster_named
 from miniplm_assets.lineage.work import Work
 from miniplm_assets.lm.part_threads import PartThreads
-from miniplm_assets.storage.sql_run import Failures, ShardRun, Spread
+from miniplm_assets.storage.sql_run import ShardRun, Spread
+from miniplm_assets.storage.sql_testing import Failures
 
 # What DuckDB takes by itself of a machine; beyond its part of that, a task works through files.
 SHARE_OF_MEMORY: Final = 0.8

@@ -5,6 +5,7 @@
     models/<others>/*.sql  intermediate models, expanded into those that use them; never stored
     tests/*.sql            tests that need a query of their own
     tests/screens/*.sql    what proves such a test to pass more cheaply than the test itself (see `sql_checks`)
+    shortcuts/*.sql        what may yield the rows of a model with less work (see `sql_shortcuts`)
 
 Each model is one `select` with ``{{ ref('...') }}`` for the tables that it reads and ``$name`` for the
 values that it is given. The YAML beside it describes every column. Nothing is declared twice: dependencies,
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from sqlglot import exp
 
 from miniplm_assets.core.errors import SqlError
@@ -26,10 +27,16 @@ from miniplm_assets.core.recipe import fingerprint_of
 from miniplm_assets.experiment.settings import Settings, nearest
 from miniplm_assets.storage.sql_checks import PLAIN, SqlCheck, generic_check, singular_checks
 from miniplm_assets.storage.sql_lineage import trace_columns
+from miniplm_assets.storage.sql_shortcuts import Shortcut, read_shortcuts
 from miniplm_assets.storage.sql_text import normalised, output_columns, parameters_of, parse, refs_of, render
 
+try:
+    from yaml import CSafeLoader as SafeLoader  # a tenth of the time
+except ImportError:  # PyYAML was built without libyaml
+    from yaml import SafeLoader  # type: ignore[assignment]
+
 MARTS: Final = "marts"
-# Raised when the runner would write other files for the same SQL.
+# Raised when the runner would write other rows for the same SQL.
 RUNNER_VERSION: Final = 1
 
 
@@ -43,10 +50,18 @@ class Column(Settings):
 
 
 class TableConfig(Settings):
-    """How a mart is written: what identifies a row, and whether it is computed one corpus file at a time."""
+    """How a mart is written.
+
+    Attributes:
+        grain: what identifies a row.
+        per_shard: whether each corpus file is computed on its own.
+        is_exact: whether it adds up integers alone, which any number of threads may do in any order; no part of the
+            code version, for its rows are the same.
+    """
 
     grain: tuple[str, ...] = ()
     per_shard: bool = False
+    is_exact: bool = Field(default=False, exclude=True)
 
 
 class TableEntry(Settings):
@@ -78,6 +93,7 @@ class SqlModel:
         tree: the same, parsed, with refs as plain table names.
         every_check: its tests of whatever selection, in the order of the YAML and then of the files.
         project: where it stands, with the models and sources that it refers to.
+        shortcut: to the same rows; no part of the code version, for that is of the rows.
         traits: of the selections that it is for: those of Difference Sampling as published, unless others are asked.
     """
 
@@ -88,6 +104,7 @@ class SqlModel:
     tree: exp.Query
     every_check: tuple[SqlCheck, ...]
     project: "SqlProject"
+    shortcut: Shortcut | None = None
     traits: frozenset[str] = PLAIN
 
     def of(self, traits: Collection[str]) -> "SqlModel":
@@ -226,12 +243,15 @@ def load_sql_project(folder: Path) -> SqlProject:
         if owner not in paths:
             raise SqlError(f"{folder}/tests/{check.name}.sql: no model '{owner}'; {nearest(owner, list(paths))}")
         singular[owner].append(check)
+    shortcuts = read_shortcuts(folder / "shortcuts", paths, singular)
     for name, path in paths.items():
         template, entry = path.read_text(encoding="utf-8"), entries[name]
         tree = parse(template, str(path))
         _require_columns(tree, entry, path)
         checks = (*_yaml_checks(entry), *singular[name])
-        project.models[name] = SqlModel(name, entry, path.parent.name == MARTS, template, tree, checks, project)
+        project.models[name] = SqlModel(
+            name, entry, path.parent.name == MARTS, template, tree, checks, project, shortcuts.get(name)
+        )
     for model in project.models.values():
         _require_refs(model, project, paths[model.name])
     _require_no_cycle(project)
@@ -243,7 +263,7 @@ def _read_schemas(folder: Path) -> tuple[dict[str, TableEntry], dict[str, TableE
     sources: dict[str, TableEntry] = {}
     for path in sorted((folder / "models").rglob("*.yml")):
         try:
-            schema = SchemaFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+            schema = SchemaFile.model_validate(yaml.load(path.read_bytes(), Loader=SafeLoader))
         except (ValidationError, yaml.YAMLError) as error:
             raise SqlError(f"{path}: {error}") from None
         for found, listed in ((entries, schema.models), (sources, schema.sources)):
@@ -289,6 +309,10 @@ def _require_refs(model: SqlModel, project: SqlProject, path: Path) -> None:
         for name in refs:
             if name not in known:
                 raise SqlError(f"{where}: ref('{name}') names nothing; {nearest(name, known)}")
+    there = [*model.inputs, *(intermediate.name for intermediate in model.intermediates)]
+    for name in () if model.shortcut is None else model.shortcut.refs:
+        if name not in there:
+            raise SqlError(f"the shortcut of {model.name}: ref('{name}') is none of its tables; {nearest(name, there)}")
 
 
 def _require_no_cycle(project: SqlProject) -> None:

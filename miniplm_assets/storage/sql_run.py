@@ -5,34 +5,39 @@ are views over Parquet: only the columns and row groups that a query needs are r
 pasted. What is written has the same bytes for the same inputs, whatever the number of threads.
 
 A `per_shard` model runs once for each corpus file and writes a file for each, so that neither its memory nor
-the files that it opens grow with the corpus (see `shard_ranges`). Other processes may do that, too (`ShardRun`).
+the files that it opens grow with the corpus (see `shard_ranges`): as many at once as there are cores. Other processes
+may do that, too (`ShardRun`).
 """
 
-import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import duckdb
 
 from miniplm_assets.core.errors import SqlError
-from miniplm_assets.storage.duckdb_session import duckdb_in_memory, explained_duckdb
+from miniplm_assets.storage.duckdb_session import (
+    duckdb_in_memory,
+    each_beside,
+    explained_duckdb,
+    limited_threads,
+    num_threads_of,
+)
 from miniplm_assets.storage.files import path_for_duckdb
 from miniplm_assets.storage.manifest import CheckOutcome
 from miniplm_assets.storage.shard_ranges import SEQUENCE_ID, IdIndex, ShardRange, shard_ranges
 from miniplm_assets.storage.sql_checks import PLAIN, SqlCheck
 from miniplm_assets.storage.sql_project import SqlModel, SqlProject, load_sql_project
-from miniplm_assets.storage.sql_text import parameters_of, render
+from miniplm_assets.storage.sql_shortcuts import Shortcut
+from miniplm_assets.storage.sql_testing import Failures, SqlTests
+from miniplm_assets.storage.sql_text import parameters_of, runnable
 
 SEQUENCES: Final = "sequences"
 # DuckDB's own size for rows of numbers. With lists (texts, tokens) a row takes some 10 kB: 160 MB at once are enough.
 ROWS_PER_GROUP: Final = 122_880
 ROWS_WITH_LISTS_PER_GROUP: Final = 16_384
-# As many failing rows as a person looks at, and as much of a text.
-NUM_SHOWN_ROWS: Final = 5
-NUM_SHOWN_CHARACTERS: Final = 200
 
 
 def run_model(
@@ -79,19 +84,6 @@ def run_model(
     with explained_duckdb(name, memory_limit), duckdb_in_memory(target, memory_limit) as connection:
         run = _Run(connection, model, {table: inputs[table] for table in model.inputs}, dict(parameters), target)
         return run.outcomes(spread)
-
-
-@dataclass
-class Failures:
-    """What one check found, over all the shards so far."""
-
-    num_rows: int = 0
-    first_rows: list[dict[str, Any]] = field(default_factory=list)
-
-    def add(self, num_rows: int, rows: Sequence[dict[str, Any]]) -> None:
-        """Add the failing rows of a shard, of which the first are given."""
-        self.num_rows += num_rows
-        self.first_rows = [*self.first_rows, *rows][:NUM_SHOWN_ROWS]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +136,8 @@ class ShardRun:
             duckdb_in_memory(target, memory_limit, num_threads) as connection,
         ):
             run = _Run(connection, model, self.inputs, dict(self.parameters), target)
-            return run.failures_of_shard(self.ids)
+            run.open_inputs()
+            return run.failures_of_shard(self.ids, self.inputs)
 
 
 # Has corpus files done elsewhere, each into the folder that is given; what `ShardRun.write` returns of each, in order.
@@ -155,6 +148,10 @@ Spread = Callable[[Sequence[ShardRun], Path], Iterator[dict[str, Failures]]]
 def _project(folder: Path) -> SqlProject:
     """Read the SQL once in a process that does many corpus files."""
     return load_sql_project(folder)
+
+
+# The ids of a corpus file, and the files of the keyed tables that may hold them.
+Shard = tuple[ShardRange, Mapping[str, Sequence[Path]]]
 
 
 class _Run:
@@ -173,37 +170,43 @@ class _Run:
         self._inputs = inputs
         self._parameters = parameters
         self._target = target
-        self._failures = {check.name: Failures() for check in model.checks}
+        self._tests = SqlTests(connection, model, parameters)
 
     def outcomes(self, spread: Spread | None) -> list[CheckOutcome]:
         """Write and test the model."""
         whole = [check for check in self._model.checks if check.scope == "whole"]
-        self._open_inputs()
-        self._test(check for check in whole if not self._is_behind(check.refs))
+        self.open_inputs()
+        self._tests.run(check for check in whole if not self._is_behind(check.refs))
         if self._model.entry.config.per_shard:
-            shards = list(self._shards())
-            if spread is None or len(shards) == 1:
-                paths = [self._write_shard(ids, files) for ids, files in shards]
-            else:
-                paths = list(self._spread_shards(shards, spread))
-            self._open_inputs()
+            paths = self._write_shards(list(self._shards()), spread)
+            self.open_inputs()
             self._open(self._model.name, paths)
         else:
-            self._write(self._target / f"{self._model.name}.parquet", num_threads=1)
-            self._test(self._checks_of_shards)
+            # A sum of doubles depends on the order in which threads deliver them.
+            num_threads = None if self._model.entry.config.is_exact else 1
+            self._write(self._target / f"{self._model.name}.parquet", num_threads=num_threads)
+            self._tests.run(self._checks_of_shards)
         self._open_steps(behind_the_model=True)
-        self._test(check for check in whole if self._is_behind(check.refs))
-        return [self._outcome(check) for check in self._model.checks]
+        self._tests.run(check for check in whole if self._is_behind(check.refs))
+        return self._tests.outcomes()
 
-    def failures_of_shard(self, ids: ShardRange) -> dict[str, Failures]:
-        """Write and test what a corpus file has; return what its tests found, by name."""
-        self._open_inputs()
-        self._write_shard(ids, self._inputs)
-        return self._failures
+    def failures_of_shard(self, ids: ShardRange, files: Mapping[str, Sequence[Path]]) -> dict[str, Failures]:
+        """Write and test what a corpus file has, from the files of the keyed tables; return what its tests found."""
+        for table in self._keyed:
+            self._open(table, files[table], ids)
+        checks, tests = self._checks_of_shards, SqlTests(self._connection, self._model, self._parameters)
+        tests.run(check for check in checks if not self._is_behind(check.refs))
+        self._write(self._target / ids.file_name)
+        tests.run(check for check in checks if self._is_behind(check.refs))
+        return tests.failures
 
     @property
     def _checks_of_shards(self) -> list[SqlCheck]:
         return [check for check in self._model.checks if check.scope == "shard"]
+
+    @property
+    def _has_lists(self) -> bool:
+        return any(column.data_type.endswith("[]") for column in self._model.columns)
 
     @property
     def _keyed(self) -> dict[str, list[str]]:
@@ -212,9 +215,24 @@ class _Run:
         columns = {table: [column.name for column in entry.columns] for table, entry in entries.items()}
         return {table: names for table, names in columns.items() if SEQUENCE_ID in names}
 
-    def _spread_shards(
-        self, shards: Sequence[tuple[ShardRange, Mapping[str, Sequence[Path]]]], spread: Spread
-    ) -> Iterator[Path]:
+    def _write_shards(self, shards: Sequence[Shard], spread: Spread | None) -> list[Path]:
+        """Write and test what each corpus file has; return the files, in the order of the corpus files.
+
+        Here, as many at once as DuckDB has threads; but those with texts and tokens, which are sorted with their rows,
+        one after the other: each may take much of the memory.
+        """
+        num_at_once = 1 if self._has_lists else min(num_threads_of(self._connection), len(shards))
+        if spread is not None and len(shards) > 1:
+            found = self._spread_shards(shards, spread)
+        elif num_at_once > 1:
+            found = each_beside(self._connection, self._beside, shards, num_at_once=num_at_once)
+        else:
+            found = (self.failures_of_shard(*shard) for shard in shards)
+        for failures in found:
+            self._tests.add(failures)
+        return [self._target / ids.file_name for ids, _ in shards]
+
+    def _spread_shards(self, shards: Sequence[Shard], spread: Spread) -> Iterator[dict[str, Failures]]:
         runs = [
             ShardRun(
                 project=self._model.project.folder,
@@ -227,12 +245,18 @@ class _Run:
             )
             for ids, files in shards
         ]
-        for run, failures in zip(runs, spread(runs, self._target), strict=True):
-            for name, found in failures.items():
-                self._failures[name].add(found.num_rows, found.first_rows)
-            yield self._target / run.ids.file_name
+        for _, failures in zip(runs, spread(runs, self._target), strict=True):
+            yield failures
 
-    def _shards(self) -> Iterator[tuple[ShardRange, dict[str, Sequence[Path]]]]:
+    def _beside(self, connection: duckdb.DuckDBPyConnection) -> Callable[[Shard], dict[str, Failures]]:
+        """Return what writes and tests a corpus file, which brings its files of keyed tables, on another connection."""
+        keyed = self._keyed
+        inputs = {table: paths[:1] if table in keyed else paths for table, paths in self._inputs.items()}
+        run = _Run(connection, self._model, inputs, self._parameters, self._target)
+        run.open_inputs()
+        return lambda shard: run.failures_of_shard(*shard)
+
+    def _shards(self) -> Iterator[Shard]:
         """Go through the corpus files: the ids of each, and the files of the keyed tables that may hold them."""
         keyed = self._keyed
         index = IdIndex(self._inputs, keyed)
@@ -241,35 +265,28 @@ class _Run:
         for ids in shard_ranges(self._connection.table(by_shard)):
             yield ids, {table: index.files(table, ids) or self._inputs[table][:1] for table in keyed}
 
-    def _write_shard(self, ids: ShardRange, files: Mapping[str, Sequence[Path]]) -> Path:
-        for table in self._keyed:
-            self._open(table, files[table], ids)
-        checks = self._checks_of_shards
-        self._test(check for check in checks if not self._is_behind(check.refs))
-        path = self._target / ids.file_name
-        self._write(path)
-        self._test(check for check in checks if self._is_behind(check.refs))
-        return path
-
     def _write(self, path: Path, *, num_threads: int | None = None) -> None:
-        """Write the model's rows, ordered by the grain.
-
-        A sum of doubles depends on the order in which threads deliver them; models that add up rows get one thread.
-        """
-        grain = ", ".join(self._model.entry.config.grain)
-        has_lists = any(column.data_type.endswith("[]") for column in self._model.columns)
-        rows_per_group = ROWS_WITH_LISTS_PER_GROUP if has_lists else ROWS_PER_GROUP
-        copy = (
-            f"copy (select * from (\n{self._model.sql}\n) order by {grain}) to $target "  # noqa: S608
-            f"(format parquet, parquet_version v2, compression zstd, row_group_size {rows_per_group})"
-        )
-        before = self._connection.execute("select current_setting('threads')").fetchall()[0][0]
-        self._connection.execute(f"set threads = {num_threads or before}")
-        bound = {name: self._parameters[name] for name in parameters_of(self._model.tree)}
-        self._connection.execute(copy, {**bound, "target": str(path)})
-        self._connection.execute(f"set threads = {before}")  # and not reset, which would be all cores
-        self._open(self._model.name, [path])
+        """Write the model's rows, ordered by the grain: by its shortcut, where that yields them all."""
+        with limited_threads(self._connection, num_threads):
+            if self._model.shortcut is None or not self._is_written_by(self._model.shortcut, path):
+                grain = ", ".join(self._model.entry.config.grain)
+                self._copy(f"select * from (\n{runnable(self._model.template)}\n) order by {grain}", path)  # noqa: S608
         self._require_types()
+
+    def _is_written_by(self, shortcut: Shortcut, path: Path) -> bool:
+        self._copy(shortcut.sql, path)
+        return not self._tests.has_rows(shortcut.screen)
+
+    def _copy(self, sql: str, path: Path) -> None:
+        rows_per_group = ROWS_WITH_LISTS_PER_GROUP if self._has_lists else ROWS_PER_GROUP
+        bound = {name: self._parameters[name] for name in parameters_of(self._model.tree)}
+        self._connection.execute(
+            # Else a second copy goes by way of `tmp_<name>`, which may be the name of another corpus file.
+            f"copy (\n{sql}\n) to $target (format parquet, parquet_version v2, compression zstd, "
+            f"row_group_size {rows_per_group}, use_tmp_file false)",
+            {**bound, "target": str(path)},
+        )
+        self._open(self._model.name, [path])
 
     def _require_types(self) -> None:
         written = self._connection.table(self._model.name)
@@ -280,7 +297,8 @@ class _Run:
                     "the one that is wrong"
                 )
 
-    def _open_inputs(self) -> None:
+    def open_inputs(self) -> None:
+        """Let the names of all inputs, and of the intermediate models on them, stand for what they hold."""
         for table, paths in self._inputs.items():
             self._open(table, paths)
         self._open_steps(behind_the_model=False)
@@ -288,7 +306,9 @@ class _Run:
     def _open_steps(self, *, behind_the_model: bool) -> None:
         for intermediate in self._model.intermediates:
             if self._is_behind(intermediate.refs) == behind_the_model:
-                self._connection.execute(f"create or replace view {intermediate.name} as {intermediate.sql}")
+                self._connection.execute(
+                    f"create or replace view {intermediate.name} as {runnable(intermediate.template)}"
+                )
 
     def _is_behind(self, tables: Sequence[str]) -> bool:
         """Say whether one of these tables is the model itself or an intermediate model that builds on it."""
@@ -302,47 +322,3 @@ class _Run:
             limits = duckdb.ConstantExpression(ids.first_id), duckdb.ConstantExpression(ids.last_id)
             relation = relation.filter(duckdb.ColumnExpression(SEQUENCE_ID).between(*limits))
         relation.create_view(table, replace=True)
-
-    def _test(self, checks: Iterable[SqlCheck]) -> None:
-        for check in checks:
-            if check.screen is not None and self._num_rows(check.screen, {}) == 0:
-                continue
-            bound = {**self._parameters_in(check.sql), **check.parameters}
-            num_rows = self._num_rows(check.sql, bound)
-            if num_rows == 0:
-                continue
-            failing = f"select * from (\n{render(check.sql)}\n) limit {NUM_SHOWN_ROWS}"  # noqa: S608
-            shown = self._connection.execute(failing, bound)
-            names = [column[0] for column in shown.description]
-            rows = [dict(zip(names, row, strict=True)) for row in shown.fetchall()]
-            if check.severity == "stop":
-                raise SqlError(self._stopped(check, rows[0], num_rows))
-            self._failures[check.name].add(num_rows, rows)
-
-    def _parameters_in(self, template: str) -> dict[str, Any]:
-        """Return the model's own parameters that a test of it names."""
-        named = [name for name in self._model.parameters if re.search(rf"\${name}\b", template)]
-        return {name: self._parameters[name] for name in named}
-
-    def _num_rows(self, template: str, bound: dict[str, Any]) -> int:
-        counted = self._connection.execute(f"select count(*) from (\n{render(template)}\n)", bound)  # noqa: S608
-        return int(counted.fetchall()[0][0])
-
-    def _stopped(self, check: SqlCheck, row: dict[str, Any], num_rows: int) -> str:
-        more = f" ({num_rows - 1:,} more like it)" if num_rows > 1 else ""
-        problem = row.get("problem") or f"{check.description} Not so: {row}"
-        return f"{self._model.name}: {problem}{more}"
-
-    def _outcome(self, check: SqlCheck) -> CheckOutcome:
-        failures = self._failures[check.name]
-        facts: dict[str, Any] = {"num_failing_rows": failures.num_rows}
-        if failures.num_rows:
-            facts["first_rows"] = [{name: _shown(value) for name, value in row.items()} for row in failures.first_rows]
-        return CheckOutcome(name=check.name, passed=failures.num_rows == 0, description=check.description, facts=facts)
-
-
-def _shown(value: object) -> str | int | None:
-    """Return a value as a manifest can hold it and a person can read it."""
-    if value is None or isinstance(value, int):
-        return value
-    return str(value)[:NUM_SHOWN_CHARACTERS]

@@ -9,11 +9,22 @@ from sqlglot import exp
 from miniplm_assets.core.errors import SqlError
 
 REF: Final = re.compile(r"\{\{\s*ref\(\s*'(\w+)'\s*\)\s*\}\}")
+# A CTE that only gives a table a place in the query.
+IMPORT: Final = re.compile(r"(\w+ as) (\(\s*select \* from \w+\s*\))", re.IGNORECASE)
 
 
 def render(template: str) -> str:
     """Return SQL with each ``{{ ref('name') }}`` as the plain table name."""
     return REF.sub(r"\1", template)
+
+
+def runnable(template: str) -> str:
+    """Return SQL as DuckDB gets it.
+
+    A table that is read twice is read twice: DuckDB would copy the whole of it into memory, or onto the disk, where the
+    CTE that imports it has two readers. A hint is no part of the meaning, and so of no code version.
+    """
+    return IMPORT.sub(r"\1 not materialized \2", render(template))
 
 
 def refs_of(template: str) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 -- Proves the pairing of the differences already written by counting, without a join of all three tables: they are as
 -- many as the candidates, and no two are of one sequence, so that each candidate has exactly one score by each model;
--- and the scores beyond those are of validation sequences.
+-- and the scores beyond those are of validation sequences. A shortcut rests on it, too: that each stands above the one
+-- before says that its rows are in order.
 with
 
 difference_scores as (
