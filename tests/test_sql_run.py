@@ -3,6 +3,7 @@ import hashlib
 import math
 import pickle
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from decimal import Decimal
@@ -24,7 +25,7 @@ from miniplm_assets.storage.duckdb_session import each_beside
 from miniplm_assets.storage.shard_ranges import MAX_ID, MIN_ID, ShardRange
 from miniplm_assets.storage.sql_project import SqlProject, load_sql_project
 from miniplm_assets.storage.sql_run import ShardRun, run_model
-from miniplm_assets.storage.sql_testing import Failures
+from miniplm_assets.storage.sql_testing import Failures, SqlTests
 from tests.sql_tables import SPAN, SQL_FOLDER, Tables, document, project, score, sequence
 
 SQL = project()
@@ -537,6 +538,24 @@ def test_an_interrupt_ends_the_queries_of_all_threads():
     with duckdb.connect() as connection, pytest.raises(KeyboardInterrupt):
         list(each_beside(connection, begin, range(200), num_at_once=3))
     assert sorted(ended) == sorted(began * 2) and len(began) < 10
+
+
+def test_nobody_writes_where_what_was_found_is_not_taken(tables: Tables, monkeypatch: pytest.MonkeyPatch):
+    ids = range(800)
+    tables.write("sequences", [sequence(i, shard=f"s{i // 4:03}") for i in ids], seed=None)
+    for table in ("teacher_scores", "reference_scores"):
+        tables.write(table, [score(i, -1.0 - i % 3) for i in ids], seed=None)
+
+    def interrupted(_tests: Any, _failures: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SqlTests, "add", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tables.run(SQL, "difference_scores")
+    written = sorted((tables.folder / "difference_scores").iterdir())
+    assert 1 <= len(written) < 100
+    time.sleep(0.3)
+    assert sorted((tables.folder / "difference_scores").iterdir()) == written
 
 
 def test_corpus_files_whose_names_differ_by_what_duckdb_puts_before_one(tables: Tables):

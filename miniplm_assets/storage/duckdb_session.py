@@ -3,7 +3,7 @@
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,7 +70,7 @@ def each_beside(
     items: Sequence[Item],
     *,
     num_at_once: int,
-) -> Iterator[Answer]:
+) -> Generator[Answer, None, None]:
     """Do something with each item in threads, each with a connection of its own; give the answers in their order.
 
     Args:

@@ -9,7 +9,8 @@ the files that it opens grow with the corpus (see `shard_ranges`): as many at on
 may do that, too (`ShardRun`).
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -222,17 +223,19 @@ class _Run:
         one after the other: each may take much of the memory.
         """
         num_at_once = 1 if self._has_lists else min(num_threads_of(self._connection), len(shards))
+        found: Generator[dict[str, Failures], None, None]
         if spread is not None and len(shards) > 1:
             found = self._spread_shards(shards, spread)
         elif num_at_once > 1:
             found = each_beside(self._connection, self._beside, shards, num_at_once=num_at_once)
         else:
             found = (self.failures_of_shard(*shard) for shard in shards)
-        for failures in found:
-            self._tests.add(failures)
+        with closing(found):  # nobody writes when this one does not go on
+            for failures in found:
+                self._tests.add(failures)
         return [self._target / ids.file_name for ids, _ in shards]
 
-    def _spread_shards(self, shards: Sequence[Shard], spread: Spread) -> Iterator[dict[str, Failures]]:
+    def _spread_shards(self, shards: Sequence[Shard], spread: Spread) -> Generator[dict[str, Failures], None, None]:
         runs = [
             ShardRun(
                 project=self._model.project.folder,
