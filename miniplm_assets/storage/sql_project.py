@@ -243,10 +243,11 @@ def load_sql_project(folder: Path) -> SqlProject:
         if owner not in paths:
             raise SqlError(f"{folder}/tests/{check.name}.sql: no model '{owner}'; {nearest(owner, list(paths))}")
         singular[owner].append(check)
-    shortcuts = read_shortcuts(folder / "shortcuts", paths, singular)
+    templates = {name: path.read_text(encoding="utf-8") for name, path in paths.items()}
+    trees = {name: parse(template, str(paths[name])) for name, template in templates.items()}
+    shortcuts = read_shortcuts(folder / "shortcuts", trees, singular)
     for name, path in paths.items():
-        template, entry = path.read_text(encoding="utf-8"), entries[name]
-        tree = parse(template, str(path))
+        template, tree, entry = templates[name], trees[name], entries[name]
         _require_columns(tree, entry, path)
         checks = (*_yaml_checks(entry), *singular[name])
         project.models[name] = SqlModel(

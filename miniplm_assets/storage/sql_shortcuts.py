@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from sqlglot import exp
+
 from miniplm_assets.core.errors import SqlError
 from miniplm_assets.experiment.settings import nearest
 from miniplm_assets.storage.sql_checks import SqlCheck
@@ -36,13 +38,13 @@ class Shortcut:
 
 
 def read_shortcuts(
-    folder: Path, models: Mapping[str, Path], checks: Mapping[str, Sequence[SqlCheck]]
+    folder: Path, models: Mapping[str, exp.Query], checks: Mapping[str, Sequence[SqlCheck]]
 ) -> dict[str, Shortcut]:
     """Read the shortcuts, by model.
 
     Args:
         folder: where they lie; none have to.
-        models: the file of each model.
+        models: the syntax tree of each model.
         checks: the tests of each that are files of their own.
 
     Raises:
@@ -54,12 +56,12 @@ def read_shortcuts(
         if name not in models:
             raise SqlError(f"{path}: no model '{name}'; {nearest(name, list(models))}")
         template = path.read_text(encoding="utf-8")
-        model, query = parse(models[name].read_text(encoding="utf-8"), str(models[name])), parse(template, str(path))
+        model, query = models[name].copy(), parse(template, str(path))
         ctes = {cte.alias: cte for cte in model.ctes}
         if replaced not in ctes:
-            raise SqlError(f"{path}: {models[name]} has no CTE '{replaced}'; {nearest(replaced, list(ctes))}")
+            raise SqlError(f"{path}: {name} has no CTE '{replaced}'; {nearest(replaced, list(ctes))}")
         if parameters_of(query) != parameters_of(ctes[replaced].this):
-            raise SqlError(f"{path}: {models[name]} gives its CTE '{replaced}' other parameters")
+            raise SqlError(f"{path}: {name} gives its CTE '{replaced}' other parameters")
         if name in found:
             raise SqlError(f"{path}: {name} has another shortcut, and one is all that it can have")
         ctes[replaced].set("this", query)
